@@ -1,0 +1,51 @@
+# `make demo` and `make test` set everything up from nothing. A Python 3.10 to 3.13 is found here;
+# name another with PYTHON=...
+
+PYTHON ?= $(shell for v in 3.11 3.12 3.13 3.10; do \
+	for p in python$$v python3 python $$HOME/.pyenv/versions/$$v*/bin/python; do \
+	  command -v "$$p" >/dev/null 2>&1 && "$$p" -c 'import sys, venv, ensurepip; sys.exit("%d.%d" % sys.version_info[:2] != "'$$v'")' 2>/dev/null \
+	    && { echo "$$p"; exit 0; }; done; done)
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := runs/demo
+
+.PHONY: help demo test format lint type unit setup clean
+
+help:
+	@echo "make demo    set up, then train, adapt, attack, explain and export on real digits"
+	@echo "make test    set up, then lint, types and tests"
+	@echo "make format  rewrite the sources in the house style"
+	@echo "make clean   remove the environment and all caches; runs/ stays"
+
+demo: setup
+	$(BIN)/python -m trainers.demo --workdir=$(DEMO)
+
+test: lint type unit
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: setup
+	$(BIN)/mypy
+
+unit: setup
+	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: $(VENV)/installed
+
+# The stamp is last: an installation that was cut off is begun again.
+$(VENV)/installed: requirements.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.10 to 3.13 with venv was found; install one or name it: make PYTHON=/path/to/python" >&2; exit 2; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
