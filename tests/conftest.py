@@ -1,0 +1,59 @@
+"""Fixtures that several tests share, and two logical CPUs so that replicas can be tested."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfcama.data.base import Dataset, Split
+from tfcama.types import Bounds, InputSpec
+
+(_CPU,) = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(_CPU, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+TFDS = os.path.join(os.path.dirname(__file__), "..", "..", "shared", "tfds")
+
+needs_tfds = pytest.mark.skipif(
+    not os.path.isdir(TFDS), reason="../shared/tfds with prepared MNIST and CIFAR-10 is absent"
+)
+
+
+@pytest.fixture(scope="session")
+def spec() -> InputSpec:
+    """MNIST's promise with three classes: enumerating ten costs time and shows no more."""
+    return InputSpec((28, 28, 1), ("a", "b", "c"), Bounds(0.0, 1.0))
+
+
+@pytest.fixture(scope="session")
+def images(spec) -> np.ndarray:
+    """Seven valid inputs."""
+    return np.random.default_rng(0).uniform(size=(7, *spec.shape)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def bars(spec) -> Dataset:
+    """A data set that is learned at once: the class is which third of the image is bright."""
+    generator = np.random.default_rng(1)
+
+    def split(size: int) -> Split:
+        y = generator.integers(0, 3, size).astype(np.int32)
+        x = generator.uniform(0.0, 0.2, (size, *spec.shape)).astype(np.float32)
+        for row, label in enumerate(y):
+            x[row, 4 + 8 * label : 8 + 8 * label, 4:24] += 0.7
+        return Split(x, y)
+
+    return Dataset("bars", spec, split(96), split(24), split(30))
+
+
+@pytest.fixture
+def bars_everywhere(bars, monkeypatch) -> Dataset:
+    """`bars` in place of every data set that a run loads."""
+    from tfcama.training import run
+
+    monkeypatch.setattr(run, "load_data", lambda config, *, data_dir: bars)
+    return bars

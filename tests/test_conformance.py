@@ -1,0 +1,114 @@
+"""Every model through its whole life, and every registry against the catalogue.
+
+An entry that nobody put into the catalogue fails here.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfcama import random
+from tfcama.attacks.registry import ATTACKS
+from tfcama.attacks.registry import parse as parse_attack
+from tfcama.data.base import Dataset, Split
+from tfcama.data.datasets import DATASETS
+from tfcama.data.manipulations import MANIPULATIONS
+from tfcama.models.mechanisms.registry import MECHANISMS
+from tfcama.models.registry import MODELS
+from tfcama.networks.likelihoods import LIKELIHOODS
+from tfcama.serving.publish import publish
+from tfcama.training import run
+from tfcama.training.config import RunConfig, TrainingConfig
+from tfcama.training.registry import TRAINERS
+from tfcama.types import Bounds, Classifier, InputSpec
+from tfcama.workdir import Workdir
+
+GREY, COLOUR = (28, 28, 1), (32, 32, 3)
+
+# model -> the input shapes it is exercised on
+MODEL_CATALOGUE = {
+    "cama": (GREY, COLOUR),
+    "dnn": (GREY,),
+    "dnn_large": (GREY,),
+    "cnn": (GREY, COLOUR),
+    "cnn_binary": (COLOUR,),
+}
+CASES = [(name, shape) for name, shapes in MODEL_CATALOGUE.items() for shape in shapes]
+
+
+def test_the_catalogue_holds_every_entry():
+    assert set(MODEL_CATALOGUE) == set(MODELS)
+    assert {entry.family for entry in MODELS.values()} == set(TRAINERS)
+    # These have parametrised tests of their own, over the registry itself.
+    for registry in (ATTACKS, DATASETS, MANIPULATIONS, MECHANISMS, LIKELIHOODS):
+        assert len(registry) > 0
+
+
+def tiny(shape):
+    generator = np.random.default_rng(0)
+
+    def split(size):
+        x = generator.uniform(size=(size, *shape)).astype(np.float32)
+        return Split(x, generator.integers(0, 2, size).astype(np.int32))
+
+    spec = InputSpec(shape, ("a", "b"), Bounds(0.0, 1.0))
+    return Dataset("tiny", spec, split(8), split(4), split(5))
+
+
+def configuration(name):
+    entry = MODELS[name]
+    few = {"num_samples": 2} if name == "cama" else {}
+    return RunConfig(
+        model=name,
+        dataset="digits",
+        seed=0,
+        architecture=entry.config_class(**few),
+        training=TrainingConfig(epochs=1, batch_size=8),
+    )
+
+
+@pytest.mark.parametrize(("name", "shape"), CASES)
+def test_train_save_restore_score_attack_export(name, shape, tmp_path, monkeypatch):
+    data = tiny(shape)
+    monkeypatch.setattr(run, "load_data", lambda config, *, data_dir: data)
+    workdir = Workdir(tmp_path / "run")
+    loaded = run.train(configuration(name), workdir)
+    model = loaded.classifier
+
+    # The contract.
+    assert isinstance(model, Classifier)
+    assert (model.num_classes, model.input_shape, model.bounds) == (2, shape, data.spec.bounds)
+    grouped = [id(v) for group in model.variable_groups().values() for v in group]
+    assert sorted(grouped) == sorted({id(v) for v in model.trainable_variables})
+
+    # Scores: finite, seeded, the same alone as in a batch.
+    x, seed = tf.constant(data.test.x), tf.constant(random.stream(0, "conformance"))
+    scores = model.log_scores(x, seed=seed).numpy()
+    assert scores.shape == (5, 2)
+    assert np.all(np.isfinite(scores))
+    alone = [model.log_scores(x[i : i + 1], seed=seed).numpy()[0] for i in range(5)]
+    np.testing.assert_allclose(scores, alone, rtol=1e-5, atol=1e-3)
+    other = model.log_scores(x, seed=tf.constant(random.stream(1, "conformance"))).numpy()
+    assert model.stochastic == (not np.array_equal(scores, other))
+    np.testing.assert_allclose(tf.reduce_sum(model(x), axis=-1), np.ones(5), rtol=1e-5)
+
+    # Saved and restored.
+    again = run.load(workdir).classifier
+    np.testing.assert_allclose(again.log_scores(x, seed=seed), scores, rtol=1e-6)
+
+    # Attacked.
+    found = parse_attack("fgsm", eps=0.05)(model, data.test.x, data.test.y, seed=0)
+    assert found.linf.max() == pytest.approx(0.05, rel=1e-3)
+
+    # Exported, and served at other batch sizes than it was checked at.
+    version = publish(loaded, tmp_path / "export")
+    serve = tf.saved_model.load(str(version))
+    one = serve.signatures["serving_default"](image=x[:1])
+    four = serve.signatures["serving_default"](image=x[:4])
+    for output in four:
+        np.testing.assert_allclose(one[output][0], four[output][0], rtol=1e-4, atol=1e-4)
+    assert ("log_px" in four) == (name == "cama")
+    metadata = json.loads((version / "tfcama.json").read_text())
+    assert metadata["class_names"] == ["a", "b"]

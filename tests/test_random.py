@@ -1,0 +1,41 @@
+import numpy as np
+import tensorflow as tf
+
+from tfcama import random
+
+
+def test_streams_differ_by_root_and_name_and_repeat():
+    seeds = [random.stream(0, "a"), random.stream(1, "a"), random.stream(0, "b")]
+    assert len({tuple(seed) for seed in seeds}) == 3
+    np.testing.assert_array_equal(random.stream(0, "a"), seeds[0])
+
+
+def test_draws_repeat_for_a_seed_and_differ_between_seeds():
+    seed = random.stream(0, "a")
+    np.testing.assert_array_equal(random.normal([5], seed), random.normal([5], seed))
+    assert not np.allclose(random.normal([5], seed), random.normal([5], random.fold_in(seed, 1)))
+
+
+def test_normal_and_uniform_have_their_moments():
+    seed = random.stream(0, "a")
+    normal, uniform = random.normal([100_000], seed), random.uniform([100_000], seed, -1.0, 3.0)
+    assert abs(np.mean(normal)) < 0.01
+    assert abs(np.std(normal) - 1.0) < 0.01
+    assert abs(np.mean(uniform) - 1.0) < 0.01
+    assert np.min(uniform) >= -1.0
+    assert np.max(uniform) < 3.0
+
+
+def test_row_draws_do_not_depend_on_how_replicas_share_the_batch():
+    whole = random.RowDraws(random.stream(0, "a"), tf.range(6), 6)
+    part = whole._replace(rows=tf.constant([4, 2]))
+    np.testing.assert_array_equal(part.normal(3, 2), tf.gather(whole.normal(3, 2), [4, 2]))
+    np.testing.assert_array_equal(part.uniform(3), tf.gather(whole.uniform(3), [4, 2]))
+    assert not np.allclose(whole.fold(0).normal(3), whole.fold(1).normal(3))
+
+
+def test_shuffled_is_a_permutation_that_a_seed_decides():
+    order = random.shuffled(50, random.stream(0, "a")).numpy()
+    assert sorted(order) == list(range(50))
+    assert not np.array_equal(order, np.arange(50))
+    np.testing.assert_array_equal(order, random.shuffled(50, random.stream(0, "a")))

@@ -1,0 +1,61 @@
+import errno
+
+import pytest
+
+from tfcama.errors import InputError
+from tfcama.workdir import Workdir, atomic_directory, is_disk_full, write_text
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "a" / "file.txt"
+    write_text(path, "old")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_a_directory_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "report"
+    with atomic_directory(target) as temporary:
+        write_text(temporary / "a", "1")
+
+    def fails_half_way():
+        with atomic_directory(target) as temporary:
+            write_text(temporary / "b", "2")
+            raise RuntimeError("half-way")
+
+    with pytest.raises(RuntimeError, match="half-way"):
+        fails_half_way()
+    assert [p.name for p in target.iterdir()] == ["a"]
+    with atomic_directory(target) as temporary:
+        write_text(temporary / "c", "3")
+    assert [p.name for p in target.iterdir()] == ["c"]
+    assert [p.name for p in tmp_path.iterdir()] == ["report"]
+
+
+def test_a_workdir_belongs_to_one_configuration(tmp_path):
+    workdir = Workdir(tmp_path / "run")
+    workdir.claim({"seed": 0, "part": {"sizes": (1, 2)}})
+    workdir.claim({"seed": 0, "part": {"sizes": (1, 2)}})
+    with pytest.raises(InputError, match="seed: 0 -> 1"):
+        workdir.claim({"seed": 1, "part": {"sizes": (1, 2)}})
+
+
+def test_a_directory_without_a_run_says_so(tmp_path):
+    with pytest.raises(InputError, match=r"holds no run: config\.json is missing"):
+        Workdir(tmp_path).read_config()
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match="is not JSON"):
+        Workdir(tmp_path).read_config()
+
+
+def test_disk_full_is_recognised():
+    assert is_disk_full(OSError(errno.ENOSPC, "x"))
+    assert is_disk_full(RuntimeError("write failed: No space left on device"))
+    assert not is_disk_full(OSError(errno.EACCES, "x"))

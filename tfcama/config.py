@@ -1,0 +1,137 @@
+"""Frozen dataclasses to JSON and back, and `--set key=value`.
+
+A configuration is a dataclass of numbers, strings, flags and further dataclasses (sections).
+Nothing is converted silently: a value of the wrong type or an unknown key is an InputError.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from tfcama.errors import InputError, unknown_name
+
+T = TypeVar("T")
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """A nested dict of JSON values."""
+    return dataclasses.asdict(config)
+
+
+def from_json(cls: type[T], value: dict[str, Any], *, where: str = "config") -> T:
+    """The dataclass that `to_json` wrote.
+
+    Raises:
+      InputError: an unknown key, or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    arguments = {}
+    for key, item in value.items():
+        if key not in known:
+            raise unknown_name(f"key of {where}", key, known)
+        if dataclasses.is_dataclass(hints[key]):
+            arguments[key] = from_json(hints[key], item, where=key)
+        else:
+            arguments[key] = _checked(item, hints[key], f"{where}.{key}")
+    return cls(**arguments)
+
+
+def override(config: T, assignments: Iterable[str]) -> T:
+    """The configuration with `key=value` assignments made.
+
+    A key is a field of any section, with its section in front where two sections share the name:
+    `dim_z=32`, `training.batch_size=64`. Fields with metadata {"settable": False} are no keys.
+
+    Raises:
+      InputError: no `=`, an unknown or ambiguous key, or a value that cannot be its type.
+    """
+    for text in assignments:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise InputError(f"--set takes key=value; '{text}' was given.")
+        paths = _paths(config)
+        matches = [path for path in paths if path == key or path.split(".")[-1] == key]
+        if key in matches:
+            matches = [key]
+        if not matches:
+            raise unknown_name("configuration key", key, paths)
+        if len(matches) > 1:
+            raise InputError(f"key '{key}' is ambiguous; it may be {' or '.join(matches)}.")
+        config = _assign(config, matches[0].split("."), value)
+    return config
+
+
+def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two JSON configurations, as `key: before -> after` lines."""
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key}: {old} -> {new}")
+    return lines
+
+
+def _paths(config: Any, prefix: str = "") -> list[str]:
+    paths = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if not field.metadata.get("settable", True):
+            continue
+        if dataclasses.is_dataclass(value):
+            paths += _paths(value, f"{prefix}{field.name}.")
+        else:
+            paths.append(prefix + field.name)
+    return paths
+
+
+def _assign(config: Any, path: list[str], text: str) -> Any:
+    name, *rest = path
+    if rest:
+        value = _assign(getattr(config, name), rest, text)
+    else:
+        value = _parsed(text, typing.get_type_hints(type(config))[name], name)
+    return dataclasses.replace(config, **{name: value})
+
+
+def _plain_type(hint: Any) -> tuple[type, bool]:
+    """The type without `| None`, and whether None is allowed."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        members = [m for m in typing.get_args(hint) if m is not type(None)]
+        return members[0], True
+    return hint, False
+
+
+def _checked(value: Any, hint: Any, where: str) -> Any:
+    plain, optional = _plain_type(hint)
+    if plain is Any or (value is None and optional):
+        return value
+    if plain is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if typing.get_origin(plain) is tuple and isinstance(value, (list, tuple)):
+        return tuple(value)
+    if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
+        raise InputError(f"{where} must be {plain.__name__}; {value!r} was given.")
+    return value
+
+
+def _parsed(text: str, hint: Any, name: str) -> Any:
+    plain, optional = _plain_type(hint)
+    if optional and text.lower() in ("none", ""):
+        return None
+    if plain is bool:
+        if text.lower() not in ("true", "false"):
+            raise InputError(f"{name} must be true or false; '{text}' was given.")
+        return text.lower() == "true"
+    if typing.get_origin(plain) is tuple:
+        return tuple(text.split(","))
+    try:
+        return plain(text)
+    except ValueError:
+        raise InputError(f"{name} must be {plain.__name__}; '{text}' was given.") from None

@@ -1,0 +1,100 @@
+"""Randomness without state: a root seed, names, and nothing else, decide every draw.
+
+A `Seed` is an int32 tensor of shape [2], as TensorFlow's stateless ops take it. The algorithm is
+always named (philox): the default differs between devices and under XLA.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple, TypeAlias
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+Seed: TypeAlias = tf.Tensor
+
+_PHILOX = "philox"
+
+
+def stream(root: int, *names: str | int) -> np.ndarray:
+    """The named stream of a root seed.
+
+    Args:
+      root: the run's seed, any integer.
+      *names: what the stream is for, e.g. `"train", "augment"`.
+
+    Returns:
+      int32 [2]; different names give unrelated streams.
+
+    Example:
+      >>> bool((stream(0, "train") == stream(0, "train")).all())
+      True
+      >>> bool((stream(0, "train") == stream(0, "test")).all())
+      False
+    """
+    text = "/".join(str(part) for part in (root, *names))
+    return np.frombuffer(hashlib.sha256(text.encode()).digest()[:8], dtype=np.int32).copy()
+
+
+def fold_in(seed: Seed, data: int | tf.Tensor) -> Seed:
+    """A new seed from a seed and an integer (a step, an epoch, a restart)."""
+    return tf.random.fold_in(seed, tf.cast(data, tf.int32), alg=_PHILOX)
+
+
+def split(seed: Seed, num: int = 2) -> list[Seed]:
+    """`num` independent seeds."""
+    return tf.unstack(tf.random.split(seed, num=num, alg=_PHILOX))
+
+
+def normal(shape, seed: Seed) -> tf.Tensor:
+    """float32 N(0, 1) draws."""
+    return tf.random.stateless_normal(shape, seed=seed, alg=_PHILOX)
+
+
+def uniform(shape, seed: Seed, low=0.0, high=1.0) -> tf.Tensor:
+    """float32 draws from [low, high)."""
+    draws = tf.random.stateless_uniform(shape, seed=seed, alg=_PHILOX)
+    return low + (high - low) * draws
+
+
+def shuffled(size: int, seed: Seed) -> tf.Tensor:
+    """A permutation of 0 … size-1, int64 [size]."""
+    return tf.random.experimental.stateless_shuffle(
+        tf.range(size, dtype=tf.int64), seed=seed, alg=_PHILOX
+    )
+
+
+def seed_everything(root: int) -> None:
+    """Seeds what is outside our control: Keras initialisers, Python, NumPy."""
+    keras.utils.set_random_seed(int(stream(root, "initialisers")[0]) & 0x7FFFFFFF)
+
+
+class RowDraws(NamedTuple):
+    """Draws for the rows of a global batch, of which a replica holds some.
+
+    Every replica draws for the whole global batch and picks its rows: an example's noise is the
+    same however many replicas share the batch.
+
+    Attributes:
+      seed: of the step.
+      rows: [B] int32, places in the global batch.
+      num_rows: size of the global batch.
+    """
+
+    seed: Seed
+    rows: tf.Tensor
+    num_rows: int
+
+    def fold(self, data: int) -> RowDraws:
+        """Independent draws for the same rows."""
+        return self._replace(seed=fold_in(self.seed, data))
+
+    def normal(self, *shape: int) -> tf.Tensor:
+        """N(0, 1), [B, *shape]."""
+        return tf.gather(normal([self.num_rows, *shape], self.seed), self.rows)
+
+    def uniform(self, *shape: int) -> tf.Tensor:
+        """U[0, 1), [B, *shape]."""
+        return tf.gather(uniform([self.num_rows, *shape], self.seed), self.rows)

@@ -1,0 +1,99 @@
+"""`name[:number][:key=value…]`: how flags name a manipulation or an attack with its options."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from tfcama.errors import InputError, unknown_name
+
+
+class Spec(NamedTuple):
+    """A parsed name.
+
+    Attributes:
+      text: as given.
+      name: before the first colon.
+      number: the part without `=` after it, if there is one.
+      options: the `key=value` parts.
+    """
+
+    text: str
+    name: str
+    number: float | None
+    options: dict[str, str]
+
+
+def parse(text: str) -> Spec:
+    """Splits a specification; meaning is for the caller to check.
+
+    Raises:
+      InputError: a number that is none, or an option without a value.
+
+    Example:
+      >>> parse("vertical_shift:0.5:fill=wrap").options
+      {'fill': 'wrap'}
+    """
+    name, *rest = text.strip().split(":")
+    number = None
+    if rest and "=" not in rest[0]:
+        number = to_number(rest.pop(0), f"the part after '{name}:'")
+    options = {}
+    for option in rest:
+        key, sign, value = option.partition("=")
+        if not sign or not value:
+            raise InputError(f"'{option}' of '{text}' must be key=value.")
+        options[key] = value
+    return Spec(text, name, number, options)
+
+
+def typed_options(spec: Spec, family: type, *, reserved: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The options as the fields of the dataclass `family` want them.
+
+    Args:
+      spec: see `parse`.
+      family: a dataclass whose fields have defaults.
+      reserved: fields that are not options.
+
+    Raises:
+      InputError: an unknown option, or a value that is no number where one is needed.
+    """
+    fields = {f.name: f for f in dataclasses.fields(family) if f.name not in reserved}
+    options: dict[str, Any] = {}
+    for key, value in spec.options.items():
+        if key not in fields:
+            raise unknown_name(f"option of {spec.name}", key, fields or ["(it has none)"])
+        default = fields[key].default
+        if isinstance(default, bool) or not isinstance(default, (int, float)):
+            options[key] = value
+        else:
+            number = to_number(value, f"'{key}' of '{spec.text}'")
+            if isinstance(default, int) and number != int(number):
+                raise InputError(f"'{key}' of '{spec.text}' must be a whole number.")
+            options[key] = type(default)(number)
+    return options
+
+
+def to_number(text: str, what: str) -> float:
+    """A float, or InputError with a sentence."""
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{what} must be a number; '{text}' was given.") from None
+
+
+def parse_range(text: str, *, flag: str) -> list[float]:
+    """`start:stop:step`, stop included, or numbers with commas between.
+
+    Example:
+      >>> parse_range("0:0.3:0.1", flag="--levels")
+      [0.0, 0.1, 0.2, 0.3]
+    """
+    if ":" not in text:
+        return [to_number(part, f"every value of {flag}") for part in text.split(",")]
+    parts = [to_number(part, f"every value of {flag}") for part in text.split(":")]
+    if len(parts) != 3 or parts[2] <= 0 or parts[1] < parts[0]:
+        raise InputError(f"{flag}={text} was given; start:stop:step with step > 0 is needed.")
+    start, stop, step = parts
+    count = int((stop - start) / step + 1e-9) + 1
+    return [round(start + place * step, 10) for place in range(count)]

@@ -1,0 +1,175 @@
+"""The contracts between the stages.
+
+Shape legend, used everywhere: B batch, C classes, K posterior samples, Z and M latent sizes,
+D features; images are [H, W, channels]. Densities are natural logarithms (nats), float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import tensorflow as tf
+
+from tfcama.errors import InputError
+
+
+class Bounds(NamedTuple):
+    """Where valid inputs live: low <= x <= high."""
+
+    low: float
+    high: float
+
+
+class InputSpec(NamedTuple):
+    """What a data set promises of its inputs; it travels in config.json and in the export.
+
+    Attributes:
+      shape: of one input, e.g. (28, 28, 1).
+      class_names: one a class; the label c means class_names[c].
+      bounds: where inputs live; None where unbounded.
+    """
+
+    shape: tuple[int, ...]
+    class_names: tuple[str, ...]
+    bounds: Bounds | None
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def check(self, x: np.ndarray, *, what: str = "inputs") -> np.ndarray:
+        """X as float32 [B, *shape].
+
+        Raises:
+          InputError: wrong shape, NaN or infinity, or outside the bounds.
+        """
+        x = np.asarray(x)
+        if x.dtype == object or not np.issubdtype(x.dtype, np.number):
+            raise InputError(f"{what}: numbers are needed, dtype {x.dtype} was given.")
+        if x.shape[1:] != tuple(self.shape) or x.ndim != len(self.shape) + 1:
+            raise InputError(
+                f"{what}: shape {list(x.shape)} was given, "
+                f"[batch, {', '.join(map(str, self.shape))}] is needed."
+            )
+        x = x.astype(np.float32)
+        finite = np.isfinite(x)
+        if not finite.all():
+            row = int(np.argwhere(~finite)[0][0])
+            raise InputError(
+                f"{what}: row {row} holds NaN or infinity; every value must be finite."
+            )
+        if self.bounds is not None and x.size:
+            low, high = float(x.min()), float(x.max())
+            if low < self.bounds.low or high > self.bounds.high:
+                raise InputError(
+                    f"{what}: values from {low:g} to {high:g} were given, "
+                    f"[{self.bounds.low:g}, {self.bounds.high:g}] is allowed."
+                )
+        return x
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "shape": list(self.shape),
+            "class_names": list(self.class_names),
+            "bounds": list(self.bounds) if self.bounds is not None else None,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> InputSpec:
+        bounds = value["bounds"]
+        return cls(
+            shape=tuple(value["shape"]),
+            class_names=tuple(value["class_names"]),
+            bounds=None if bounds is None else Bounds(*bounds),
+        )
+
+
+class Batch(NamedTuple):
+    """One global batch of training rows, as tf.data yields it.
+
+    Attributes:
+      x: [B, *shape] float32.
+      y: [B] int32 labels.
+      manipulated: [B] bool; False means clean, so that do(m = 0) holds.
+      m_known: [B, P] float32; what the manipulation did, in units of its own prior (its
+        `Manipulated.code`); zero on clean rows, P = 0 where nothing is known.
+      weight: [B] float32; sums to B over the global batch.
+      row: [B] int32; place in the *global* batch. Noise is drawn for the global batch and picked by
+        row, so that an example's draw does not depend on how replicas share the batch.
+    """
+
+    x: tf.Tensor
+    y: tf.Tensor
+    manipulated: tf.Tensor
+    m_known: tf.Tensor
+    weight: tf.Tensor
+    row: tf.Tensor
+
+
+class LogWeights(NamedTuple):
+    """The terms of log p(x, y, z, m) / q(z, m | x, y), one a posterior sample, in nats.
+
+    Every term is [K, B] where labels were given and [K, B, C] where all classes were enumerated,
+    or broadcasts to that.
+
+    Attributes:
+      log_px: log p(x | y, z, m).
+      log_py: log p(y).
+      log_ratio_z: log p(z) - log q(z | x, y, m).
+      log_ratio_m: log p(m) - log q(m | x); 0 under do(m).
+    """
+
+    log_px: tf.Tensor
+    log_py: tf.Tensor
+    log_ratio_z: tf.Tensor
+    log_ratio_m: tf.Tensor
+
+    def total(self) -> tf.Tensor:
+        """Log p(x, y, z, m) - log q(z, m | x, y), [K, B] or [K, B, C]."""
+        return self.log_px + self.log_py + self.log_ratio_z + self.log_ratio_m
+
+
+VariableGroups = dict[str, list[Any]]
+"""A model's variables by part, e.g. {"p_y": [...], "q_m": [...]}; every trainable one is in one."""
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """All that attacks, evaluation, report and serving know of a model."""
+
+    spec: InputSpec
+    stochastic: bool  # True: log_scores depends on the seed, so attacks average over seeds
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def input_shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def bounds(self) -> Bounds | None: ...
+
+    @property
+    def attack_mask(self) -> tf.Tensor | None: ...
+
+    def log_scores(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
+        """Unnormalised log p(x, y = c), [B, C], differentiable in x."""
+        ...
+
+
+@runtime_checkable
+class Generative(Protocol):
+    """A classifier that also knows how its input came about."""
+
+    def log_px(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
+        """Estimate of log p(x), [B] nats."""
+        ...
+
+    def reconstruct(self, x: tf.Tensor, *, seed: tf.Tensor, do_m0: bool) -> tf.Tensor:
+        """Mean of p(x | y, z, m) at the predicted class, [B, *shape]; under do(m = 0) if asked."""
+        ...
+
+    def sample(self, y: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
+        """Mean of p(x | y, z, do(m = 0)) at z ~ p(z), [B, *shape]."""
+        ...

@@ -1,0 +1,141 @@
+"""The run directory: how the stages hand over to each other.
+
+    config.json  checkpoints/  metrics.jsonl  tensorboard/  results/  report/  export/
+
+Files are written whole or not at all: into a temporary neighbour, then renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tfcama.config import differences
+from tfcama.errors import InputError
+
+
+class Workdir:
+    """Paths inside one run directory, and its config.json.
+
+    Args:
+      root: the directory; it need not exist yet.
+    """
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root).expanduser()
+
+    @property
+    def config_file(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+    def claim(self, config: dict[str, Any]) -> None:
+        """Makes the directory this configuration's own, or continues it.
+
+        Raises:
+          InputError: it already belongs to another configuration.
+        """
+        config = json.loads(json.dumps(config))  # tuples become lists, as in the file
+        if self.config_file.exists():
+            changed = differences(self.read_config(), config)
+            if changed:
+                raise InputError(
+                    f"{self.root} belongs to a run of another configuration "
+                    f"({'; '.join(changed)}); take another --workdir, or the same flags "
+                    "to continue."
+                )
+            return
+        write_json(self.config_file, config)
+
+    def read_config(self) -> dict[str, Any]:
+        """config.json.
+
+        Raises:
+          InputError: the directory holds no run, or its config.json cannot be read.
+        """
+        if not self.config_file.exists():
+            raise InputError(
+                f"{self.root} holds no run: config.json is missing; "
+                "name the --workdir of a finished `trainers.train`."
+            )
+        try:
+            return json.loads(self.config_file.read_text())
+        except ValueError as error:
+            raise InputError(f"{self.config_file} is not JSON ({error}).") from None
+
+
+@contextlib.contextmanager
+def atomic_directory(target: Path) -> Iterator[Path]:
+    """A temporary directory beside `target` that takes its name when the block ends well.
+
+    An error inside, or a kill, leaves `target` as it was. What `target` held before is replaced.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}-{os.getpid()}")
+    replaced = target.with_name(f".{target.name}-{os.getpid()}-replaced")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if target.exists():
+            os.replace(target, replaced)
+        os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON whole or not at all."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, TensorFlow's included, says that the device has no space left."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "No space left on device" in str(error)
