@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from tests.conftest import TFDS, needs_tfds
+from tfcama.data import datasets, digits
+from tfcama.data.base import Source, Split, hold_out
+from tfcama.errors import InputError
+from tfcama.types import InputSpec
+
+
+def test_framing_centres_the_mass_in_a_box_of_twenty():
+    image = np.zeros([8, 8])
+    image[1:7, 2:4] = 1.0
+    framed = digits.frame_like_mnist(image)
+    assert framed.shape == (28, 28)
+    np.testing.assert_allclose(ndimage.center_of_mass(framed), [13.5, 13.5], atol=0.1)
+    rows = np.nonzero(framed.max(axis=1) > 0.5)[0]
+    columns = np.nonzero(framed.max(axis=0) > 0.5)[0]
+    assert abs((rows[-1] - rows[0] + 1) - 20) <= 1  # the longer side fills the box
+    assert abs((columns[-1] - columns[0] + 1) - 20 / 3) <= 2  # the aspect ratio is kept
+
+
+def test_digits_are_all_there_and_split_cleanly():
+    data = datasets.load("digits")
+    assert len(data.train) + len(data.validation) + len(data.test) == 1797
+    assert len(data.test) == 450
+    assert len(data.validation) == round(0.05 * 1347)
+    everything = np.concatenate([data.train.x, data.validation.x, data.test.x])
+    assert len(np.unique(everything.reshape(1797, -1), axis=0)) == 1797
+    assert set(data.train.y) == set(range(10))
+    data.spec.check(everything)
+
+
+def test_the_seed_moves_validation_and_nothing_else():
+    one, two = datasets.load("digits", seed=0), datasets.load("digits", seed=1)
+    np.testing.assert_array_equal(one.test.x, two.test.x)
+    assert not np.array_equal(one.validation.x, two.validation.x)
+    np.testing.assert_array_equal(one.validation.x, datasets.load("digits", seed=0).validation.x)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, 0.01])
+def test_a_split_without_rows_is_refused(fraction):
+    rows = Split(np.zeros([10, 2], np.float32), np.zeros([10], np.int32))
+    source = Source(InputSpec((2,), ("a",), None), rows, rows)
+    with pytest.raises(InputError, match="validation_fraction"):
+        hold_out(source, name="x", fraction=fraction, seed=0)
+
+
+def test_an_unknown_name_names_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'mnist'"):
+        datasets.load("mnits")
+
+
+@pytest.mark.parametrize("name", [n for n in datasets.DATASETS if n != "digits"])
+def test_data_that_is_not_there_says_what_data_dir_should_hold(name, tmp_path):
+    missing = tmp_path / "nowhere"
+    with pytest.raises(
+        InputError, match=r"should hold .*Without data at hand, use --dataset=digits"
+    ):
+        datasets.load(name, data_dir=str(missing))
+
+
+@needs_tfds
+@pytest.mark.parametrize(
+    ("name", "sizes", "shape", "classes"),
+    [
+        ("mnist", (57_000, 3_000, 10_000), (28, 28, 1), 10),
+        ("fashion_mnist", (57_000, 3_000, 10_000), (28, 28, 1), 10),
+        ("cifar10", (47_500, 2_500, 10_000), (32, 32, 3), 10),
+        ("cifar_binary", (9_500, 500, 2_000), (32, 32, 3), 2),
+    ],
+)
+def test_prepared_data_is_read_whole(name, sizes, shape, classes):
+    data = datasets.load(name, data_dir=TFDS)
+    assert (len(data.train), len(data.validation), len(data.test)) == sizes
+    assert data.spec.shape == shape
+    assert data.spec.num_classes == classes
+    assert set(data.test.y) == set(range(classes))
+    data.spec.check(data.test.x)
+    assert data.test.x.max() == 1.0
+
+
+@needs_tfds
+def test_mnist_is_the_canonical_one():
+    data = datasets.load("mnist", data_dir=TFDS)
+    published = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    np.testing.assert_array_equal(np.bincount(data.test.y), published)
+    everything = np.concatenate([data.train.x, data.validation.x])
+    assert abs(everything.mean() - 0.1307) < 1e-4
+    assert abs(everything.std() - 0.3081) < 1e-4

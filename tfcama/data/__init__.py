@@ -1,0 +1,1 @@
+"""Where inputs come from: data sets, manipulations, and the pipeline that feeds training."""

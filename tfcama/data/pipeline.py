@@ -1,0 +1,162 @@
+"""tf.data streams of `Batch`es whose every row is a function of (seed, step)."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from tfcama import random
+from tfcama.data.base import Split
+from tfcama.data.manipulations import Sequence
+from tfcama.types import Batch
+
+_UNLABELLED = -1
+
+
+def row_stream(size: int, *, batch_size: int, seed: np.ndarray, start_step: int = 0):
+    """Endless batches of row numbers; each pass over the rows is a new permutation.
+
+    Batches run on across the end of a pass, so no row is dropped and a split smaller than a batch
+    is no special case. Step s is the same whether the stream began at 0 or at s.
+
+    Args:
+      size: number of rows.
+      batch_size: rows a step.
+      seed: int32 [2].
+      start_step: the first step to yield.
+
+    Returns:
+      tf.data.Dataset of int64 [batch_size].
+    """
+    first_pass, skipped = divmod(start_step * batch_size, size)
+    passes = tf.data.Dataset.counter(first_pass)
+    rows = passes.flat_map(
+        lambda number: tf.data.Dataset.from_tensor_slices(
+            random.shuffled(size, random.fold_in(seed, number))
+        )
+    )
+    return rows.skip(skipped).batch(batch_size, drop_remainder=True)
+
+
+def training_stream(
+    split: Split,
+    *,
+    batch_size: int,
+    seed: np.ndarray,
+    augment: Sequence | None = None,
+    augment_weight: float = 0.5,
+    start_step: int = 0,
+) -> tf.data.Dataset:
+    """Endless training batches; with `augment`, deep CAMA's Eq. 5.
+
+    Args:
+      split: the rows.
+      batch_size: clean rows a step. With `augment` as many manipulated copies follow them.
+      seed: int32 [2].
+      augment: the manipulation of D'; None for clean data alone.
+      augment_weight: 1 - lambda of Eq. 5, the weight of the manipulated rows, in [0, 1].
+      start_step: the first step to yield, after a resume.
+    """
+    x_all, y_all = tf.constant(split.x), tf.constant(split.y)
+    code_size = augment.code_size if augment is not None else 0
+
+    def clean(step: tf.Tensor, rows: tf.Tensor) -> Batch:
+        del step
+        return _clean_batch(tf.gather(x_all, rows), tf.gather(y_all, rows), code_size)
+
+    to_batch = clean
+    if augment is not None:
+        manipulate = augment
+
+        def to_batch(step: tf.Tensor, rows: tf.Tensor) -> Batch:
+            batch = clean(step, rows)
+            moved = manipulate(batch.x, seed=random.fold_in(seed, step))
+            ones = tf.ones([batch_size], tf.float32)
+            return Batch(
+                x=tf.concat([batch.x, moved.x], axis=0),
+                y=tf.concat([batch.y, batch.y], axis=0),
+                manipulated=tf.concat([batch.manipulated, tf.ones([batch_size], tf.bool)], axis=0),
+                m_known=tf.concat([batch.m_known, moved.code], axis=0),
+                weight=tf.concat([2 * (1 - augment_weight) * ones, 2 * augment_weight * ones], 0),
+                row=tf.range(2 * batch_size),
+            )
+
+    rows = row_stream(len(split), batch_size=batch_size, seed=seed, start_step=start_step)
+    steps = tf.data.Dataset.counter(start_step)
+    stream = tf.data.Dataset.zip((steps, rows)).map(to_batch, num_parallel_calls=tf.data.AUTOTUNE)
+    return _ordered(stream)
+
+
+def finetuning_stream(
+    clean: Split,
+    unlabelled: np.ndarray,
+    *,
+    batch_size: int,
+    seed: np.ndarray,
+    start_step: int = 0,
+) -> tf.data.Dataset:
+    """Endless pairs for deep CAMA's Eq. 8.
+
+    Args:
+      clean: labelled clean rows (training data).
+      unlabelled: [N, *shape] manipulated inputs; any N > 0.
+      batch_size: rows a step of each.
+      seed: int32 [2].
+      start_step: the first step to yield, after a resume.
+
+    Returns:
+      Dataset of {"clean": Batch, "unlabelled": Batch}; the latter's labels are all -1.
+    """
+    x_all = tf.constant(unlabelled)
+
+    def to_batch(rows: tf.Tensor) -> Batch:
+        x = tf.gather(x_all, rows)
+        y = tf.fill([batch_size], _UNLABELLED)
+        return _clean_batch(x, y, 0)._replace(manipulated=tf.ones([batch_size], tf.bool))
+
+    rows = row_stream(
+        len(unlabelled), batch_size=batch_size, seed=random.fold_in(seed, 1), start_step=start_step
+    )
+    return _ordered(
+        tf.data.Dataset.zip(
+            {
+                "clean": training_stream(
+                    clean,
+                    batch_size=batch_size,
+                    seed=random.fold_in(seed, 0),
+                    start_step=start_step,
+                ),
+                "unlabelled": rows.map(to_batch, num_parallel_calls=tf.data.AUTOTUNE),
+            }
+        )
+    )
+
+
+def evaluation_stream(split: Split, *, batch_size: int) -> tf.data.Dataset:
+    """The rows of a split once, in order; the last batch may be smaller."""
+    # Rows are numbered within their batch, as everywhere; noise tables are at most a batch long.
+    numbers = np.arange(len(split)) % batch_size
+    stream = tf.data.Dataset.from_tensor_slices((split.x, split.y, numbers.astype(np.int32)))
+    return _ordered(
+        stream.batch(batch_size).map(lambda x, y, row: _clean_batch(x, y, 0)._replace(row=row))
+    )
+
+
+def _clean_batch(x: tf.Tensor, y: tf.Tensor, code_size: int) -> Batch:
+    size = tf.shape(x)[0]
+    return Batch(
+        x=x,
+        y=y,
+        manipulated=tf.zeros([size], tf.bool),
+        m_known=tf.zeros([size, code_size], tf.float32),
+        weight=tf.ones([size], tf.float32),
+        row=tf.range(size),
+    )
+
+
+def _ordered(stream: tf.data.Dataset) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.deterministic = True
+    # Several machines read the whole stream and keep their share of each global batch.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return stream.with_options(options).prefetch(tf.data.AUTOTUNE)
