@@ -1,0 +1,270 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import special
+
+from tfcama import random
+from tfcama.errors import InputError
+from tfcama.models.cama import Cama, CamaConfig
+from tfcama.objectives import bounds
+from tfcama.types import Bounds, Generative, InputSpec
+
+SEED = tf.constant([3, 4])
+
+
+@pytest.fixture(scope="module")
+def model(spec):
+    random.seed_everything(0)
+    return Cama(spec, CamaConfig(num_samples=4))
+
+
+@pytest.fixture(scope="module")
+def open_gates(spec):
+    """A CAMA whose m does something, as after fine-tuning."""
+    random.seed_everything(0)
+    made = Cama(spec, CamaConfig(num_samples=4))
+    generator = np.random.default_rng(0)
+    for variable in [*made.mechanism.trainable_variables, *made.q_m.trainable_variables]:
+        variable.assign_add(0.05 * generator.normal(size=variable.shape))
+    return made
+
+
+def naive_log_scores(model, x, seed):
+    """Eq. 6 with loops over examples, classes and samples, and nothing shared."""
+    noise = model.shared_noise(seed, num_samples=model.config.num_samples)
+    scores = np.zeros([len(x), model.num_classes])
+    for row in range(len(x)):
+        image = tf.constant(x[row : row + 1])
+        q_m = model.posterior_m(image)
+        m = q_m.mean() + q_m.stddev() * noise.m
+        ratio_m = model.prior_m().log_prob(m) - q_m.log_prob(m)
+        for label in range(model.num_classes):
+            y = tf.one_hot([[label]], model.num_classes)
+            weights = []
+            for sample in range(model.config.num_samples):
+                q_z = model.posterior_z(image, y, m)
+                z = q_z.mean() + q_z.stddev() * noise.z[sample, 0, label]
+                log_px = model.p(y, z[None], m).log_prob(image[:, None])[0]
+                weights.append(
+                    log_px
+                    + np.log(1 / model.num_classes)
+                    + model.prior_z().log_prob(z)
+                    - q_z.log_prob(z)
+                    + ratio_m
+                )
+            scores[row, label] = special.logsumexp(weights) - np.log(len(weights))
+    return scores
+
+
+def test_log_scores_equal_a_naive_loop(open_gates, images):
+    found = open_gates.log_scores(images[:2], seed=SEED)
+    np.testing.assert_allclose(found, naive_log_scores(open_gates, images[:2], SEED), rtol=1e-5)
+
+
+def test_a_batch_equals_singles(open_gates, images):
+    together = open_gates.log_scores(images, seed=SEED).numpy()
+    alone = [
+        open_gates.log_scores(images[i : i + 1], seed=SEED).numpy()[0] for i in range(len(images))
+    ]
+    np.testing.assert_allclose(together, alone, atol=2e-3)  # of about -600 nats
+
+
+def test_the_seed_decides(open_gates, images):
+    one, two = (open_gates.log_scores(images, seed=SEED).numpy() for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+    other = open_gates.log_scores(images, seed=tf.constant([3, 5])).numpy()
+    assert np.abs(one - other).max() > 1e-2
+
+
+@pytest.mark.parametrize("rows", [1, 3, 6, 12, 24, 1000])
+def test_chunks_change_nothing(spec, open_gates, images, rows):
+    chunked = Cama(spec, CamaConfig(num_samples=4, max_decoder_rows=rows))
+    for ours, theirs in zip(chunked.variables, open_gates.variables, strict=True):
+        ours.assign(theirs)
+    expected = open_gates.log_scores(images, seed=SEED).numpy()
+    np.testing.assert_allclose(chunked.log_scores(images, seed=SEED), expected, atol=2e-3)
+    signature = [tf.TensorSpec([None, *spec.shape], tf.float32)]
+    graph = tf.function(lambda x: chunked.log_scores(x, seed=SEED), input_signature=signature)
+    for size in (1, 5, 7):
+        np.testing.assert_allclose(graph(images[:size]), expected[:size], atol=2e-3)
+
+
+def test_a_fresh_model_takes_no_notice_of_m(model, images):
+    sampled = model.log_scores(images, seed=SEED).numpy()
+    with_do = Cama(model.spec, CamaConfig(num_samples=4, m_at_test="do_m0"))
+    for ours, theirs in zip(with_do.variables, model.variables, strict=True):
+        ours.assign(theirs)
+    np.testing.assert_allclose(sampled, with_do.log_scores(images, seed=SEED), atol=2e-3)
+
+
+def test_without_gates_a_fresh_model_is_disturbed_by_m(spec, images):
+    random.seed_everything(0)
+    made = Cama(spec, CamaConfig(gated=False))
+    m = random.normal([len(images), made.dim_m], SEED)
+    assert np.abs(made.mechanism.features(m)).max() > 0.1
+    assert np.abs(made.mechanism.code(m) - m).max() == 0.0
+
+
+def test_the_gates_get_a_gradient_from_the_start(model, images):
+    """A gate at a ReLU's kink would never move."""
+    with tf.GradientTape() as tape:
+        weights = model.log_weights(
+            images,
+            noise=model.shared_noise(SEED, num_samples=1),
+            analytic=True,
+        )
+        loss = tf.reduce_mean(bounds.marginal_over_classes(bounds.elbo(weights)))
+    gates = [model.mechanism._feature_gate.value, model.mechanism._code_gate.value]
+    for gradient in tape.gradient(loss, gates):
+        assert np.abs(gradient).max() > 0.0
+
+
+def test_do_m_masks_exactly_the_clean_rows(open_gates, images):
+    manipulated = tf.constant([True, False, True, False, False, True, False])
+    noise = open_gates.shared_noise(SEED, num_samples=2, classes=1)
+    labels = tf.zeros([7], tf.int32)
+
+    def terms(**kwargs):
+        return open_gates.log_weights(images, noise=noise, labels=labels, **kwargs)
+
+    mixed, all_m, none = terms(manipulated=manipulated), terms(), terms(manipulated=False)
+    for name in ("log_px", "log_ratio_z", "log_ratio_m"):
+        rows = [np.broadcast_to(getattr(w, name), [2, 7]) for w in (mixed, all_m, none)]
+        expected = np.where(manipulated, rows[1], rows[2])
+        np.testing.assert_allclose(rows[0], expected, atol=2e-3)
+    assert np.all(np.asarray(none.log_ratio_m) == 0.0)
+    assert np.abs(all_m.log_px - none.log_px).max() > 0.01
+
+
+def test_a_known_m_is_set_and_costs_nothing(open_gates, images):
+    noise = open_gates.shared_noise(SEED, num_samples=1, classes=1)
+    m_do = tf.fill([7, open_gates.dim_m], 0.5)
+    m, ratio = open_gates.sample_m(images, noise=noise.m, manipulated=False, m_do=m_do)
+    np.testing.assert_array_equal(m, m_do)
+    np.testing.assert_array_equal(ratio, np.zeros(7))
+
+
+def test_analytic_ratios_are_the_expectation_of_sampled_ones(open_gates, images):
+    noise = open_gates.shared_noise(SEED, num_samples=3000, classes=1)
+    labels = tf.zeros([2], tf.int32)
+    q_z = open_gates.posterior_z(
+        tf.constant(images[:2]), tf.one_hot(labels, 3)[:, None], tf.zeros([2, open_gates.dim_m])
+    )
+    z = q_z.mean() + q_z.stddev() * noise.z
+    sampled = tf.reduce_mean(open_gates.prior_z().log_prob(z) - q_z.log_prob(z), axis=0)
+    analytic = open_gates.log_weights(
+        images[:2],
+        noise=noise._replace(z=noise.z[:1]),
+        labels=labels,
+        manipulated=False,
+        analytic=True,
+    ).log_ratio_z[0]
+    np.testing.assert_allclose(analytic, sampled[:, 0], rtol=0.02)
+
+
+def test_given_labels_pick_their_class_from_the_enumeration(open_gates, images):
+    noise = open_gates.shared_noise(SEED, num_samples=2)
+    labels = tf.constant([0, 1, 2, 0, 1, 2, 0])
+    every = open_gates.log_weights(images, noise=noise).total()  # [K, B, C]
+    for row, label in enumerate(labels.numpy()):
+        own = noise._replace(z=noise.z[:, :, label : label + 1])
+        one = open_gates.log_weights(images, noise=own, labels=labels).total()
+        np.testing.assert_allclose(one[:, row], every[:, row, label], atol=2e-3)
+
+
+def test_noise_of_rows_is_every_rows_own(model):
+    draws = random.RowDraws(SEED, tf.range(5), 5)
+    noise = model.row_noise(draws, num_samples=2)
+    assert noise.m.shape == (5, model.dim_m)
+    assert noise.z.shape == (2, 5, 3, model.dim_z)
+    assert not np.allclose(noise.z[:, 0], noise.z[:, 1])
+    half = model.row_noise(draws._replace(rows=tf.constant([3])), num_samples=2)
+    np.testing.assert_array_equal(half.z[:, 0], noise.z[:, 3])
+
+
+def test_variable_groups_hold_every_variable_once(spec):
+    cifar = InputSpec((32, 32, 3), ("a", "b"), Bounds(0.0, 1.0))
+    for made in (Cama(spec, CamaConfig()), Cama(cifar, CamaConfig())):
+        grouped = [id(v) for group in made.variable_groups().values() for v in group]
+        assert len(grouped) == len(set(grouped))
+        assert set(grouped) == {id(v) for v in made.trainable_variables}
+
+
+def test_sizes_are_those_of_the_appendix():
+    made = Cama(InputSpec((28, 28, 1), tuple("0123456789"), Bounds(0.0, 1.0)), CamaConfig())
+    groups = {
+        name: [tuple(v.shape) for v in variables if len(v.shape) > 1]
+        for name, variables in made.variable_groups().items()
+    }
+    assert groups["p_y"] == [(10, 500), (500, 500)]
+    assert groups["p_z"] == [(64, 500), (500, 500)]
+    assert groups["p_m"] == [(32, 500), (500, 500), (500, 500), (500, 500)]
+    assert groups["p_merge"] == [(1500, 1024), (3, 3, 64, 64), (3, 3, 64, 64), (3, 3, 1, 64)]
+    assert groups["q_m"] == [
+        *[(3, 3, 1, 64), (3, 3, 64, 64), (3, 3, 64, 64)],
+        *[(1024, 500), (500, 64)],
+    ]
+    assert groups["q_z"] == [
+        *[(5, 5, 1, 64), (5, 5, 64, 64), (5, 5, 64, 64)],
+        *[(1024, 500), (500 + 32 + 10, 500), (500, 128)],
+    ]
+
+
+def test_it_generates(model, images):
+    assert isinstance(model, Generative)
+    for do_m0 in (False, True):
+        found = model.reconstruct(tf.constant(images), seed=SEED, do_m0=do_m0)
+        assert found.shape == images.shape
+        assert np.all((found >= 0) & (found <= 1))
+    samples = model.sample(tf.constant([0, 1, 2]), seed=SEED)
+    assert samples.shape == (3, 28, 28, 1)
+    log_scores = model.log_scores(images, seed=SEED).numpy()
+    expected = special.logsumexp(log_scores, axis=1)
+    np.testing.assert_allclose(model.log_px(images, seed=SEED), expected, rtol=1e-5)
+
+
+def test_do_m0_reconstruction_differs_once_m_matters(open_gates, images):
+    x = tf.constant(images)
+    with_m = open_gates.reconstruct(x, seed=SEED, do_m0=False)
+    without = open_gates.reconstruct(x, seed=SEED, do_m0=True)
+    assert np.abs(with_m - without).max() > 1e-3
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "l2"])
+def test_other_likelihoods_score(spec, images, likelihood):
+    scores = Cama(spec, CamaConfig(likelihood=likelihood)).log_scores(images[:2], seed=SEED)
+    assert np.all(np.isfinite(scores))
+
+
+def test_log_scores_are_differentiable_in_x(model, images):
+    x = tf.constant(images[:2])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        score = model.log_scores(x, seed=SEED)[:, 0]
+    gradient = tape.gradient(score, x).numpy()
+    direction, step = np.sign(gradient), 1e-3
+    ahead = model.log_scores(x + step * direction, seed=SEED)[:, 0].numpy()
+    behind = model.log_scores(x - step * direction, seed=SEED)[:, 0].numpy()
+    slope = (gradient * direction).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose((ahead - behind) / (2 * step), slope, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"dim_z": -1}, "dim_z=-1 was given; it must be at least 0"),
+        ({"num_samples": 0}, "num_samples=0 was given; it must be at least 1"),
+        ({"m_at_test": "do_m1"}, "did you mean 'do_m0'"),
+        ({"mechanism": "aditive"}, "did you mean 'additive'"),
+        ({"likelihood": "bernouli"}, "did you mean 'bernoulli'"),
+    ],
+)
+def test_bad_choices_are_one_clear_sentence(spec, config, sentence):
+    with pytest.raises(InputError, match=sentence):
+        Cama(spec, CamaConfig(**config))
+
+
+@pytest.mark.parametrize("shape", [(30, 30, 1), (28, 32, 1), (784,)])
+def test_other_input_shapes_are_refused(shape):
+    with pytest.raises(InputError, match=r"cama takes images \[28, 28, channels\] or \[32, 32"):
+        Cama(InputSpec(shape, ("a", "b"), None), CamaConfig())

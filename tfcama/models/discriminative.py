@@ -1,0 +1,140 @@
+"""The papers' discriminative baselines: logits straight from x, no account of how x came about.
+
+`dnn`, `dnn_large`, `cnn` and `cnn_binary` of "A Causal View on Robustness of Neural Networks",
+appendices B and C.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from tfcama import random
+from tfcama.models.base import ClassifierModel
+from tfcama.networks.dropout import dropout
+from tfcama.types import InputSpec, VariableGroups
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscriminativeConfig:
+    """A baseline's choices.
+
+    Attributes:
+      kernel_initializer: of every kernel.
+    """
+
+    kernel_initializer: str = "he_normal"
+
+
+class Discriminative(ClassifierModel):
+    """A stack of layers, some followed by dropout, and a linear layer to the logits.
+
+    Args:
+      spec: of the data set.
+      stack: (layer, dropout rate after it), from input to last hidden layer.
+      name: of the model.
+    """
+
+    def __init__(
+        self,
+        spec: InputSpec,
+        stack: list[tuple[keras.layers.Layer, float]],
+        *,
+        name: str,
+    ):
+        super().__init__(spec, name=name)
+        self.stack = [layer for layer, _ in stack]
+        self._rates = tuple(rate for _, rate in stack)
+        self._logits = keras.layers.Dense(spec.num_classes, kernel_initializer="glorot_uniform")
+        self._create_variables()
+
+    def logits(self, x: tf.Tensor, *, draws: random.RowDraws | None = None) -> tf.Tensor:
+        """[B, C] float32; with `draws`, under dropout."""
+        for place, (layer, rate) in enumerate(zip(self.stack, self._rates, strict=True)):
+            x = dropout(layer(x), rate, draws.fold(place) if draws is not None else None)
+        return tf.cast(self._logits(x), tf.float32)
+
+    def log_scores(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
+        """The logits, [B, C]: log p(y = c | x) up to a constant a row. The seed changes nothing."""
+        del seed
+        return self.logits(x)
+
+    def variable_groups(self) -> VariableGroups:
+        return {"network": self.trainable_variables}
+
+
+def _dense(units: int, config: DiscriminativeConfig) -> keras.layers.Layer:
+    return keras.layers.Dense(
+        units, activation="relu", kernel_initializer=config.kernel_initializer
+    )
+
+
+def _conv(
+    channels: int, config: DiscriminativeConfig, *, padding: str = "same"
+) -> keras.layers.Layer:
+    return keras.layers.Conv2D(
+        channels,
+        3,
+        padding=padding,
+        activation="relu",
+        kernel_initializer=config.kernel_initializer,
+    )
+
+
+def _mlp(spec: InputSpec, config: DiscriminativeConfig, sizes: tuple[int, ...], name: str):
+    rates = (0.25, 0.25, 0.25, 0.5)
+    hidden = [(_dense(size, config), rate) for size, rate in zip(sizes, rates, strict=True)]
+    return Discriminative(spec, [(keras.layers.Flatten(), 0.0), *hidden], name=name)
+
+
+def dnn(spec: InputSpec, config: DiscriminativeConfig) -> Discriminative:
+    """Dense 512-256-126-512, dropout 0.25, 0.25, 0.25, 0.5 (appendix C)."""
+    return _mlp(spec, config, (512, 256, 126, 512), "dnn")
+
+
+def dnn_large(spec: InputSpec, config: DiscriminativeConfig) -> Discriminative:
+    """Dense 1024-512-512-1024, the same dropout (appendix B, Figure 17)."""
+    return _mlp(spec, config, (1024, 512, 512, 1024), "dnn_large")
+
+
+def cnn(spec: InputSpec, config: DiscriminativeConfig) -> Discriminative:
+    """Keras' CIFAR-10 example net: four convolutions (appendix B, Figure 16)."""
+    pool = keras.layers.MaxPooling2D
+    return Discriminative(
+        spec,
+        [
+            (_conv(32, config), 0.0),
+            (_conv(32, config, padding="valid"), 0.0),
+            (pool(2), 0.25),
+            (_conv(64, config), 0.0),
+            (_conv(64, config, padding="valid"), 0.0),
+            (pool(2), 0.25),
+            (keras.layers.Flatten(), 0.0),
+            (_dense(512, config), 0.5),
+        ],
+        name="cnn",
+    )
+
+
+def cnn_binary(spec: InputSpec, config: DiscriminativeConfig) -> Discriminative:
+    """CIFAR-binary's CNN: three convolutions of 128 channels, Dense 1000-1000 (appendix C)."""
+    convolutions = [
+        stage
+        for _ in range(3)
+        for stage in (
+            (_conv(128, config), 0.0),
+            (keras.layers.MaxPooling2D(2, padding="same"), 0.0),
+        )
+    ]
+    return Discriminative(
+        spec,
+        [
+            *convolutions,
+            (keras.layers.Flatten(), 0.0),
+            (_dense(1000, config), 0.0),
+            (_dense(1000, config), 0.0),
+        ],
+        name="cnn_binary",
+    )

@@ -1,0 +1,38 @@
+"""MODELS: every model by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from tfcama.models.base import ClassifierModel
+from tfcama.models.cama import Cama, CamaConfig
+from tfcama.models.discriminative import DiscriminativeConfig, cnn, cnn_binary, dnn, dnn_large
+from tfcama.registry import Registry
+from tfcama.types import InputSpec
+
+
+class ModelEntry(NamedTuple):
+    """How to make a model.
+
+    Attributes:
+      build: (spec, config) -> model, its variables created.
+      config_class: dataclass of the model's own choices.
+      family: which training step it takes, a key of training's TRAINERS.
+    """
+
+    build: Callable[[InputSpec, Any], ClassifierModel]
+    config_class: type
+    family: str
+
+
+MODELS: Registry[ModelEntry] = Registry(
+    "model",
+    {
+        "cama": ModelEntry(Cama, CamaConfig, "cama"),
+        "dnn": ModelEntry(dnn, DiscriminativeConfig, "discriminative"),
+        "dnn_large": ModelEntry(dnn_large, DiscriminativeConfig, "discriminative"),
+        "cnn": ModelEntry(cnn, DiscriminativeConfig, "discriminative"),
+        "cnn_binary": ModelEntry(cnn_binary, DiscriminativeConfig, "discriminative"),
+    },
+)

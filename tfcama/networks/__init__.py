@@ -1,0 +1,1 @@
+"""Towers (features in, features out), heads (features in, distribution out), and SumDense."""
