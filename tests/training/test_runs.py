@@ -1,0 +1,311 @@
+"""Whole runs: resume, checkpoints, fine-tuning, metrics, refusals."""
+
+import dataclasses
+import errno
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfcama.data.base import Split
+from tfcama.errors import InputError
+from tfcama.models.registry import MODELS
+from tfcama.training import checkpoints, run
+from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
+from tfcama.training.finetune import adapted_rows, finetune, finetune_on_manipulation
+from tfcama.workdir import Workdir
+
+pytestmark = pytest.mark.usefixtures("bars_everywhere")
+
+
+def configuration(model="dnn", **training):
+    defaults = {"epochs": 3, "batch_size": 32}
+    return RunConfig(
+        model=model,
+        dataset="digits",
+        seed=0,
+        architecture=MODELS[model].config_class(),
+        training=TrainingConfig(**{**defaults, **training}),
+    )
+
+
+def metrics(workdir):
+    rows = [json.loads(line) for line in workdir.metrics_file.read_text().splitlines()]
+    for row in rows:
+        del row["seconds"]
+    return rows
+
+
+def weights(loaded):
+    return [v.numpy() for v in loaded.classifier.variables]
+
+
+class KilledError(Exception):
+    """Stands in for a SIGKILL between two steps (the real one is in tests/trainers)."""
+
+
+class KillAt(run.keras.callbacks.Callback):
+    def __init__(self, step):
+        super().__init__()
+        self.left = step
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if self.left < 0:
+            raise KilledError
+
+
+@pytest.mark.parametrize("model", ["dnn", "cama"])
+def test_a_killed_run_continues_to_the_same_numbers(tmp_path, model):
+    config = configuration(model, augment="vertical_shift:0.3" if model == "cama" else "")
+    unbroken = run.train(config, Workdir(tmp_path / "unbroken"))
+    broken = Workdir(tmp_path / "broken")
+    with pytest.raises(KilledError):
+        run.train(config, broken, extra_callbacks=(KillAt(4),))  # in the second epoch
+    assert checkpoints.newest(broken.checkpoints).epoch == 1
+    resumed = run.train(config, broken)
+    assert metrics(broken) == metrics(Workdir(tmp_path / "unbroken"))
+    for ours, theirs in zip(weights(resumed), weights(unbroken), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    workdir = Workdir(tmp_path)
+    run.train(configuration(), workdir)
+    before = metrics(workdir)
+    run.train(configuration(), workdir, extra_callbacks=(KillAt(0),))
+    assert metrics(workdir) == before
+
+
+def test_the_seed_decides_the_numbers(tmp_path):
+    seeds = [0, 0, 1]
+    found = []
+    for place, seed in enumerate(seeds):
+        workdir = Workdir(tmp_path / str(place))
+        run.train(dataclasses.replace(configuration(epochs=1), seed=seed), workdir)
+        found.append(metrics(workdir)[0]["loss"])
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
+def test_the_best_checkpoint_is_loaded_and_the_newest_kept(tmp_path):
+    workdir = Workdir(tmp_path)
+    loaded = run.train(configuration(epochs=4), workdir)
+    rows = metrics(workdir)
+    best = max(rows, key=lambda row: (row["val_accuracy"], -row["val_loss"], -row["epoch"]))
+    assert loaded.checkpoint.epoch == best["epoch"]
+    kept = {checkpoint.epoch for checkpoint in checkpoints.listed(workdir.checkpoints)}
+    assert kept == {best["epoch"], 4}
+
+
+def test_a_restored_model_is_the_saved_one_whatever_it_was_before(tmp_path):
+    """A checkpoint that forgets layers restores without complaint; only values tell."""
+    workdir = Workdir(tmp_path)
+    loaded = run.train(configuration("cama", epochs=1), workdir)
+    stranger = run.build(dataclasses.replace(loaded.config, seed=99))
+    checkpoints.restore(loaded.checkpoint, classifier=stranger)
+    for ours, theirs in zip(stranger.variables, loaded.classifier.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_another_configuration_is_refused(tmp_path):
+    run.train(configuration(epochs=1), Workdir(tmp_path))
+    with pytest.raises(InputError, match=r"another configuration \(training.epochs: 1 -> 2\)"):
+        run.train(configuration(epochs=2), Workdir(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["truncate", "no_meta", "garbage"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(tmp_path, damage):
+    workdir = Workdir(tmp_path)
+    config = configuration(epochs=3)
+    with pytest.raises(KilledError):
+        run.train(config, workdir, extra_callbacks=(KillAt(7),))
+    kept = checkpoints.listed(workdir.checkpoints)
+    if len(kept) == 1:  # the best was the newest: make an earlier one
+        earlier = workdir.checkpoints / "00001"
+        shutil.copytree(kept[0].path, earlier)
+        meta = json.loads((earlier / "meta.json").read_text())
+        (earlier / "meta.json").write_text(json.dumps({**meta, "epoch": 1}))
+    newest = checkpoints.newest(workdir.checkpoints).path
+    data = newest / "state.data-00000-of-00001"
+    if damage == "truncate":
+        data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    elif damage == "garbage":
+        (newest / "state.index").write_bytes(b"garbage")
+    else:
+        (newest / "meta.json").unlink()
+    with pytest.raises(InputError, match=f"checkpoint {newest} is damaged"):
+        run.train(config, workdir)
+    shutil.rmtree(newest)
+    run.train(config, workdir)
+
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+    workdir = Workdir(tmp_path)
+    config = configuration(epochs=3)
+    real, calls = checkpoints.write_json, []
+
+    def full(path, value):
+        calls.append(path)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, value)
+
+    monkeypatch.setattr(checkpoints, "write_json", full)
+    with pytest.raises(InputError, match="is full; epoch 2 was not saved"):
+        run.train(config, workdir)
+    assert [c.epoch for c in checkpoints.listed(workdir.checkpoints)] == [1]
+    assert {p.name for p in workdir.checkpoints.iterdir()} == {"00001"}
+    run.train(config, workdir)
+    assert len(metrics(workdir)) == 3
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_it_is_kept(tmp_path):
+    config = configuration(epochs=2, learning_rate=1e30)
+    with pytest.raises((FloatingPointError, InputError)):
+        run.train(config, Workdir(tmp_path))
+    assert checkpoints.listed(Workdir(tmp_path).checkpoints) == []
+
+
+def test_a_half_line_of_metrics_is_dropped(tmp_path):
+    workdir = Workdir(tmp_path)
+    config = configuration(epochs=2)
+    with pytest.raises(KilledError):
+        run.train(config, workdir, extra_callbacks=(KillAt(4),))
+    with workdir.metrics_file.open("a") as file:
+        file.write('{"epoch": 2, "los')
+    run.train(config, workdir)
+    assert [row["epoch"] for row in metrics(workdir)] == [1, 2]
+
+
+def test_tensorboard_has_scalars_pictures_and_histograms_on_demand(tmp_path):
+    workdir = Workdir(tmp_path)
+    run.train(configuration("cama", epochs=1), workdir, devices=run.Devices(histograms=True))
+    (path,) = workdir.tensorboard.glob("events*")
+    tags = set()
+    for record in tf.data.TFRecordDataset(str(path)):
+        event = tf.compat.v1.Event.FromString(record.numpy())
+        tags |= {value.tag for value in event.summary.value}
+    wanted = {"elbo/train", "elbo/validation", "kl_z/train", "kl_m/train", "accuracy/validation"}
+    wanted |= {"active_units/z", "active_units/m", "samples", "reconstructions_do_m0"}
+    assert wanted <= tags
+    assert any(tag.startswith("q_z/") for tag in tags)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, bars):
+    workdir = Workdir(tmp_path_factory.mktemp("trained"))
+    patch = pytest.MonkeyPatch()
+    patch.setattr(run, "load_data", lambda config, *, data_dir: bars)
+    run.train(configuration("cama", epochs=2), workdir)
+    patch.undo()
+    return workdir
+
+
+def test_fine_tuning_makes_a_run_of_its_own_and_leaves_the_base(tmp_path, trained, bars):
+    before = weights(run.load(trained))
+    config = FinetuneConfig(steps=60, batch_size=4, fraction=0.5)
+    target = Workdir(tmp_path)
+    adapted = finetune_on_manipulation(trained, target, "vertical_shift:0.3", config, data_dir=None)
+    for ours, theirs in zip(weights(run.load(trained)), before, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert adapted.config.finetuned.subject == "vertical_shift:0.3"
+    base = run.load(trained).classifier.variable_groups()
+    for name, variables in adapted.classifier.variable_groups().items():
+        same = [np.array_equal(a, b) for a, b in zip(variables, base[name], strict=True)]
+        assert not any(same) if name in ("p_m", "q_m") else all(same), name
+    rows = metrics(target)
+    assert rows[-1]["elbo_x"] > rows[0]["elbo_x"]
+
+
+def test_a_killed_fine_tuning_continues_to_the_same_numbers(tmp_path, trained, bars):
+    config = FinetuneConfig(steps=100, batch_size=4, subject="given")
+    arguments = {"clean": bars.train, "unlabelled": bars.test.x}
+    finetune(trained, Workdir(tmp_path / "unbroken"), config, **arguments)
+    broken = Workdir(tmp_path / "broken")
+    with pytest.raises(KilledError):
+        finetune(trained, broken, config, **arguments, extra_callbacks=(KillAt(60),))
+    finetune(trained, broken, config, **arguments)
+    assert metrics(broken) == metrics(Workdir(tmp_path / "unbroken"))
+
+
+def test_labels_of_the_adapted_rows_never_matter(tmp_path, trained, bars, monkeypatch):
+    found = []
+    for place, labels in enumerate((bars.test.y, bars.test.y[::-1])):
+        relabelled = bars._replace(test=Split(bars.test.x, labels))
+        monkeypatch.setattr(run, "load_data", lambda config, *, data_dir, d=relabelled: d)
+        target = Workdir(tmp_path / str(place))
+        config = FinetuneConfig(steps=2, batch_size=4)
+        found.append(
+            finetune_on_manipulation(trained, target, "vertical_shift:0.3", config, data_dir=None)
+        )
+    for ours, theirs in zip(weights(found[0]), weights(found[1]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_adapted_rows_are_a_seeded_share():
+    rows = adapted_rows(1000, FinetuneConfig(fraction=0.01))
+    assert len(rows) == 10
+    np.testing.assert_array_equal(rows, adapted_rows(1000, FinetuneConfig(fraction=0.01)))
+    assert not np.array_equal(rows, adapted_rows(1000, FinetuneConfig(fraction=0.01, seed=1)))
+    more = adapted_rows(1000, FinetuneConfig(fraction=0.5))
+    assert set(rows) <= set(more)  # a smaller share is a part of a larger one
+    assert len(adapted_rows(5, FinetuneConfig(fraction=0.01))) == 1
+
+
+def test_a_model_without_m_networks_is_not_fine_tuned(tmp_path, bars):
+    run.train(configuration("dnn", epochs=1), Workdir(tmp_path / "dnn"))
+    with pytest.raises(InputError, match="holds a 'dnn', which has no M-networks"):
+        finetune(
+            Workdir(tmp_path / "dnn"),
+            Workdir(tmp_path / "adapted"),
+            FinetuneConfig(),
+            clean=bars.train,
+            unlabelled=bars.test.x,
+        )
+    assert not (tmp_path / "adapted").exists()
+
+
+@pytest.mark.parametrize(
+    ("x", "sentence"),
+    [
+        (np.zeros([0, 28, 28, 1]), "at least one manipulated input"),
+        (np.zeros([2, 28, 28]), "inputs to fine-tune on: shape"),
+        (np.full([2, 28, 28, 1], 2.0), r"\[0, 1\] is allowed"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(tmp_path, trained, bars, x, sentence):
+    with pytest.raises(InputError, match=sentence):
+        finetune(trained, Workdir(tmp_path / "a"), FinetuneConfig(), clean=bars.train, unlabelled=x)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: TrainingConfig(epochs=0), "epochs=0 was given; it must be at least 1"),
+        (lambda: TrainingConfig(learning_rate=0.0), "learning_rate=0 was given"),
+        (lambda: TrainingConfig(augment_weight=1.5), r"must be in \[0, 1\]"),
+        (lambda: TrainingConfig(schedule="cosinus"), "did you mean 'cosine'"),
+        (lambda: TrainingConfig(precision="bfloat16"), "did you mean 'mixed_bfloat16'"),
+        (lambda: TrainingConfig(augment="vertical_shft:1"), "did you mean 'vertical_shift'"),
+        (lambda: FinetuneConfig(fraction=0.0), r"fraction=0 was given; it must be in \(0, 1\]"),
+        (lambda: FinetuneConfig(clean="do_m"), "did you mean 'do_m0'"),
+        (lambda: FinetuneConfig(alpha=-0.1), r"alpha=-0.1 was given; it must be in \[0, 1\]"),
+    ],
+)
+def test_bad_choices_are_one_clear_sentence(make, sentence):
+    with pytest.raises(InputError, match=sentence):
+        make()
+
+
+def test_configurations_survive_their_json():
+    config = dataclasses.replace(configuration("cama"), finetuned=FinetuneConfig(subject="x"))
+    assert RunConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    broken = config.to_json()
+    del broken["seed"]
+    with pytest.raises(InputError, match="lacks seed"):
+        RunConfig.from_json(broken)
+    with pytest.raises(InputError, match=r"unknown key of config\.json 'sed'"):
+        RunConfig.from_json({**broken, "sed": 0})

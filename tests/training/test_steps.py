@@ -1,0 +1,173 @@
+"""What a step moves and what it leaves alone, by value."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfcama import random
+from tfcama.data import manipulations, pipeline
+from tfcama.errors import InputError
+from tfcama.models.cama import Cama, CamaConfig
+from tfcama.models.discriminative import DiscriminativeConfig, dnn
+from tfcama.training.cama import CamaTrainer, FinetuneTrainer, active_units
+from tfcama.training.discriminative import DiscriminativeTrainer
+
+SEED = random.stream(0, "test")
+CLEAN_GROUPS = {"p_y", "p_z", "p_merge", "q_z"}
+
+
+def cama(spec, **config):
+    random.seed_everything(0)
+    return Cama(spec, CamaConfig(num_samples=1, **config))
+
+
+def moved_groups(model, work):
+    """Group -> whether each of its variables changed, by value."""
+    before = {name: [v.numpy() for v in vs] for name, vs in model.variable_groups().items()}
+    work()
+    return {
+        name: [not np.array_equal(a, b) for a, b in zip(before[name], vs, strict=True)]
+        for name, vs in model.variable_groups().items()
+    }
+
+
+def fit(trainer, stream, steps):
+    trainer.compile(keras.optimizers.Adam(1e-3))
+    trainer.fit(stream, epochs=1, steps_per_epoch=steps, shuffle=False, verbose=0)
+    return {metric.name: float(metric.result()) for metric in trainer.metrics}
+
+
+def test_clean_data_alone_gives_the_m_networks_no_gradient(spec, bars):
+    model = cama(spec)
+    trainer = CamaTrainer(model, num_rows=8, seed=SEED)
+    stream = pipeline.training_stream(bars.train, batch_size=8, seed=SEED)
+    moved = moved_groups(model, lambda: fit(trainer, stream, 2))
+    for name, flags in moved.items():
+        assert all(flags) if name in CLEAN_GROUPS else not any(flags), name
+
+
+def test_augmented_data_moves_every_group(spec, bars):
+    model = cama(spec)
+    trainer = CamaTrainer(model, num_rows=16, seed=SEED, augmented=True)
+    stream = pipeline.training_stream(
+        bars.train, batch_size=8, seed=SEED, augment=manipulations.parse("vertical_shift:0.5")
+    )
+    moved = moved_groups(model, lambda: fit(trainer, stream, 3))
+    assert all(all(flags) for flags in moved.values()), moved
+
+
+def test_a_known_m_trains_the_decoder_of_m_and_not_its_encoder(spec, bars):
+    model = cama(spec)
+    trainer = CamaTrainer(model, num_rows=16, seed=SEED, augmented=True, m_known=True)
+    stream = pipeline.training_stream(
+        bars.train, batch_size=8, seed=SEED, augment=manipulations.parse("vertical_shift:0.5")
+    )
+    moved = moved_groups(model, lambda: fit(trainer, stream, 3))
+    assert all(moved["p_m"])
+    assert not any(moved["q_m"])
+
+
+@pytest.mark.parametrize("clean_do_m0", [True, False])
+def test_fine_tuning_moves_the_m_networks_and_nothing_else(spec, bars, clean_do_m0):
+    model = cama(spec)
+    trainer = FinetuneTrainer(
+        model,
+        num_rows=4,
+        seed=SEED,
+        groups=("p_m", "q_m"),
+        alpha=0.5,
+        clean_do_m0=clean_do_m0,
+        num_samples=1,
+    )
+    stream = pipeline.finetuning_stream(bars.train, bars.test.x, batch_size=4, seed=SEED)
+    moved = moved_groups(model, lambda: fit(trainer, stream, 4))
+    for name, flags in moved.items():
+        assert all(flags) if name in ("p_m", "q_m") else not any(flags), name
+
+
+def test_a_step_traced_before_does_not_unfreeze(spec, bars):
+    """`trainable = False` after tracing freezes nothing; groups must."""
+    model = cama(spec)
+    stream = pipeline.training_stream(bars.train, batch_size=8, seed=SEED)
+    fit(CamaTrainer(model, num_rows=8, seed=SEED), stream, 1)
+    only = CamaTrainer(model, num_rows=8, seed=SEED, groups=("p_y",))
+    moved = moved_groups(model, lambda: fit(only, stream, 1))
+    assert all(moved["p_y"])
+    assert not any(any(flags) for name, flags in moved.items() if name != "p_y")
+
+
+def test_an_unknown_group_is_refused(spec):
+    with pytest.raises(InputError, match="did you mean 'p_m'"):
+        CamaTrainer(cama(spec), num_rows=8, seed=SEED, groups=("p_mm",))
+
+
+def test_the_weights_of_eq_5_decide_what_is_learned(spec, bars):
+    """With all weight on clean rows the manipulated ones change no loss."""
+    losses = []
+    for weight, level in ((0.0, 0.1), (0.0, 0.9), (0.5, 0.9)):
+        model = cama(spec)
+        trainer = CamaTrainer(model, num_rows=16, seed=SEED, augmented=True)
+        augment = manipulations.parse(f"vertical_shift:{level}:mode=fixed")
+        stream = pipeline.training_stream(
+            bars.train, batch_size=8, seed=SEED, augment=augment, augment_weight=weight
+        )
+        losses.append(fit(trainer, stream, 1)["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[1] != pytest.approx(losses[2], rel=1e-5)
+
+
+def test_the_fine_tuning_loss_is_eq_8(spec, bars):
+    model = cama(spec)
+    trainer = FinetuneTrainer(
+        model, num_rows=4, seed=SEED, alpha=0.3, clean_do_m0=True, num_samples=2
+    )
+    stream = pipeline.finetuning_stream(bars.train, bars.test.x, batch_size=4, seed=SEED)
+    terms = trainer.terms(
+        next(iter(stream)), draws=random.RowDraws(tf.constant(SEED), tf.range(4), 4)
+    )
+    expected = -(0.3 * terms["elbo_clean"] + 0.7 * terms["elbo_x"])
+    np.testing.assert_allclose(terms["loss"], expected, rtol=1e-6)
+    assert terms["kl_m"].shape == (4,)
+
+
+def test_training_learns_the_bars(spec, bars):
+    """Sixty steps are enough for three classes that a ruler could tell apart."""
+    model = cama(spec)
+    trainer = CamaTrainer(model, num_rows=16, seed=SEED)
+    fit(trainer, pipeline.training_stream(bars.train, batch_size=16, seed=SEED), 60)
+    guess = model.log_scores(tf.constant(bars.test.x), seed=tf.constant([0, 0])).numpy().argmax(1)
+    assert (guess == bars.test.y).mean() > 0.95
+
+
+def test_dropout_is_on_in_training_and_off_in_validation(spec, bars):
+    random.seed_everything(0)
+    model = dnn(spec, DiscriminativeConfig())
+    trainer = DiscriminativeTrainer(model, num_rows=30, seed=SEED)
+    batch = next(iter(pipeline.evaluation_stream(bars.test, batch_size=30)))
+    draws = random.RowDraws(tf.constant(SEED), tf.range(30), 30)
+    on, off = trainer.terms(batch, draws=draws), trainer.terms(batch, draws=None)
+    assert not np.allclose(on["loss"], off["loss"])
+    np.testing.assert_array_equal(off["loss"], trainer.terms(batch, draws=None)["loss"])
+    np.testing.assert_array_equal(on["loss"], trainer.terms(batch, draws=draws)["loss"])
+
+
+def test_active_units_counts_dimensions_that_vary():
+    loc = np.zeros([100, 4], np.float32)
+    loc[:, 0] = np.linspace(-1, 1, 100)
+    loc[:, 1] = 5.0  # constant, however large
+    loc[:, 2] = np.linspace(-0.01, 0.01, 100)
+    assert active_units(tf.constant(loc)) == 1
+
+
+def test_bfloat16_keeps_variables_and_densities_in_float32(spec, bars):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = cama(spec)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert {v.dtype for v in model.variables} == {"float32"}
+    terms = CamaTrainer(model, num_rows=8, seed=SEED).terms(
+        next(iter(pipeline.evaluation_stream(bars.test, batch_size=8))), draws=None
+    )
+    assert {t.dtype for t in terms.values()} == {tf.float32}

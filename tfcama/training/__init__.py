@@ -1,0 +1,1 @@
+"""Training and fine-tuning: train steps under Model.fit, strategies, checkpoints, callbacks."""

@@ -1,0 +1,188 @@
+"""The training steps of deep CAMA: Eqs. 3 to 5, and fine-tuning by Eqs. 7 and 8."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tfcama import random
+from tfcama.data.base import Split
+from tfcama.models.cama import Cama, Noise
+from tfcama.objectives import bounds
+from tfcama.training.trainer import EVALUATION_SEED, Trainer
+from tfcama.types import Batch, LogWeights
+
+
+def _logged(weights: LogWeights) -> dict[str, tf.Tensor]:
+    """The parts of an ELBO, averaged over samples, [B] nats each."""
+    return {
+        "elbo": bounds.elbo(weights),
+        "log_px": tf.reduce_mean(weights.log_px, axis=0),
+        "kl_z": -tf.reduce_mean(weights.log_ratio_z, axis=0),
+        "kl_m": -tf.reduce_mean(weights.log_ratio_m, axis=0),
+    }
+
+
+def active_units(loc: tf.Tensor) -> int:
+    """How many latent dimensions carry information: Var_x(E_q[z_d]) > 0.01 (Burda et al., 2016).
+
+    Args:
+      loc: [N, Z], posterior means of N inputs.
+    """
+    return int(tf.reduce_sum(tf.cast(tf.math.reduce_variance(loc, axis=0) > 0.01, tf.int32)))
+
+
+class _CamaTrainer(Trainer):
+    """What training and fine-tuning of a CAMA share: its noise and its pictures."""
+
+    classifier: Cama
+
+    def summary_scalars(self, rows: Split) -> dict[str, float]:
+        """Active units of z and of m."""
+        model = self.classifier
+        x, y = tf.constant(rows.x), tf.one_hot(rows.y, model.num_classes)[:, None]
+        q_m = model.posterior_m(x)
+        q_z = model.posterior_z(x, y, tf.zeros([len(rows), model.dim_m]))
+        return {
+            "active_units/z": active_units(q_z.mean()[:, 0]),
+            "active_units/m": active_units(q_m.mean()),
+        }
+
+    def summary_images(self, rows: Split) -> dict[str, tf.Tensor]:
+        """Samples of every class, reconstructions, and reconstructions under do(m = 0)."""
+        model, seed = self.classifier, tf.constant(EVALUATION_SEED)
+        x = tf.constant(rows.x[:_PICTURED])
+        labels = tf.tile(tf.range(model.num_classes), [_PICTURED // model.num_classes])
+        return {
+            "samples": _grid(model.sample(labels, seed=seed), model.num_classes),
+            "inputs": _grid(x, _PICTURED // 4),
+            "reconstructions": _grid(model.reconstruct(x, seed=seed, do_m0=False), _PICTURED // 4),
+            "reconstructions_do_m0": _grid(
+                model.reconstruct(x, seed=seed, do_m0=True), _PICTURED // 4
+            ),
+        }
+
+
+class CamaTrainer(_CamaTrainer):
+    """Maximises the intervention ELBO on clean rows and the ELBO on manipulated ones.
+
+    One pass serves both: m = where(manipulated, m ~ q(m|x), m_do). The rows' weights make the sum
+    Eq. 5; without manipulated rows it is Eq. 3.
+
+    Args:
+      augmented: whether batches hold manipulated rows.
+      m_known: manipulated rows are trained under do(m = m0), m0 the manipulation's code in the
+        first coordinates of m, in place of an inferred m.
+    """
+
+    term_names = ("elbo", "log_px", "kl_z", "kl_m")
+
+    def __init__(
+        self, classifier: Cama, *, augmented: bool = False, m_known: bool = False, **kwargs
+    ):
+        super().__init__(classifier, **kwargs)
+        self._infers_m = augmented and not m_known
+        self._m_known = augmented and m_known
+
+    def _noise(self, draws: random.RowDraws | None, classes: int = 1) -> Noise:
+        if draws is None:
+            return self.classifier.shared_noise(
+                tf.constant(EVALUATION_SEED), num_samples=1, classes=classes
+            )
+        return self.classifier.row_noise(draws, num_samples=1, classes=classes)
+
+    def terms(self, batch: Batch, *, draws: random.RowDraws | None) -> dict[str, tf.Tensor]:
+        m_do = None
+        if self._m_known:
+            free = self.classifier.dim_m - batch.m_known.shape[-1]
+            m_do = tf.pad(batch.m_known, [[0, 0], [0, free]])
+        weights = self.classifier.log_weights(
+            batch.x,
+            noise=self._noise(draws),
+            labels=batch.y,
+            manipulated=batch.manipulated if self._infers_m else False,
+            m_do=m_do,
+            analytic=True,
+        )
+        logged = _logged(weights)
+        return {"loss": -logged["elbo"], **logged}
+
+    def validation_scores(self, x: tf.Tensor) -> tf.Tensor:
+        """Eq. 6 with K = 1: an epoch's choice need not cost as much as its training."""
+        return self.classifier.log_scores(x, seed=tf.constant(EVALUATION_SEED), num_samples=1)
+
+    def validation_terms(self, batch: Batch) -> dict[str, tf.Tensor]:
+        weights = self.classifier.log_weights(
+            batch.x, noise=self._noise(None), labels=batch.y, manipulated=False, analytic=True
+        )
+        logged = _logged(weights)
+        return {"loss": -logged["elbo"], **logged}
+
+
+_PICTURED = 40
+
+
+def _grid(images: tf.Tensor, columns: int) -> tf.Tensor:
+    """[N, H, W, channels] to one image [1, rows * H, columns * W, channels].
+
+    A last row that would not be full is left out; columns shrink to N.
+    """
+    height, width, channels = images.shape[1:]
+    columns = min(columns, images.shape[0])
+    rows = images.shape[0] // columns
+    images = tf.reshape(images[: rows * columns], [rows, columns, height, width, channels])
+    images = tf.transpose(images, [0, 2, 1, 3, 4])
+    return tf.reshape(images, [1, rows * height, columns * width, channels])
+
+
+class FinetuneTrainer(_CamaTrainer):
+    """Maximises Eq. 8, alpha ELBO(x, y) on clean rows + (1 - alpha) ELBO(x) on unlabelled ones.
+
+    ELBO(x) = log sum_c exp ELBO(x, y_c), Eq. 7, one m ~ q(m|x) a row. Only NNpM and NNqM move
+    unless other groups are named.
+
+    Args:
+      alpha: weight of the clean rows.
+      clean_do_m0: clean rows under do(m = 0) (the papers' footnote 1); otherwise m is inferred.
+      num_samples: K, samples of z in each ELBO.
+    """
+
+    term_names = ("elbo_x", "kl_m", "elbo_clean")
+
+    def __init__(
+        self, classifier: Cama, *, alpha: float, clean_do_m0: bool, num_samples: int, **kwargs
+    ):
+        super().__init__(classifier, **kwargs)
+        self._alpha = alpha
+        self._clean_do_m0 = clean_do_m0
+        self._num_samples = num_samples
+
+    def rows_of(self, batch: dict[str, Batch]) -> Batch:
+        return batch["clean"]
+
+    def terms(
+        self, batch: dict[str, Batch], *, draws: random.RowDraws | None
+    ) -> dict[str, tf.Tensor]:
+        if draws is None:
+            raise TypeError("fine-tuning has no validation step: draws are needed.")
+        clean, unlabelled = batch["clean"], batch["unlabelled"]
+        model, samples = self.classifier, self._num_samples
+        of_clean = model.log_weights(
+            clean.x,
+            noise=model.row_noise(draws.fold(0), num_samples=samples, classes=1),
+            labels=clean.y,
+            manipulated=not self._clean_do_m0,
+            analytic=True,
+        )
+        of_unlabelled = model.log_weights(
+            unlabelled.x,
+            noise=model.row_noise(draws.fold(1), num_samples=samples),
+            analytic=True,
+        )
+        elbo_clean = bounds.elbo(of_clean)
+        elbo_x = bounds.marginal_over_classes(bounds.elbo(of_unlabelled))
+        return {
+            "loss": -(self._alpha * elbo_clean + (1.0 - self._alpha) * elbo_x),
+            "elbo_x": elbo_x,
+            "kl_m": -tf.reduce_mean(of_unlabelled.log_ratio_m, axis=[0, 2]),
+            "elbo_clean": elbo_clean,
+        }

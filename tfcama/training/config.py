@@ -1,0 +1,175 @@
+"""What a run is: the dataclasses behind config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from tfcama import config as config_lib
+from tfcama.data import manipulations
+from tfcama.errors import InputError, unknown_name
+from tfcama.models.registry import MODELS
+from tfcama.types import InputSpec
+
+SCHEDULES = ("cosine", "constant")
+PRECISIONS = ("float32", "mixed_bfloat16")
+CODES = ("unknown", "known")
+_NOT_SETTABLE = {"settable": False}  # filled in by the program, not by --set
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How a model is trained.
+
+    Attributes:
+      epochs: passes over the training rows.
+      batch_size: clean rows a step, over all replicas; with `augment` as many manipulated ones.
+      learning_rate: of Adam, at its height.
+      warmup_steps: over which the learning rate rises from zero, at most a quarter of the run.
+        Without it the first hundred steps kill three quarters of NNpZ's ReLUs and most of z.
+      schedule: after the warm-up, "cosine" to zero at the end of the run, or "constant".
+      precision: "float32" or "mixed_bfloat16" (twice as fast where the processor has it;
+        distribution parameters and densities stay float32).
+      augment: a manipulation that is also trained on (Eq. 5), "" for none.
+      augment_weight: 1 - lambda of Eq. 5.
+      augment_m: "unknown" infers m of manipulated rows, "known" sets do(m = m0) to what was done.
+      validation_fraction: of the training rows.
+    """
+
+    epochs: int = 15
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    warmup_steps: int = 500
+    schedule: str = "cosine"
+    precision: str = "float32"
+    augment: str = ""
+    augment_weight: float = 0.5
+    augment_m: str = "unknown"
+    validation_fraction: float = 0.05
+
+    def __post_init__(self):
+        _at_least(self, epochs=1, batch_size=1, warmup_steps=0)
+        _positive(self, "learning_rate")
+        _fraction(self, "augment_weight")
+        for name, allowed in (
+            ("schedule", SCHEDULES),
+            ("precision", PRECISIONS),
+            ("augment_m", CODES),
+        ):
+            if getattr(self, name) not in allowed:
+                raise unknown_name(name, getattr(self, name), allowed)
+        if self.augment:
+            manipulations.parse(self.augment)
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneConfig:
+    """How a trained CAMA is adapted to unlabelled manipulated inputs (Eq. 8).
+
+    Attributes:
+      subject: what the inputs are, for people: "vertical_shift:0.5", "pgd eps 0.2".
+      fraction: of the test images that are adapted on, from the front of a seeded permutation.
+      alpha: weight of the clean, labelled data.
+      clean: "do_m0" trains clean data under do(m = 0), "elbo" under ELBO(x, y), m inferred.
+      steps: of the optimiser.
+      batch_size: rows a step of each, clean and manipulated.
+      learning_rate: of Adam.
+      num_samples: K, samples of z in each ELBO.
+      groups: the variable groups that move.
+      seed: of the draws, the permutation and the order of rows.
+    """
+
+    subject: str = ""
+    fraction: float = 0.5
+    alpha: float = 0.5
+    clean: str = "do_m0"
+    steps: int = 600
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    num_samples: int = 1
+    groups: tuple[str, ...] = ("p_m", "q_m")
+    seed: int = 0
+
+    def __post_init__(self):
+        _at_least(self, steps=1, batch_size=1, num_samples=1)
+        _positive(self, "learning_rate")
+        _fraction(self, "alpha")
+        if not 0.0 < self.fraction <= 1.0:
+            raise InputError(f"fraction={self.fraction:g} was given; it must be in (0, 1].")
+        if self.clean not in ("do_m0", "elbo"):
+            raise unknown_name("clean", self.clean, ("do_m0", "elbo"))
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run's numbers. What does not (paths, devices) is not here.
+
+    Attributes:
+      model: a key of MODELS.
+      dataset: a key of DATASETS.
+      seed: root of every stream.
+      architecture: the model's own configuration, an instance of its config_class.
+      training: how it is trained.
+      input_spec: of the data set, so that a run can be served without its data.
+      finetuned: how it was adapted afterwards; None for a run of `trainers.train`.
+    """
+
+    model: str
+    dataset: str
+    seed: int
+    architecture: Any
+    training: TrainingConfig
+    input_spec: InputSpec | None = dataclasses.field(default=None, metadata=_NOT_SETTABLE)
+    finetuned: FinetuneConfig | None = dataclasses.field(default=None, metadata=_NOT_SETTABLE)
+
+    def to_json(self) -> dict[str, Any]:
+        value = config_lib.to_json(self)
+        value["input_spec"] = self.input_spec.to_json() if self.input_spec is not None else None
+        return value
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> RunConfig:
+        """The run that `to_json` wrote.
+
+        Raises:
+          InputError: an unknown key or name, or a value of the wrong type.
+        """
+        fields = {field.name for field in dataclasses.fields(cls)}
+        for key in value:
+            if key not in fields:
+                raise unknown_name("key of config.json", key, fields)
+        missing = sorted(fields - value.keys())
+        if missing:
+            raise InputError(f"config.json lacks {', '.join(missing)}.")
+        spec, finetuned = value["input_spec"], value["finetuned"]
+        return cls(
+            model=value["model"],
+            dataset=value["dataset"],
+            seed=value["seed"],
+            architecture=config_lib.from_json(
+                MODELS[value["model"]].config_class, value["architecture"], where="architecture"
+            ),
+            training=config_lib.from_json(TrainingConfig, value["training"], where="training"),
+            input_spec=None if spec is None else InputSpec.from_json(spec),
+            finetuned=None
+            if finetuned is None
+            else config_lib.from_json(FinetuneConfig, finetuned, where="finetuned"),
+        )
+
+
+def _at_least(config: Any, **minima: int) -> None:
+    for name, minimum in minima.items():
+        if getattr(config, name) < minimum:
+            raise InputError(
+                f"{name}={getattr(config, name)} was given; it must be at least {minimum}."
+            )
+
+
+def _positive(config: Any, name: str) -> None:
+    if not getattr(config, name) > 0:
+        raise InputError(f"{name}={getattr(config, name):g} was given; it must be positive.")
+
+
+def _fraction(config: Any, name: str) -> None:
+    if not 0.0 <= getattr(config, name) <= 1.0:
+        raise InputError(f"{name}={getattr(config, name):g} was given; it must be in [0, 1].")

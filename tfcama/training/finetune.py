@@ -1,0 +1,144 @@
+"""Test-time fine-tuning of deep CAMA on unlabelled manipulated inputs (Eq. 8)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import keras
+import numpy as np
+
+from tfcama import random
+from tfcama.data import manipulations, pipeline
+from tfcama.data.base import Split
+from tfcama.errors import InputError
+from tfcama.models.cama import Cama
+from tfcama.training import checkpoints, run, strategy
+from tfcama.training.cama import FinetuneTrainer
+from tfcama.training.config import FinetuneConfig, RunConfig
+from tfcama.workdir import Workdir
+
+_STEPS_PER_EPOCH = 50  # how often fine-tuning logs and checkpoints
+
+
+def adapted_rows(size: int, config: FinetuneConfig) -> np.ndarray:
+    """Which of `size` test images fine-tuning sees (never their labels), in ascending order."""
+    number = max(1, round(config.fraction * size))
+    order = random.shuffled(size, random.stream(config.seed, "finetune", "rows")).numpy()
+    return np.sort(order[:number])
+
+
+def finetune_on_manipulation(
+    base: Workdir,
+    target: Workdir,
+    manipulation: str,
+    config: FinetuneConfig,
+    *,
+    data_dir: str | None,
+    devices: run.Devices = run.Devices(),
+) -> run.LoadedRun:
+    """`finetune` on a share of the run's own test images, manipulated; labels are not touched.
+
+    Args:
+      base: a finished run of a CAMA.
+      target: where the adapted model goes.
+      manipulation: `name:level[:key=value...]`.
+      config: how; its subject becomes the manipulation.
+      data_dir: of tensorflow-datasets.
+      devices: where it runs.
+    """
+    moved = manipulations.parse(manipulation)
+    base_config = RunConfig.from_json(base.read_config())
+    dataset = run.load_data(base_config, data_dir=data_dir)
+    split = manipulations.manipulate(
+        dataset.test, moved.fit(dataset.train.x), seed=base_config.seed
+    )
+    return finetune(
+        base,
+        target,
+        dataclasses.replace(config, subject=manipulation),
+        clean=dataset.train,
+        unlabelled=split.x[adapted_rows(len(split), config)],
+        devices=devices,
+    )
+
+
+def finetune(
+    base: Workdir,
+    target: Workdir,
+    config: FinetuneConfig,
+    *,
+    clean: Split,
+    unlabelled: np.ndarray,
+    devices: run.Devices = run.Devices(),
+    extra_callbacks: tuple[keras.callbacks.Callback, ...] = (),
+) -> run.LoadedRun:
+    """Adapts a trained CAMA; `target` becomes a run of its own and `base` stays as it is.
+
+    Args:
+      base: a finished run of a CAMA.
+      target: where the adapted model goes; a killed fine-tuning continues there.
+      config: how.
+      clean: labelled clean rows, the training split.
+      unlabelled: [N, *shape] manipulated inputs.
+      devices: where it runs.
+      extra_callbacks: appended to the run's own.
+
+    Raises:
+      InputError: base is no CAMA, the inputs do not fit it, or target is another run's.
+    """
+    chosen = strategy.make(devices.strategy)
+    trained = run.load(base)
+    if not isinstance(trained.classifier, Cama):
+        raise InputError(
+            f"{base.root} holds a '{trained.config.model}', which has no M-networks to fine-tune; "
+            "name the workdir of a 'cama'."
+        )
+    unlabelled = trained.classifier.spec.check(unlabelled, what="inputs to fine-tune on")
+    if not len(unlabelled):
+        raise InputError("fine-tuning needs at least one manipulated input; none was given.")
+    run_config = dataclasses.replace(trained.config, finetuned=config)
+    target.claim(run_config.to_json())
+    epochs = math.ceil(config.steps / _STEPS_PER_EPOCH)
+    steps_per_epoch = math.ceil(config.steps / epochs)
+    with chosen.scope():
+        classifier = run.build(run_config)
+        trainer = FinetuneTrainer(
+            classifier,
+            num_rows=config.batch_size,
+            seed=random.stream(config.seed, "finetune", "noise"),
+            groups=config.groups,
+            alpha=config.alpha,
+            clean_do_m0=config.clean == "do_m0",
+            num_samples=config.num_samples,
+        )
+        optimizer = keras.optimizers.Adam(config.learning_rate)
+        trainer.compile(optimizer, jit_compile=devices.jit_compile)
+        done = 0
+        if checkpoints.listed(target.checkpoints):
+            checkpoint = checkpoints.newest(target.checkpoints)
+            checkpoints.restore(checkpoint, classifier=classifier, optimizer=optimizer)
+            done = checkpoint.epoch
+        else:
+            checkpoints.restore(trained.checkpoint, classifier=classifier)
+    if done < epochs:
+        run.fit(
+            trainer,
+            pipeline.finetuning_stream(
+                clean,
+                unlabelled,
+                batch_size=config.batch_size,
+                seed=random.stream(config.seed, "finetune", "order"),
+                start_step=done * steps_per_epoch,
+            ),
+            title=f"fine-tune on {config.subject}",
+            epochs=epochs,
+            done=done,
+            steps_per_epoch=steps_per_epoch,
+            validation=None,
+            callbacks=(
+                *run.run_callbacks(target, clean.take(slice(run.PICTURED)), done, devices),
+                *extra_callbacks,
+            ),
+        )
+    return run.load(target)

@@ -1,0 +1,40 @@
+"""TRAINERS: which training step a model family takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tfcama.models.base import ClassifierModel
+from tfcama.registry import Registry
+from tfcama.training.cama import CamaTrainer
+from tfcama.training.config import TrainingConfig
+from tfcama.training.discriminative import DiscriminativeTrainer
+from tfcama.training.trainer import Trainer
+
+MakeTrainer = Callable[[Any, TrainingConfig, int, np.ndarray], Trainer]
+"""(classifier, config, rows of the global batch, seed) -> trainer."""
+
+
+def _cama(model: Any, config: TrainingConfig, num_rows: int, seed: np.ndarray) -> Trainer:
+    return CamaTrainer(
+        model,
+        num_rows=num_rows,
+        seed=seed,
+        augmented=bool(config.augment),
+        m_known=config.augment_m == "known",
+    )
+
+
+def _discriminative(
+    model: ClassifierModel, config: TrainingConfig, num_rows: int, seed: np.ndarray
+) -> Trainer:
+    del config
+    return DiscriminativeTrainer(model, num_rows=num_rows, seed=seed)
+
+
+TRAINERS: Registry[MakeTrainer] = Registry(
+    "model family", {"cama": _cama, "discriminative": _discriminative}
+)

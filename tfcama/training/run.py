@@ -1,0 +1,267 @@
+"""One training run, from a configuration to a workdir that holds a trained classifier."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from tfcama import random
+from tfcama.data import datasets, manipulations, pipeline
+from tfcama.data.base import Dataset, Split
+from tfcama.errors import InputError
+from tfcama.models.base import ClassifierModel
+from tfcama.models.registry import MODELS
+from tfcama.training import callbacks as callbacks_lib
+from tfcama.training import checkpoints, strategy
+from tfcama.training.config import RunConfig
+from tfcama.training.registry import TRAINERS
+from tfcama.training.trainer import Trainer
+from tfcama.workdir import Workdir
+
+_VALIDATION_BATCH = 200
+PICTURED = 100
+_CHIEF_TIMEOUT = 60  # seconds
+
+
+class Devices(NamedTuple):
+    """What a run does not depend on: where and how fast it runs.
+
+    Attributes:
+      strategy: a name that `strategy.make` knows.
+      jit_compile: XLA for the train step (slower on the CPUs that were measured).
+      histograms: of every variable, in TensorBoard.
+    """
+
+    strategy: str = "none"
+    jit_compile: bool = False
+    histograms: bool = False
+
+
+class LoadedRun(NamedTuple):
+    """A finished run.
+
+    Attributes:
+      config: its configuration.
+      classifier: with the best checkpoint's weights.
+      checkpoint: that checkpoint.
+    """
+
+    config: RunConfig
+    classifier: ClassifierModel
+    checkpoint: checkpoints.Checkpoint
+
+
+def build(config: RunConfig, *, precision: str | None = None) -> ClassifierModel:
+    """The untrained classifier of a configuration, initialised by its seed.
+
+    Args:
+      config: with an input_spec.
+      precision: in place of the configuration's; the variables are float32 in any case.
+    """
+    if config.input_spec is None:
+        raise InputError("the configuration has no input_spec; load its data set first.")
+    before = keras.config.dtype_policy()
+    random.seed_everything(config.seed)
+    keras.config.set_dtype_policy(precision or config.training.precision)
+    try:
+        return MODELS[config.model].build(config.input_spec, config.architecture)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def load_data(config: RunConfig, *, data_dir: str | None) -> Dataset:
+    """The data set of a configuration, split by its seed."""
+    return datasets.load(
+        config.dataset,
+        data_dir=data_dir,
+        seed=config.seed,
+        validation_fraction=config.training.validation_fraction,
+    )
+
+
+def train(
+    config: RunConfig,
+    workdir: Workdir,
+    *,
+    data_dir: str | None = None,
+    devices: Devices = Devices(),
+    extra_callbacks: tuple[keras.callbacks.Callback, ...] = (),
+) -> LoadedRun:
+    """Trains, or continues a run that was killed, to the same numbers as an unbroken one.
+
+    Every draw is a function of the seed and the step, and a checkpoint holds model, optimiser and
+    epoch, so continuing redoes the epoch that was cut off and nothing else.
+
+    Args:
+      config: its input_spec is filled in here.
+      workdir: of the run.
+      data_dir: of tensorflow-datasets.
+      devices: where it runs.
+      extra_callbacks: appended to the run's own.
+
+    Raises:
+      InputError: the workdir belongs to another configuration, a checkpoint is damaged, data is
+        missing, or the disk is full.
+    """
+    chosen = strategy.make(devices.strategy)  # before TensorFlow computes anything
+    dataset = load_data(config, data_dir=data_dir)
+    config = dataclasses.replace(config, input_spec=dataset.spec)
+    workdir.claim(config.to_json())
+    training = config.training
+    steps_per_epoch = max(1, round(len(dataset.train) / training.batch_size))
+    with chosen.scope():
+        trainer = TRAINERS[MODELS[config.model].family](
+            build(config),
+            training,
+            training.batch_size * (2 if training.augment else 1),
+            random.stream(config.seed, "train", "noise"),
+        )
+        steps = steps_per_epoch * training.epochs
+        learning_rate = WarmUp(
+            training.learning_rate,
+            warmup_steps=min(training.warmup_steps, steps // 4),
+            steps=steps,
+            cosine=training.schedule == "cosine",
+        )
+        optimizer = keras.optimizers.Adam(learning_rate)
+        trainer.compile(optimizer, jit_compile=devices.jit_compile)
+        done = 0
+        if checkpoints.listed(workdir.checkpoints):
+            checkpoint = checkpoints.newest(workdir.checkpoints)
+            checkpoints.restore(checkpoint, classifier=trainer.classifier, optimizer=optimizer)
+            done = checkpoint.epoch
+        chief = strategy.is_chief()
+    if done < training.epochs:
+        augment = None
+        if training.augment:
+            augment = manipulations.parse(training.augment).fit(dataset.train.x)
+        stream = pipeline.training_stream(
+            dataset.train,
+            batch_size=training.batch_size,
+            seed=random.stream(config.seed, "train", "rows"),
+            augment=augment,
+            augment_weight=training.augment_weight,
+            start_step=done * steps_per_epoch,
+        )
+        fit(
+            trainer,
+            stream,
+            title=f"train {config.model} on {config.dataset}",
+            epochs=training.epochs,
+            done=done,
+            steps_per_epoch=steps_per_epoch,
+            validation=dataset.validation,
+            callbacks=(
+                *(run_callbacks(workdir, dataset.validation, done, devices) if chief else ()),
+                *extra_callbacks,
+            ),
+        )
+    if not chief:
+        _await_checkpoint(workdir, epoch=training.epochs)
+    return load(workdir)
+
+
+def _await_checkpoint(workdir: Workdir, *, epoch: int) -> None:
+    """Waits until the first of several machines has written the last checkpoint."""
+    deadline = time.monotonic() + _CHIEF_TIMEOUT
+    while not any(c.epoch == epoch for c in checkpoints.listed(workdir.checkpoints)):
+        if time.monotonic() > deadline:
+            raise InputError(
+                f"{workdir.checkpoints} did not receive epoch {epoch} within {_CHIEF_TIMEOUT} s; "
+                "with several machines the --workdir must be on storage that all of them share."
+            )
+        time.sleep(0.2)
+
+
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """A linear rise to `height`, then a cosine to zero at step `steps`, or the same for good.
+
+    Args:
+      height: the learning rate at the end of the rise.
+      warmup_steps: of the rise.
+      steps: of the whole run.
+      cosine: whether it falls again.
+    """
+
+    def __init__(self, height: float, *, warmup_steps: int, steps: int, cosine: bool):
+        self._height, self._warmup, self._steps, self._cosine = height, warmup_steps, steps, cosine
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        step = tf.cast(step, tf.float32)
+        rise = tf.minimum(1.0, (step + 1.0) / max(1, self._warmup))
+        if not self._cosine:
+            return self._height * rise
+        fallen = (step - self._warmup) / max(1, self._steps - self._warmup)
+        fall = 0.5 * (1.0 + tf.cos(math.pi * tf.clip_by_value(fallen, 0.0, 1.0)))
+        return self._height * rise * fall
+
+
+def run_callbacks(
+    workdir: Workdir, validation: Split, done: int, devices: Devices
+) -> tuple[keras.callbacks.Callback, ...]:
+    """What a run writes: metrics.jsonl, TensorBoard, checkpoints.
+
+    Args:
+      workdir: of the run.
+      validation: rows for TensorBoard's pictures.
+      done: epochs finished before.
+      devices: whether histograms are wanted.
+    """
+    return (
+        callbacks_lib.StopOnNonFinite(),
+        callbacks_lib.MetricsLog(workdir.metrics_file, initial_epoch=done),
+        callbacks_lib.TensorBoard(
+            workdir.tensorboard,
+            pictured=validation.take(slice(PICTURED)),
+            histograms=devices.histograms,
+        ),
+        callbacks_lib.Checkpoints(workdir),  # last: what a checkpoint claims has been written
+    )
+
+
+def fit(
+    trainer: Trainer,
+    stream: tf.data.Dataset,
+    *,
+    title: str,
+    epochs: int,
+    done: int,
+    steps_per_epoch: int,
+    validation: Split | None,
+    callbacks: tuple[keras.callbacks.Callback, ...],
+) -> None:
+    """Model.fit with a bar for the whole run."""
+    progress = callbacks_lib.Progress(
+        title, epochs=epochs, steps=epochs * steps_per_epoch, done=done * steps_per_epoch
+    )
+    held_out = None
+    if validation is not None:
+        held_out = pipeline.evaluation_stream(validation, batch_size=_VALIDATION_BATCH)
+    trainer.fit(
+        stream,
+        epochs=epochs,
+        initial_epoch=done,
+        steps_per_epoch=steps_per_epoch,
+        validation_data=held_out,
+        shuffle=False,
+        verbose=0,
+        callbacks=[progress, *callbacks],
+    )
+
+
+def load(workdir: Workdir, *, precision: str = "float32") -> LoadedRun:
+    """The trained classifier of a workdir: its best checkpoint, computing in float32.
+
+    Raises:
+      InputError: no run there, or its configuration or checkpoint cannot be read.
+    """
+    config = RunConfig.from_json(workdir.read_config())
+    checkpoint = checkpoints.best(workdir.checkpoints)
+    classifier = build(config, precision=precision)
+    checkpoints.restore(checkpoint, classifier=classifier)
+    return LoadedRun(config, classifier, checkpoint)
