@@ -1,0 +1,187 @@
+"""Attacks on linear classifiers, where the best perturbation is known, and promises of them all."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.doubles import Linear, binary
+from tfcama import random
+from tfcama.attacks import losses
+from tfcama.attacks.registry import ATTACKS, parse
+from tfcama.errors import InputError
+from tfcama.types import Bounds
+
+EPS = 0.05
+FEW = {"pgd": "pgd:steps=12", "pgd_eot": "pgd_eot:steps=12:draws=4", "square": "square:queries=80"}
+WHITE_BOX = ("fgsm", "pgd", "pgd_eot")
+
+
+def texts():
+    return [FEW.get(name, name) for name in ATTACKS]
+
+
+def inputs(count=6, shape=(4, 4, 1), seed=1):
+    """Away from the bounds, so that the ball is what limits."""
+    return np.random.default_rng(seed).uniform(0.3, 0.7, (count, *shape)).astype(np.float32)
+
+
+def margins(model, x, y):
+    return losses.margin(model.log_scores(tf.constant(x), seed=tf.constant([9, 9])), y).numpy()
+
+
+@pytest.mark.parametrize("name", WHITE_BOX)
+def test_white_box_attacks_find_the_best_perturbation_of_a_linear_model(name):
+    model, w = binary()
+    x, y = inputs(), np.array([0, 1, 0, 1, 0, 1])
+    found = parse(FEW.get(name, name), eps=EPS)(model, x, y, seed=0)
+    gained = margins(model, found.x, y) - margins(model, x, y)
+    np.testing.assert_allclose(gained, EPS * np.abs(w).sum(), rtol=1e-3)
+
+
+def test_square_gets_near_it_without_gradients():
+    model, w = binary()
+    x, y = inputs(), np.array([0, 1, 0, 1, 0, 1])
+    found = parse("square:queries=400", eps=EPS)(model, x, y, seed=0)
+    gained = margins(model, found.x, y) - margins(model, x, y)
+    assert np.all(gained > 0.6 * EPS * np.abs(w).sum())
+
+
+@pytest.mark.parametrize("text", texts())
+@pytest.mark.parametrize("eps", [0.01, 0.3, 2.0])
+def test_no_attack_leaves_the_ball_or_the_bounds(text, eps):
+    model, _ = binary(noise=0.1)
+    x = np.random.default_rng(0).uniform(size=(5, 4, 4, 1)).astype(np.float32)
+    found = parse(text, eps=eps)(model, x, np.zeros(5, np.int32), seed=0)
+    assert found.x.shape == x.shape
+    assert found.x.dtype == np.float32
+    assert np.all(np.abs(found.x - x) <= eps + 1e-6)
+    assert found.x.min() >= 0.0
+    assert found.x.max() <= 1.0
+    np.testing.assert_allclose(found.linf, np.abs(found.x - x).max(axis=(1, 2, 3)), rtol=1e-6)
+    assert found.linf.max() > 0
+
+
+@pytest.mark.parametrize("text", [t for t in texts() if not t.startswith("square")])
+def test_no_attack_crosses_the_mask(text):
+    mask = np.array([1.0, 0.0, 1.0, 0.0, 0.0], np.float32)
+    model, _ = binary((5,), bounds=None, mask=tf.constant(mask))
+    x = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+    found = parse(text, eps=0.5)(model, x, np.array([0, 1, 0, 1]), seed=0)
+    np.testing.assert_array_equal(found.x[:, mask == 0], x[:, mask == 0])
+    assert np.all(np.abs(found.x - x)[:, mask == 1].max(axis=1) > 0.4)
+
+
+@pytest.mark.parametrize("text", texts())
+def test_the_seed_decides(text):
+    model, _ = binary(noise=0.3)
+    x, y = inputs(), np.zeros(6, np.int32)
+    one, two, other = (parse(text, eps=EPS)(model, x, y, seed=s).x for s in (0, 0, 1))
+    np.testing.assert_array_equal(one, two)
+    if text == "noise":
+        assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("text", texts())
+def test_eps_zero_changes_nothing(text):
+    model, _ = binary()
+    np.testing.assert_array_equal(
+        parse(text, eps=0.0)(model, inputs(), np.zeros(6, np.int32), seed=0).x, inputs()
+    )
+
+
+@pytest.mark.parametrize("text", [t for t in texts() if t.split(":")[0] in WHITE_BOX])
+def test_batches_do_not_matter_to_a_deterministic_gradient(text):
+    model, _ = binary()
+    x, y = inputs(7), np.zeros(7, np.int32)
+    whole = parse(text, eps=EPS)(model, x, y, seed=0).x
+    parts = parse(f"{text}:batch_size=3", eps=EPS)(model, x, y, seed=0).x
+    np.testing.assert_allclose(whole, parts, atol=1e-6)
+
+
+def test_expectation_over_noise_beats_one_draw_a_step():
+    """The gradient's sign is mostly noise in one draw, and right in the mean of many."""
+    shape = (6, 6, 1)
+    generator = np.random.default_rng(0)
+    w = generator.normal(size=36)
+
+    class NoisyGradient(Linear):
+        def log_scores(self, x, *, seed):
+            flat = tf.reshape(x, [-1, 36])
+            random_direction = 3.0 * random.normal([36], seed)
+            margin = tf.linalg.matvec(flat, tf.constant(w, tf.float32) + random_direction)
+            return tf.stack([tf.zeros_like(margin), margin], axis=1)
+
+    model = NoisyGradient(np.zeros([36, 2]), shape=shape, noise=1.0)
+    x, y = inputs(4, shape), np.ones(4, np.int32)
+
+    def gained(text):
+        moved = parse(text, eps=EPS)(model, x, y, seed=0).x - x
+        return -(moved.reshape(4, -1) @ w).mean() / (EPS * np.abs(w).sum())
+
+    one = gained("pgd_eot:steps=10:draws=1:step_size=0.02")
+    many = gained("pgd_eot:steps=10:draws=200:step_size=0.02")
+    assert many > one + 0.2
+
+
+def test_restarts_escape_a_flat_start():
+    """No gradient at the input itself: only another start can move."""
+
+    class Flat(Linear):
+        def log_scores(self, x, *, seed):
+            away = tf.reduce_sum(tf.nn.relu(tf.abs(x - 0.5) - 0.01), axis=[1, 2, 3])
+            return tf.stack([tf.zeros_like(away), 1.0 - 10.0 * away], axis=1)
+
+    model = Flat(np.zeros([16, 2]), shape=(4, 4, 1))
+    x, y = np.full([2, 4, 4, 1], 0.5, np.float32), np.ones(2, np.int32)
+    stuck = parse("pgd_eot:steps=5:restarts=1", eps=EPS)(model, x, y, seed=0).x
+    free = parse("pgd_eot:steps=5:restarts=3", eps=EPS)(model, x, y, seed=0).x
+    np.testing.assert_array_equal(stuck, x)
+    assert np.all(margins(model, free, y) > margins(model, x, y) + 0.1)
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_losses_rise_as_the_answer_gets_worse(name):
+    good, bad = tf.constant([[5.0, 1.0, 0.0, -1.0]]), tf.constant([[1.0, 1.5, 0.0, -1.0]])
+    y = tf.constant([0])
+    loss = losses.LOSSES[name]
+    assert float(loss(bad, y)[0]) > float(loss(good, y)[0])
+
+
+def test_margin_and_dlr_are_their_formulas():
+    scores, y = tf.constant([[5.0, 1.0, 0.5, -1.0]]), tf.constant([1])
+    assert float(losses.margin(scores, y)[0]) == pytest.approx(4.0)
+    assert float(losses.dlr(scores, y)[0]) == pytest.approx(4.0 / 4.5)
+    two = tf.constant([[5.0, 1.0]])
+    assert float(losses.dlr(two, y)[0]) == pytest.approx(float(losses.margin(two, y)[0]))
+    # Unlike the cross-entropy, DLR does not care for the scores' scale.
+    assert float(losses.dlr(100 * scores, y)[0]) == pytest.approx(4.0 / 4.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "eps", "sentence"),
+    [
+        ("fgms", 0.1, "did you mean 'fgsm'"),
+        ("pgd:step=3", 0.1, "did you mean 'steps'"),
+        ("pgd:steps=0", 0.1, "steps=0"),
+        ("pgd_eot:loss=ce", 0.1, "unknown attack loss 'ce'"),
+        ("pgd_eot:draws=0", 0.1, "draws=0 was given; it must be at least 1"),
+        ("square:share=0", 0.1, "share=0"),
+        ("fgsm", -0.1, "eps=-0.1 was given; it must be at least 0"),
+        ("fgsm:batch_size=0", 0.1, "batch_size=0"),
+    ],
+)
+def test_bad_choices_are_one_clear_sentence(text, eps, sentence):
+    with pytest.raises(InputError, match=sentence):
+        parse(text, eps=eps)
+
+
+def test_bad_inputs_are_one_clear_sentence():
+    model, _ = binary()
+    attack = parse("fgsm", eps=EPS)
+    with pytest.raises(InputError, match="inputs to attack: values from 3 to 3"):
+        attack(model, np.full([1, 4, 4, 1], 3.0), np.zeros(1), seed=0)
+    with pytest.raises(InputError, match=r"6 inputs and labels of shape \[5\]"):
+        attack(model, inputs(), np.zeros(5), seed=0)
+    table, _ = binary((5,), bounds=Bounds(0.0, 1.0))
+    with pytest.raises(InputError, match="square attacks images"):
+        parse("square", eps=EPS)(table, np.zeros([1, 5]), np.zeros(1), seed=0)

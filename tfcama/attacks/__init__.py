@@ -1,0 +1,1 @@
+"""Adversarial attacks: one family a file, one line in ATTACKS."""

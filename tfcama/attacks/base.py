@@ -1,0 +1,98 @@
+"""The contract of an attack, and the wrapper that no family may escape."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfcama import random
+from tfcama.errors import InputError
+from tfcama.types import Classifier
+
+
+class Attacked(NamedTuple):
+    """Adversarial inputs.
+
+    Attributes:
+      x: [N, *shape] float32, inside the eps-ball and the bounds, equal to the input off the mask.
+      linf: [N], how far each moved, max norm.
+    """
+
+    x: np.ndarray
+    linf: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Attack(abc.ABC):
+    """An untargeted attack in the max norm.
+
+    A family writes `_perturb`; calling the attack validates, runs it batch by batch, projects on
+    the ball and the bounds, and keeps the mask.
+
+    Attributes:
+      eps: radius of the max-norm ball, in units of the input; 0 changes nothing.
+      batch_size: inputs at a time.
+    """
+
+    eps: float
+    batch_size: int = 50
+
+    protocol: ClassVar[str]  # "paper", "strong" or "check" (EVALUATION.md)
+    loss_attacked: ClassVar[str]
+
+    def __post_init__(self):
+        if self.eps < 0:
+            raise InputError(f"eps={self.eps:g} was given; it must be at least 0.")
+        if self.batch_size < 1:
+            raise InputError(f"batch_size={self.batch_size} was given; it must be at least 1.")
+
+    def __call__(
+        self, classifier: Classifier, x: np.ndarray, y: np.ndarray, *, seed: int
+    ) -> Attacked:
+        """Attacks inputs; the same seed gives the same answer.
+
+        Args:
+          classifier: anything with the Classifier contract.
+          x: [N, *shape], valid inputs.
+          y: [N] int, true labels.
+          seed: of the attacker's own draws (starts, the noise it averages over).
+
+        Raises:
+          InputError: inputs that are not valid, or labels that do not fit them.
+        """
+        x = classifier.spec.check(x, what="inputs to attack")
+        y = np.asarray(y, np.int32)
+        if y.shape != x.shape[:1]:
+            raise InputError(f"{len(x)} inputs and labels of shape {list(y.shape)} were given.")
+        if self.eps == 0 or not len(x):
+            return Attacked(x, np.zeros(len(x), np.float32))
+        prepared = self._prepare(classifier)
+        found = []
+        for start in range(0, len(x), self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            batch_seed = random.stream(seed, "attack", start)
+            adversarial = self._perturb(
+                prepared, tf.constant(x[rows]), tf.constant(y[rows]), seed=batch_seed
+            )
+            found.append(self._project(classifier, np.asarray(adversarial), x[rows]))
+        adversarial = np.concatenate(found)
+        return Attacked(adversarial, np.abs(adversarial - x).reshape(len(x), -1).max(axis=1))
+
+    def _project(self, classifier: Classifier, x: np.ndarray, origin: np.ndarray) -> np.ndarray:
+        x = np.clip(x, origin - self.eps, origin + self.eps)
+        if classifier.bounds is not None:
+            x = np.clip(x, classifier.bounds.low, classifier.bounds.high)
+        mask = classifier.attack_mask
+        return x if mask is None else np.where(np.asarray(mask) > 0, x, origin)
+
+    def _prepare(self, classifier: Classifier):
+        """What one classifier needs once (compiled functions); handed to `_perturb`."""
+        return classifier
+
+    @abc.abstractmethod
+    def _perturb(self, prepared, x: tf.Tensor, y: tf.Tensor, *, seed: np.ndarray) -> tf.Tensor:
+        """Adversarial [B, *shape] for inputs [B, *shape] and labels [B]; eps > 0."""

@@ -1,0 +1,99 @@
+"""FGSM and PGD as CleverHans 4.0.0 has them: the papers' protocol.
+
+One noise draw a step, no average over draws, the last iterate, cross-entropy on the logits.
+CleverHans retraces its gradient for every new Python callable, so each attack hands it one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+import tensorflow as tf
+
+from tfcama import random
+from tfcama.attacks.base import Attack
+from tfcama.errors import InputError
+from tfcama.types import Classifier
+
+
+class _Scores:
+    """log_scores as CleverHans calls it, logits of x alone; a fresh noise draw every call."""
+
+    def __init__(self, classifier: Classifier):
+        self._classifier = classifier
+        self._seed = tf.Variable([0, 0], dtype=tf.int32, trainable=False)
+        self._calls = tf.Variable(0, dtype=tf.int32, trainable=False)
+
+    def reset(self, seed: np.ndarray) -> None:
+        self._seed.assign(seed)
+        self._calls.assign(0)
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        draw = self._calls.assign_add(1)
+        return self._classifier.log_scores(x, seed=random.fold_in(self._seed, draw))
+
+
+@dataclasses.dataclass(frozen=True)
+class FastGradientSign(Attack):
+    """FGSM (Goodfellow et al., 2015): one step of size eps along the sign of the gradient."""
+
+    protocol: ClassVar[str] = "paper"
+    loss_attacked: ClassVar[str] = "cross-entropy on logits, one noise draw"
+
+    def _prepare(self, classifier: Classifier) -> _Scores:
+        return _Scores(classifier)
+
+    def _perturb(self, prepared: _Scores, x, y, *, seed):
+        from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
+
+        prepared.reset(seed)
+        return fast_gradient_method(prepared, x, self.eps, np.inf, y=y)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProjectedGradientDescent(Attack):
+    """PGD (Madry et al., 2018): `steps` steps from a random start in the ball.
+
+    Attributes:
+      steps: gradient steps.
+      step_size: of each; 0 takes max(0.01, 2.5 eps / steps), which can cross the ball.
+    """
+
+    steps: int = 40
+    step_size: float = 0.0
+
+    protocol: ClassVar[str] = "paper"
+    loss_attacked: ClassVar[str] = "cross-entropy on logits, one noise draw a step"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.steps < 1 or self.step_size < 0:
+            raise InputError(
+                f"steps={self.steps} and step_size={self.step_size:g} were given; "
+                "at least 1 and at least 0 are needed."
+            )
+
+    def _prepare(self, classifier: Classifier) -> _Scores:
+        return _Scores(classifier)
+
+    def _perturb(self, prepared: _Scores, x, y, *, seed):
+        from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
+
+        bounds = prepared._classifier.bounds
+        prepared.reset(seed)
+        tf.random.set_seed(int(seed[0]))  # CleverHans draws its start from the global generator
+        step_size = self.step_size or max(0.01, 2.5 * self.eps / self.steps)
+        return projected_gradient_descent(
+            prepared,
+            x,
+            self.eps,
+            min(step_size, self.eps),
+            self.steps,
+            np.inf,
+            clip_min=None if bounds is None else bounds.low,
+            clip_max=None if bounds is None else bounds.high,
+            y=y,
+            rand_init=True,
+        )

@@ -1,0 +1,115 @@
+"""`pgd_eot`: PGD on the expectation over the model's noise, the strong protocol's white-box attack.
+
+Fresh noise at every step, gradients averaged over draws (Athalye et al., 2018), several starts,
+and each example's iterate chosen on draws that its gradients never saw (EVALUATION.md, 2 to 5).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow as tf
+
+from tfcama import random
+from tfcama.attacks.base import Attack
+from tfcama.attacks.losses import LOSSES
+from tfcama.errors import InputError
+from tfcama.types import Classifier
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpectationPgd(Attack):
+    """Ascends a loss averaged over noise draws, from several starts.
+
+    Attributes:
+      steps: gradient steps from each start.
+      step_size: of the first step; 0 takes eps / 4. It decays to a tenth along a cosine.
+      draws: noise draws a gradient is averaged over; 1 for deterministic models, whatever is said.
+      restarts: starts; the first is the input itself, the others uniform in the ball.
+      loss: a key of LOSSES, on logits.
+      checks: how many times along the way iterates are compared on held-out draws.
+    """
+
+    steps: int = 40
+    step_size: float = 0.0
+    draws: int = 20
+    restarts: int = 1
+    loss: str = "cross_entropy"
+    checks: int = 4
+
+    protocol: ClassVar[str] = "strong"
+    loss_attacked: ClassVar[str] = "on logits, expectation over noise draws"
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("steps", "draws", "restarts", "checks"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} was given; it must be at least 1.")
+        LOSSES[self.loss]
+
+    def _prepare(self, classifier: Classifier) -> Any:
+        return _compiled(self, classifier)
+
+    def _perturb(self, prepared: Any, x, y, *, seed):
+        return prepared(x, y, tf.constant(seed), tf.constant(self.eps, tf.float32))
+
+
+def _compiled(attack: ExpectationPgd, classifier: Classifier) -> Callable[..., tf.Tensor]:
+    """The whole attack as one graph: (x, y, seed, eps) -> adversarial x."""
+    draws = attack.draws if classifier.stochastic else 1
+    per_check = -(-attack.steps // attack.checks)
+    loss = LOSSES[attack.loss]
+    mask = classifier.attack_mask
+
+    def over_draws(value, seed: tf.Tensor) -> tf.Tensor:
+        # One draw at a time, so that a tape never holds more than one. map_fn and not `total +=`
+        # in a loop: Grappler rewrites that sum, nested in two more loops, into an op that fails.
+        seeds = tf.stack(random.split(seed, draws))
+        values = tf.map_fn(value, seeds, fn_output_signature=tf.float32, parallel_iterations=1)
+        return tf.reduce_mean(values, axis=0)
+
+    def expected_loss(x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return over_draws(lambda draw: loss(classifier.log_scores(x, seed=draw), y), seed)
+
+    def gradient(x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        def one_draw(draw: tf.Tensor) -> tf.Tensor:
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                value = loss(classifier.log_scores(x, seed=draw), y)
+            return tape.gradient(value, x)
+
+        total = over_draws(one_draw, seed)
+        return total if mask is None else total * mask
+
+    def into_ball(x: tf.Tensor, origin: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
+        x = tf.clip_by_value(x, origin - eps, origin + eps)
+        if classifier.bounds is not None:
+            x = tf.clip_by_value(x, classifier.bounds.low, classifier.bounds.high)
+        return x
+
+    @tf.function(reduce_retracing=True)
+    def perturb(origin: tf.Tensor, y: tf.Tensor, seed: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
+        held_out = random.fold_in(seed, 1)
+        best, best_loss = origin, expected_loss(origin, y, held_out)
+        step_size = attack.step_size or eps / 4
+        shape = tf.shape(origin)
+        lead = tf.concat([shape[:1], tf.ones([tf.rank(origin) - 1], tf.int32)], axis=0)
+        for restart in tf.range(attack.restarts):
+            start = random.uniform(shape, random.fold_in(seed, 2 + restart), -1.0, 1.0) * eps
+            x = into_ball(origin + tf.where(restart == 0, tf.zeros_like(start), start), origin, eps)
+            for step in tf.range(attack.steps):
+                number = tf.cast(step, tf.float32) / attack.steps
+                size = step_size * (0.1 + 0.45 * (1.0 + tf.cos(np.pi * number)))
+                draw = random.fold_in(random.fold_in(seed, 0), restart * attack.steps + step)
+                x = into_ball(x + size * tf.sign(gradient(x, y, draw)), origin, eps)
+                if (step + 1) % per_check == 0 or step + 1 == attack.steps:
+                    reached = expected_loss(x, y, held_out)
+                    better = reached > best_loss
+                    best = tf.where(tf.reshape(better, lead), x, best)
+                    best_loss = tf.maximum(best_loss, reached)
+        return best
+
+    return perturb

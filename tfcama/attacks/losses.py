@@ -1,0 +1,36 @@
+"""LOSSES: what a white-box attack ascends, on logits (never on softmax outputs)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tfcama.registry import Registry
+
+_OFF = -1e9  # a logit that is never the largest
+
+
+def cross_entropy(scores: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """-log softmax(scores)[y], [B]."""
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=scores)
+
+
+def margin(scores: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """The best other score minus the true one, [B]; positive where the answer is wrong."""
+    true = tf.one_hot(y, tf.shape(scores)[-1], on_value=True, off_value=False, dtype=tf.bool)
+    other = tf.reduce_max(tf.where(true, _OFF, scores), axis=-1)
+    return other - tf.reduce_max(tf.where(true, scores, _OFF), axis=-1)
+
+
+def dlr(scores: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """Difference-of-logits ratio (Croce and Hein, 2020), [B]; the margin where C = 2."""
+    if scores.shape[-1] < 3:
+        return margin(scores, y)
+    top = tf.math.top_k(scores, k=3).values
+    return margin(scores, y) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+LOSSES: Registry[Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = Registry(
+    "attack loss", {"cross_entropy": cross_entropy, "margin": margin, "dlr": dlr}
+)
