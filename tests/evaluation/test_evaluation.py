@@ -1,0 +1,189 @@
+"""Curves and checks on classifiers whose answers are known."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.doubles import Linear, Masked
+from tfcama.data.base import Dataset, Split
+from tfcama.errors import InputError
+from tfcama.evaluation import curves, robustness
+from tfcama.evaluation.predict import Predictor
+from tfcama.evaluation.subject import Subject, load_subject
+from tfcama.models.registry import MODELS
+from tfcama.training import run
+from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
+from tfcama.training.finetune import adapted_rows
+from tfcama.types import Bounds, InputSpec
+from tfcama.workdir import Workdir
+
+ROWS = 40
+
+
+@pytest.fixture(scope="module")
+def halves():
+    """Class 1 where the lower half of an 8x8 image is brighter, by a clear margin."""
+    generator = np.random.default_rng(0)
+    y = generator.integers(0, 2, ROWS).astype(np.int32)
+    x = generator.uniform(0.3, 0.5, (ROWS, 8, 8, 1)).astype(np.float32)
+    for row, label in enumerate(y):
+        x[row, 4 * label : 4 + 4 * label] += 0.1
+    split = Split(x, y)
+    spec = InputSpec((8, 8, 1), ("up", "down"), Bounds(0.0, 1.0))
+    return Dataset("halves", spec, split, split, split)
+
+
+def half_classifier(cls=Linear, **kwargs):
+    w = np.zeros([8, 8])
+    w[4:], w[:4] = 1.0, -1.0
+    return cls(np.stack([np.zeros(64), w.ravel()], axis=1), shape=(8, 8, 1), **kwargs)
+
+
+def subject_of(classifier, dataset, *, finetuned=None):
+    config = RunConfig(
+        model="dnn",
+        dataset="digits",
+        seed=0,
+        architecture=MODELS["dnn"].config_class(),
+        training=TrainingConfig(),
+        input_spec=classifier.spec,
+        finetuned=finetuned,
+    )
+    loaded = run.LoadedRun(config, classifier, None)
+    return Subject(Workdir("unused"), loaded, dataset, dataset.test)
+
+
+def test_predictions_do_not_depend_on_the_batch(halves):
+    classifier = half_classifier(noise=0.5)
+    whole = Predictor(classifier, seed=0).log_scores(halves.test.x)
+    parts = Predictor(classifier, seed=0, batch_size=7).log_scores(halves.test.x)
+    np.testing.assert_allclose(whole, parts, atol=1e-5)
+    assert Predictor(classifier, seed=0).log_scores(halves.test.x[:0]).shape == (0, 2)
+
+
+def test_draws_differ_for_a_stochastic_model_and_are_one_for_a_deterministic_one(halves):
+    noisy = Predictor(half_classifier(noise=0.5), seed=0)
+    assert not np.allclose(
+        noisy.log_scores(halves.test.x, draw=0), noisy.log_scores(halves.test.x, draw=1)
+    )
+    assert noisy.hits(halves.test.x, halves.test.y, draws=3).shape == (3, ROWS)
+    still = Predictor(half_classifier(), seed=0)
+    assert still.hits(halves.test.x, halves.test.y, draws=3).shape == (1, ROWS)
+
+
+def test_a_curve_is_right_where_the_truth_is_known(halves):
+    subject = subject_of(half_classifier(), halves)
+    rows = curves.manipulation_curve(subject, "vertical_shift:mode=fixed:fill=wrap", [0.0, 0.5])
+    assert [row.accuracy for row in rows] == [1.0, 0.0]  # half a turn swaps the halves
+    assert rows[0].n == ROWS
+    assert (rows[1].manipulation, rows[1].level) == ("vertical_shift:mode=fixed:fill=wrap", 0.5)
+    assert {row.experiment for row in rows} == {"manipulation"}
+
+
+def test_rows_that_were_adapted_on_are_reported_apart(halves):
+    finetuned = FinetuneConfig(subject="vertical_shift:0.2", fraction=0.25)
+    subject = subject_of(half_classifier(), halves, finetuned=finetuned)
+    rows = curves.manipulation_curve(subject, "vertical_shift", [0.0])
+    assert [(row.experiment, row.n) for row in rows] == [
+        ("manipulation", ROWS),
+        ("manipulation_held_out", ROWS - 10),
+    ]
+    assert not set(subject.held_out) & set(adapted_rows(ROWS, finetuned))
+    assert {row.finetuned_on for row in rows} == {"vertical_shift:0.2"}
+
+
+def test_attack_accuracy_is_the_share_of_margins_beyond_reach(halves):
+    subject = subject_of(half_classifier(), halves)
+    eps = 0.055
+    signed = np.where(halves.test.y == 1, 1.0, -1.0)
+    w = half_classifier().kernel.numpy()[:, 1]
+    margin = signed * (halves.test.x.reshape(ROWS, -1) @ w)
+    expected = np.mean(margin > eps * 64)
+    assert 0 < expected < 1
+    for attack in ("fgsm", "pgd:steps=20", "pgd_eot:steps=20"):
+        rows, found = robustness.attack_curve(subject, attack, [0.0, eps])
+        assert rows[0].accuracy == 1.0
+        assert rows[1].accuracy == pytest.approx(expected)
+        assert found[eps].linf.max() <= eps + 1e-6
+
+
+def test_a_transfer_attack_is_named_after_its_source(halves):
+    subject = subject_of(half_classifier(), halves)
+    rows, _ = robustness.attack_curve(subject, "fgsm", [0.1], source=subject)
+    assert rows[0].attack == "fgsm from dnn"
+
+
+def test_strong_attacks_on_stochastic_models_are_scored_by_several_draws(halves, monkeypatch):
+    seen = []
+    original = Predictor.hits
+
+    def counted(self, x, y, *, draws=1):
+        seen.append(draws)
+        return original(self, x, y, draws=draws)
+
+    monkeypatch.setattr(Predictor, "hits", counted)
+    subject = subject_of(half_classifier(noise=0.1), halves)
+    robustness.attack_curve(subject, "fgsm", [0.1])
+    robustness.attack_curve(subject, "pgd_eot:steps=2:draws=2", [0.1])
+    assert seen == [1, robustness.SCORING_DRAWS]
+
+
+def test_an_honest_linear_model_passes_every_check(halves):
+    checks = robustness.sanity_checks(
+        subject_of(half_classifier(), halves),
+        eps=0.06,
+        transfer_from=subject_of(half_classifier(), halves),
+    )
+    assert [check.name for check in checks if not check.passed] == []
+    assert len(checks) == 8
+
+
+def test_hidden_gradients_are_noticed(halves):
+    checks = robustness.sanity_checks(
+        subject_of(half_classifier(Masked), halves),
+        eps=0.06,
+        transfer_from=subject_of(half_classifier(), halves),
+    )
+    failed = {check.name for check in checks if not check.passed}
+    assert "gradients are not zero" in failed
+    assert "an unbounded attack reaches chance" in failed
+    assert "black-box is not stronger than white-box" in failed
+
+
+def test_softmax_outputs_are_noticed(halves):
+    class Softmaxed(Linear):
+        def log_scores(self, x, *, seed):
+            return tf.nn.softmax(super().log_scores(x, seed=seed))
+
+    checks = robustness.sanity_checks(subject_of(half_classifier(Softmaxed), halves), eps=0.06)
+    failed = {check.name for check in checks if not check.passed}
+    assert "the loss is on logits, not on softmax outputs" in failed
+
+
+def test_checks_survive_their_file(tmp_path):
+    workdir = Workdir(tmp_path)
+    assert robustness.load_checks(workdir) == []
+    checks = [robustness.Check("a", True, "1"), robustness.Check("b", False, "2")]
+    robustness.save_checks(workdir, checks)
+    assert robustness.load_checks(workdir) == checks
+
+
+def test_a_subject_is_a_run_with_its_data(tmp_path, bars_everywhere):
+    config = RunConfig(
+        model="dnn",
+        dataset="digits",
+        seed=0,
+        architecture=MODELS["dnn"].config_class(),
+        training=TrainingConfig(epochs=1, batch_size=32, augment="vertical_shift:0.5"),
+    )
+    run.train(config, Workdir(tmp_path))
+    subject = load_subject(Workdir(tmp_path), data_dir=None, limit=12)
+    assert len(subject.test) == 12
+    assert subject.held_out is None
+    assert subject.identity("x")["trained_on"] == "clean+vertical_shift:0.5"
+    with pytest.raises(InputError, match="0 test rows were asked for"):
+        load_subject(Workdir(tmp_path), data_dir=None, limit=0)
+    whole = dataclasses.replace(subject, test=bars_everywhere.test)
+    assert whole.predictor.labels(whole.test.x).shape == (30,)

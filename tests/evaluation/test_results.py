@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+from tfcama.errors import InputError
+from tfcama.evaluation import results
+from tfcama.workdir import Workdir
+
+IDENTITY = {
+    "experiment": "manipulation",
+    "model": "cama",
+    "dataset": "digits",
+    "trained_on": "clean",
+    "finetuned_on": "",
+    "manipulation": "vertical_shift",
+    "level": 0.2,
+    "attack": "",
+    "eps": 0.0,
+    "seed": 0,
+}
+
+
+def test_wilson_is_the_formula():
+    hits, n, z = 83, 100, 1.959963985
+    p = hits / n
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    np.testing.assert_allclose(results.wilson(hits, n), [centre - half, centre + half], rtol=1e-6)
+
+
+def test_wilson_stays_in_the_unit_interval_at_the_ends():
+    assert results.wilson(0, 10)[0] == 0.0
+    assert results.wilson(10, 10)[1] == 1.0
+
+
+def test_several_draws_are_scored_by_their_mean():
+    hits = np.array([[True, True, False, False], [True, False, False, False]])
+    row = results.scored(hits, **IDENTITY)
+    assert row.n == 4
+    assert row.accuracy == pytest.approx(3 / 8)
+    assert row.low < row.accuracy < row.high
+
+
+def test_rows_survive_their_file(tmp_path):
+    workdir = Workdir(tmp_path)
+    rows = [results.scored(np.array([True, False]), **IDENTITY)]
+    results.save_rows(workdir, "a", rows)
+    results.save_rows(workdir, "b", rows)
+    results.save_rows(workdir, "a", rows)  # replaces
+    assert results.load_rows(workdir) == rows * 2
+
+
+def test_no_inputs_have_no_accuracy():
+    with pytest.raises(InputError, match="no inputs"):
+        results.scored(np.zeros([1, 0], bool), **IDENTITY)
+
+
+def test_a_file_that_holds_no_rows_is_named(tmp_path):
+    workdir = Workdir(tmp_path)
+    results.save_rows(workdir, "a", [])
+    (workdir.results / "a.rows.json").write_text('[{"accuracy": 1}]')
+    with pytest.raises(InputError, match=r"a\.rows\.json holds no rows"):
+        results.load_rows(workdir)

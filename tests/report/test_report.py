@@ -1,0 +1,207 @@
+import dataclasses
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from matplotlib import image as mpl_image
+
+from tfcama.errors import InputError
+from tfcama.evaluation import results, robustness
+from tfcama.evaluation.subject import load_subject
+from tfcama.models.registry import MODELS
+from tfcama.report import figures, labels, pictures, provenance
+from tfcama.report.build import build
+from tfcama.report.schema import Report
+from tfcama.studies import steps
+from tfcama.training import run
+from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
+from tfcama.training.finetune import finetune_on_manipulation
+from tfcama.workdir import Workdir
+
+
+def row(**changes):
+    fields = {
+        "experiment": "manipulation",
+        "model": "cama",
+        "dataset": "digits",
+        "trained_on": "clean",
+        "finetuned_on": "",
+        "manipulation": "vertical_shift",
+        "level": 0.2,
+        "attack": "",
+        "eps": 0.0,
+        "seed": 0,
+    }
+    return results.scored(np.array([True, True, False, True]), **{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "label"),
+    [
+        ({}, "CAMA"),
+        ({"model": "dnn"}, "DNN"),
+        ({"finetuned_on": "vertical_shift:0.2"}, "CAMA, fine-tuned on vertical shift 0.2"),
+        (
+            {"experiment": "matched", "finetuned_on": "vertical_shift:0.2"},
+            "CAMA, fine-tuned on vertical shift of each range",
+        ),
+        (
+            {"experiment": "manipulation_held_out", "finetuned_on": "rotation:30"},
+            "CAMA, fine-tuned on rotation 30 (unseen images)",
+        ),
+        ({"trained_on": "clean+vertical_shift:0.5"}, "CAMA trained on vertical shift 0.5"),
+    ],
+)
+def test_curves_are_named_for_people(changes, label):
+    assert labels.line_of(row(**changes)).label == label
+
+
+def test_attacks_are_named_for_people():
+    assert labels.attack_name("pgd:steps=20:step_size=0.1") == "PGD (steps=20, step_size=0.1)"
+    assert labels.attack_name("fgsm from dnn") == "FGSM from DNN"
+
+
+def test_one_seed_shows_wilson_and_several_their_spread():
+    one = figures.curve_points([row()], "level")
+    (points,) = one.values()
+    assert points[0].low == row().low
+    several = [dataclasses.replace(row(seed=s), accuracy=a) for s, a in enumerate((0.5, 0.7, 0.9))]
+    (points,) = figures.curve_points(several, "level").values()
+    assert points[0].mean == pytest.approx(0.7)
+    assert points[0].high == pytest.approx(0.9)  # standard deviation 0.2
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory, bars):
+    """A DNN, a CAMA and its fine-tuning, evaluated and attacked on `bars`."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(run, "load_data", lambda config, *, data_dir: bars)
+    root = tmp_path_factory.mktemp("studied")
+    workdirs = []
+    lines = []
+    for model in ("dnn", "cama"):
+        config = RunConfig(
+            model=model,
+            dataset="digits",
+            seed=0,
+            architecture=MODELS[model].config_class(),
+            training=TrainingConfig(epochs=2, batch_size=32),
+        )
+        workdirs.append(Workdir(root / model))
+        run.train(config, workdirs[-1])
+    adaptation = FinetuneConfig(subject="vertical_shift:0.2", steps=2, batch_size=4)
+    workdirs.append(steps.finetuned_workdir(workdirs[1], adaptation))
+    finetune_on_manipulation(
+        workdirs[1], workdirs[2], "vertical_shift:0.2", adaptation, data_dir=None
+    )
+    for workdir in workdirs:
+        subject = load_subject(workdir, data_dir=None, limit=None)
+        steps.evaluate(subject, "vertical_shift", [0.0, 0.3], progress=lines.append)
+        few = load_subject(workdir, data_dir=None, limit=4)
+        steps.attack(few, "fgsm", [0.0, 0.1], progress=lines.append)
+    few = load_subject(workdirs[1], data_dir=None, limit=4)
+    adaptation = FinetuneConfig(steps=2, batch_size=4)
+    steps.static_finetuning(few, "fgsm", 0.1, adaptation, progress=lines.append)
+    robustness.save_checks(
+        workdirs[1], [robustness.Check("good", True, "1"), robustness.Check("bad", False, "2")]
+    )
+    yield root, workdirs, lines
+    patch.undo()
+
+
+def test_every_step_reports_its_progress(studied):
+    _, _, lines = studied
+    assert sum("vertical_shift 0.3: accuracy" in line for line in lines) == 3
+    assert any(re.search(r"fgsm eps 0.1, adapted: attacked 0\.\d+|1\.0", line) for line in lines)
+
+
+def test_static_fine_tuning_reports_attacked_and_clean(studied):
+    root, _, _ = studied
+    adapted = Workdir(root / "cama" / "finetuned" / "fgsm-eps-0.1_1_seed0")
+    rows = results.load_rows(adapted)
+    assert [r.experiment for r in rows] == ["attack_static", "attack_static_clean"]
+    assert {r.finetuned_on for r in rows} == {"fgsm eps 0.1"}
+
+
+def test_a_report_holds_json_pictures_and_a_page(studied, tmp_path):
+    _, workdirs, _ = studied
+    target = tmp_path / "report"
+    build(workdirs, target, title="Bars & <stripes>")
+    value = json.loads((target / "report.json").read_text())
+    assert value["schema"] == "tfcama.report/1"
+    assert set(value) == {"schema", "run", "results"}
+    assert set(value["run"]) == {"config", "commit", "versions", "seed", "seconds"}
+    assert set(value["run"]["config"]) == {
+        "dnn",
+        "cama",
+        "cama/finetuned/vertical_shift-0.2_0.5_seed0",
+    }
+    assert value["run"]["seconds"] > 0
+    assert len(value["results"]) == 3 * 2 + 2 + 3 * 2
+    for line in value["results"]:
+        assert set(line) == {field.name for field in dataclasses.fields(results.Row)}
+        assert 0.0 <= line["low"] <= line["accuracy"] <= line["high"] <= 1.0
+    assert Report.from_json(value).to_json() == value
+
+    names = {path.stem for path in target.glob("*.png")}
+    assert {"accuracy_vertical_shift", "attack_fgsm", "training"} <= names
+    assert {"cama_do_m0_vertical_shift", "cama_samples", "dnn_adversarial_fgsm"} <= names
+    assert "dnn_samples" not in names  # a DNN has nothing to sample
+    for path in target.glob("*.png"):
+        pixels = mpl_image.imread(io.BytesIO(path.read_bytes()))
+        assert pixels.shape[0] > 100
+        assert pixels[..., :3].std() > 0.01  # not a blank sheet
+
+    page = (target / "index.html").read_text()
+    assert "Bars &amp; &lt;stripes&gt;" in page
+    assert "CAMA, fine-tuned on vertical shift 0.2" in page
+    assert page.count("data:image/png;base64,") == len(names)
+    assert not re.search(r'(src|href)="(?!data:)', page)  # self-contained
+    assert ">FAIL<" in page
+    assert ">pass<" in page
+
+
+def test_a_failed_report_leaves_the_old_one(studied, tmp_path, monkeypatch):
+    _, workdirs, _ = studied
+    target = tmp_path / "report"
+    build(workdirs[:1], target, title="old")
+    monkeypatch.setattr("tfcama.report.build._html", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        build(workdirs[:1], target, title="new")
+    assert "old" in (target / "index.html").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+def test_a_run_without_results_is_no_report(tmp_path, bars_everywhere):
+    config = RunConfig(
+        model="dnn",
+        dataset="digits",
+        seed=0,
+        architecture=MODELS["dnn"].config_class(),
+        training=TrainingConfig(epochs=1, batch_size=32),
+    )
+    run.train(config, Workdir(tmp_path))
+    with pytest.raises(InputError, match=r"run trainers\.evaluate or trainers\.attack first"):
+        build([Workdir(tmp_path)], tmp_path / "report", title="x")
+
+
+def test_another_schema_is_refused():
+    with pytest.raises(InputError, match=r"schema 'tfcama\.report/0' was given"):
+        Report.from_json({"schema": "tfcama.report/0"})
+    with pytest.raises(InputError, match=r"no tfcama\.report/1 report"):
+        Report.from_json({"schema": "tfcama.report/1", "run": {}})
+
+
+def test_words_without_a_picture_are_named(tmp_path):
+    workdir = Workdir(tmp_path)
+    pictures.save(workdir, pictures.Picture("a", "model", "t", "c", b"png"))
+    (workdir.results / "a.png").unlink()
+    with pytest.raises(InputError, match="do not make a picture"):
+        pictures.load_all(workdir)
+
+
+def test_provenance_is_there():
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?|unknown", provenance.commit())
+    assert provenance.versions()["tensorflow"].startswith("2.")

@@ -1,0 +1,43 @@
+"""Accuracy against the strength of a manipulation: the papers' Figures 1, 7 and 10."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tfcama.data import manipulations
+from tfcama.evaluation.results import Row, scored
+from tfcama.evaluation.subject import Subject
+
+
+def manipulation_curve(
+    subject: Subject,
+    manipulation: str,
+    levels: Sequence[float],
+    *,
+    progress: Callable[[str], None] = lambda text: None,
+) -> list[Row]:
+    """Accuracy on the test rows, each manipulated by its own draw, at every level.
+
+    Args:
+      subject: a finished run; what it was fine-tuned on stays fixed along the curve.
+      manipulation: `name[:key=value…]`, see `data.manipulations.parse`.
+      levels: of the manipulation; level 0 is clean.
+      progress: called with a line of text after each level.
+
+    Returns:
+      A row a level on all test rows ("manipulation"), and where the run was fine-tuned on a part
+      of the test images, another on the rest ("manipulation_held_out").
+    """
+    rows = []
+    predictor, held_out = subject.predictor, subject.held_out
+    for level in levels:
+        moved = manipulations.parse(manipulation, level=level).fit(subject.dataset.train.x)
+        split = manipulations.manipulate(subject.test, moved, seed=subject.loaded.config.seed)
+        hits = predictor.hits(split.x, split.y)
+        fields = {"manipulation": manipulation, "level": level}
+        rows.append(scored(hits, **subject.identity("manipulation", **fields)))
+        if held_out is not None:
+            identity = subject.identity("manipulation_held_out", **fields)
+            rows.append(scored(hits[:, held_out], **identity))
+        progress(f"{manipulation} {level:g}: accuracy {rows[-1].accuracy:.4f}")
+    return rows

@@ -1,0 +1,52 @@
+"""A trained run as a fast, batched, seeded function of arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from tfcama import random
+from tfcama.types import Classifier
+
+_BATCH = 250
+
+
+class Predictor:
+    """Scores arrays of inputs with a classifier, compiled once.
+
+    Args:
+      classifier: anything with the Classifier contract.
+      seed: of the noise; the same seed gives the same scores, whatever the batch.
+      batch_size: inputs at a time.
+    """
+
+    def __init__(self, classifier: Classifier, *, seed: int, batch_size: int = _BATCH):
+        self.classifier = classifier
+        self._seed = tf.constant(random.stream(seed, "prediction"))
+        self._batch_size = batch_size
+        self._log_scores = tf.function(
+            lambda x, seed: classifier.log_scores(x, seed=seed), reduce_retracing=True
+        )
+
+    def log_scores(self, x: np.ndarray, *, draw: int = 0) -> np.ndarray:
+        """[N, C] unnormalised log p(x, y = c), under the noise of that draw.
+
+        Raises:
+          InputError: inputs of the wrong shape, range or with NaN.
+        """
+        x = self.classifier.spec.check(x)
+        seed = random.fold_in(self._seed, draw)
+        scores = [
+            self._log_scores(tf.constant(x[start : start + self._batch_size]), seed).numpy()
+            for start in range(0, len(x), self._batch_size)
+        ]
+        return np.concatenate(scores) if scores else np.zeros([0, self.classifier.num_classes])
+
+    def labels(self, x: np.ndarray, *, draw: int = 0) -> np.ndarray:
+        """[N] predicted classes."""
+        return self.log_scores(x, draw=draw).argmax(axis=1)
+
+    def hits(self, x: np.ndarray, y: np.ndarray, *, draws: int = 1) -> np.ndarray:
+        """[draws, N] bool, whether each input was classified right; one draw if deterministic."""
+        draws = draws if self.classifier.stochastic else 1
+        return np.stack([self.labels(x, draw=draw) == y for draw in range(draws)])

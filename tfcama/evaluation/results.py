@@ -1,0 +1,101 @@
+"""What evaluation produces: rows of numbers, kept under `workdir/results/` until a report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from tfcama.errors import InputError
+from tfcama.workdir import Workdir, write_json
+
+_CONFIDENCE = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One accuracy and everything it depends on.
+
+    Attributes:
+      experiment: what was asked, e.g. "manipulation", "manipulation_held_out", "attack".
+      model: registry name.
+      dataset: registry name.
+      trained_on: "clean", or "clean+" and the augmentation.
+      finetuned_on: what it was adapted to; "" for none.
+      manipulation: of the inputs, without its level; "" for none.
+      level: of the manipulation.
+      attack: its specification; "" for none.
+      eps: of the attack.
+      seed: of the run; the draws of an evaluation follow from it.
+      n: inputs scored.
+      accuracy: in [0, 1]; of a stochastic model the mean over the draws that scored it.
+      low, high: Wilson 95 % interval for `accuracy` of n inputs.
+    """
+
+    experiment: str
+    model: str
+    dataset: str
+    trained_on: str
+    finetuned_on: str
+    manipulation: str
+    level: float
+    attack: str
+    eps: float
+    seed: int
+    n: int
+    accuracy: float
+    low: float
+    high: float
+
+
+def wilson(hits: float, n: int) -> tuple[float, float]:
+    """The Wilson 95 % interval of a share.
+
+    Args:
+      hits: successes among n; may be fractional, a mean over draws, and is rounded then.
+      n: positive.
+
+    Example:
+      >>> low, high = wilson(95, 100)
+      >>> round(low, 3), round(high, 3)
+      (0.888, 0.978)
+    """
+    interval = stats.binomtest(round(hits), n).proportion_ci(_CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def scored(hits: np.ndarray, **identity: Any) -> Row:
+    """A row from what was hit, [N] or [R draws, N] bool; the identity fills the other fields."""
+    hits = np.atleast_2d(hits)
+    n = hits.shape[1]
+    if not n:
+        raise InputError("an accuracy of no inputs was asked for.")
+    accuracy = float(hits.mean())
+    low, high = wilson(accuracy * n, n)
+    return Row(**identity, n=n, accuracy=accuracy, low=low, high=high)
+
+
+def save_rows(workdir: Workdir, name: str, rows: list[Row]) -> Path:
+    """Writes rows to results/<name>.rows.json, replacing what that experiment left before."""
+    path = workdir.results / f"{name}.rows.json"
+    write_json(path, [dataclasses.asdict(row) for row in rows])
+    return path
+
+
+def load_rows(workdir: Workdir) -> list[Row]:
+    """All rows that evaluation left in a workdir.
+
+    Raises:
+      InputError: a file that is no list of rows.
+    """
+    rows = []
+    for path in sorted(workdir.results.glob("*.rows.json")):
+        try:
+            rows += [Row(**row) for row in json.loads(path.read_text())]
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path} holds no rows of results ({error}); delete it.") from None
+    return rows

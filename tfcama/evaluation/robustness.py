@@ -1,0 +1,207 @@
+"""Accuracy under attack, and the sanity checks that tell whether to believe it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tfcama import random
+from tfcama.attacks import registry
+from tfcama.attacks.base import Attack, Attacked
+from tfcama.evaluation.results import Row, scored
+from tfcama.evaluation.subject import Subject
+from tfcama.workdir import Workdir, write_json
+
+_CHECKS = "sanity.checks.json"
+_BATCH = 50
+SCORING_DRAWS = 10  # EVALUATION.md, 4: independent draws that score a stochastic model
+
+
+def attack_curve(
+    subject: Subject,
+    attack: str,
+    radii: Sequence[float],
+    *,
+    source: Subject | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> tuple[list[Row], dict[float, Attacked]]:
+    """Accuracy on attacked test rows at every radius.
+
+    Paper-protocol attacks are scored by one draw of a stochastic model's noise, as deployed; all
+    others by the mean over `SCORING_DRAWS` draws that the attack did not see.
+
+    Args:
+      subject: a finished run, attacked as it is, its weights frozen.
+      attack: `name[:key=value…]`, see `attacks.registry.parse`.
+      radii: eps of each point.
+      source: craft on this run instead (a transfer attack).
+      progress: called with a line of text after each radius.
+
+    Returns:
+      A row a radius, and the attacked inputs by radius.
+    """
+    rows, found = [], {}
+    for eps in radii:
+        made = registry.parse(attack, eps=eps)
+        found[eps] = craft(source or subject, made)
+        hits = attacked_hits(subject, found[eps].x, draws=scoring_draws(made))
+        name = attack if source is None else f"{attack} from {source.loaded.config.model}"
+        rows.append(scored(hits, **subject.identity("attack", attack=name, eps=eps)))
+        progress(f"{name} eps {eps:g}: accuracy {rows[-1].accuracy:.4f}")
+    return rows, found
+
+
+def craft(subject: Subject, attack: Attack) -> Attacked:
+    """The subject's test rows, attacked on its own classifier."""
+    seed = subject.loaded.config.seed
+    return attack(subject.loaded.classifier, subject.test.x, subject.test.y, seed=seed)
+
+
+def attacked_hits(subject: Subject, x: np.ndarray, *, draws: int) -> np.ndarray:
+    """[draws, N] bool, which attacked test rows were still classified right."""
+    return subject.predictor.hits(x, subject.test.y, draws=draws)
+
+
+def scoring_draws(attack: Attack) -> int:
+    """How many noise draws score what an attack made."""
+    return 1 if attack.protocol == "paper" else SCORING_DRAWS
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One sanity check (EVALUATION.md).
+
+    Attributes:
+      name: what is checked.
+      passed: whether it holds.
+      detail: the numbers it rests on.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+
+
+def save_checks(workdir: Workdir, checks: Sequence[Check]) -> None:
+    """Writes results/sanity.checks.json."""
+    write_json(workdir.results / _CHECKS, [dataclasses.asdict(check) for check in checks])
+
+
+def load_checks(workdir: Workdir) -> list[Check]:
+    """The checks that were run on a workdir; none is an empty list."""
+    path = workdir.results / _CHECKS
+    return [Check(**check) for check in json.loads(path.read_text())] if path.exists() else []
+
+
+def sanity_checks(
+    subject: Subject,
+    *,
+    eps: float,
+    transfer_from: Subject | None = None,
+    steps: int = 20,
+) -> list[Check]:
+    """Whether gradient attacks on this model can be believed.
+
+    Run it on few rows: it attacks them about ten times.
+
+    Args:
+      subject: a finished run.
+      eps: the radius of interest.
+      transfer_from: another run, for the black-box check; None leaves that check out.
+      steps: of PGD.
+    """
+    draws = SCORING_DRAWS if subject.loaded.classifier.stochastic else 1
+
+    def accuracy(attack: str, radius: float, source: Subject | None = None) -> float:
+        made = registry.parse(attack, eps=radius)
+        x = craft(source or subject, made).x
+        return float(attacked_hits(subject, x, draws=draws).mean())
+
+    pgd = f"pgd:steps={steps}"
+    slack = 1.0 / len(subject.test)  # one input either way is no finding
+    clean = accuracy("noise", 0.0)
+    single, iterated = accuracy("fgsm", eps), accuracy(pgd, eps)
+    noise = accuracy("noise", eps)
+    half, doubled = accuracy(pgd, eps / 2), accuracy(f"pgd:steps={2 * steps}", eps)
+    bounds = subject.loaded.classifier.bounds
+    whole = bounds.high - bounds.low if bounds is not None else 100.0
+    unbounded = accuracy(pgd, whole)
+    chance = 1.0 / subject.loaded.classifier.num_classes
+    zero = zero_gradient_share(subject)
+    on_softmax = _looks_like_softmax(subject)
+    checks = [
+        Check(
+            "iterative attacks beat single-step ones",
+            iterated <= single + slack,
+            f"PGD {iterated:.3f}, FGSM {single:.3f}",
+        ),
+        Check(
+            "accuracy falls as eps grows",
+            clean + slack >= half and half + slack >= iterated,
+            f"{clean:.3f} at 0, {half:.3f} at {eps / 2:g}, {iterated:.3f} at {eps:g}",
+        ),
+        Check(
+            "an unbounded attack reaches chance",
+            unbounded <= chance + slack,
+            f"{unbounded:.3f} at eps {whole:g}, chance {chance:.3f}",
+        ),
+        Check(
+            "random noise of the same size is weaker",
+            noise + slack >= iterated,
+            f"noise {noise:.3f}, PGD {iterated:.3f}",
+        ),
+        Check(
+            "twice the steps change little",
+            iterated - doubled <= 0.05 + slack,
+            f"{steps} steps {iterated:.3f}, {2 * steps} steps {doubled:.3f}",
+        ),
+        Check("gradients are not zero", zero <= 0.01, f"{100 * zero:.1f} % of inputs have none"),
+        Check(
+            "the loss is on logits, not on softmax outputs",
+            not on_softmax,
+            f"the scores {'sum' if on_softmax else 'do not sum'} to one",
+        ),
+    ]
+    if transfer_from is not None:
+        black = accuracy(pgd, eps, transfer_from)
+        checks.append(
+            Check(
+                "black-box is not stronger than white-box",
+                black + slack >= iterated,
+                f"transferred PGD {black:.3f}, own PGD {iterated:.3f}",
+            )
+        )
+    return checks
+
+
+def zero_gradient_share(subject: Subject) -> float:
+    """Share of test rows whose cross-entropy has no gradient at all in x."""
+    classifier = subject.loaded.classifier
+    seed = tf.constant(random.stream(subject.loaded.config.seed, "sanity"))
+
+    @tf.function(reduce_retracing=True)
+    def size(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            scores = classifier.log_scores(x, seed=seed)
+            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=scores)
+        gradient = tf.abs(tape.gradient(loss, x))
+        return tf.reduce_max(tf.reshape(gradient, [tf.shape(x)[0], -1]), axis=1)
+
+    sizes = [
+        size(
+            tf.constant(subject.test.x[start : start + _BATCH]),
+            tf.constant(subject.test.y[start : start + _BATCH]),
+        ).numpy()
+        for start in range(0, len(subject.test), _BATCH)
+    ]
+    return float((np.concatenate(sizes) == 0).mean())
+
+
+def _looks_like_softmax(subject: Subject) -> bool:
+    scores = subject.predictor.log_scores(subject.test.x[:50])
+    return bool((scores >= 0).all() and np.allclose(scores.sum(axis=1), 1.0, atol=1e-3))

@@ -1,0 +1,83 @@
+"""What is evaluated: a finished run, its data, and how its results are labelled."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from tfcama.data.base import Dataset, Split
+from tfcama.errors import InputError
+from tfcama.evaluation.predict import Predictor
+from tfcama.training import run
+from tfcama.training.finetune import adapted_rows
+from tfcama.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A finished run and the data it is scored on.
+
+    Attributes:
+      workdir: of the run.
+      loaded: its configuration and classifier.
+      dataset: of its configuration, split by its seed.
+      test: the rows that are scored: the test split or the first `limit` of it.
+    """
+
+    workdir: Workdir
+    loaded: run.LoadedRun
+    dataset: Dataset
+    test: Split
+
+    @property
+    def predictor(self) -> Predictor:
+        return Predictor(self.loaded.classifier, seed=self.loaded.config.seed)
+
+    @property
+    def held_out(self) -> np.ndarray | None:
+        """Rows that fine-tuning on test images did not see; None where there was no such thing."""
+        finetuned = self.loaded.config.finetuned
+        if finetuned is None or finetuned.fraction >= 1.0:
+            return None
+        seen = adapted_rows(len(self.dataset.test), finetuned)
+        return np.setdiff1d(np.arange(len(self.test)), seen)
+
+    def identity(self, experiment: str, **fields: Any) -> dict[str, Any]:
+        """The fields of a Row that say whose number it is; others are empty unless given."""
+        config = self.loaded.config
+        finetuned = config.finetuned
+        return {
+            "experiment": experiment,
+            "model": config.model,
+            "dataset": config.dataset,
+            "trained_on": f"clean+{config.training.augment}"
+            if config.training.augment
+            else "clean",
+            "finetuned_on": "" if finetuned is None else finetuned.subject,
+            "manipulation": "",
+            "level": 0.0,
+            "attack": "",
+            "eps": 0.0,
+            "seed": config.seed,
+            **fields,
+        }
+
+
+def load_subject(workdir: Workdir, *, data_dir: str | None, limit: int | None = None) -> Subject:
+    """A finished run with its data.
+
+    Args:
+      workdir: of the run.
+      data_dir: of tensorflow-datasets.
+      limit: score the first so many test rows only.
+
+    Raises:
+      InputError: there is no run, or no data.
+    """
+    loaded = run.load(workdir)
+    dataset = run.load_data(loaded.config, data_dir=data_dir)
+    if limit is not None and limit < 1:
+        raise InputError(f"{limit} test rows were asked for; at least 1 is needed.")
+    return Subject(workdir, loaded, dataset, dataset.test.take(slice(limit)))

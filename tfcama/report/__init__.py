@@ -1,0 +1,1 @@
+"""Results to people: one frozen JSON schema, PNGs, and one self-contained HTML page."""

@@ -1,0 +1,260 @@
+"""Reads what runs left behind and writes report.json, PNGs and index.html."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from tfcama.data.manipulations import MANIPULATIONS
+from tfcama.errors import InputError
+from tfcama.evaluation.results import Row, load_rows
+from tfcama.evaluation.robustness import Check, load_checks
+from tfcama.report import figures, labels, provenance
+from tfcama.report.pictures import Picture, load_all, to_png
+from tfcama.report.schema import Report
+from tfcama.training.config import RunConfig
+from tfcama.workdir import Workdir, atomic_directory, write_bytes, write_json, write_text
+
+_TEMPLATE = "index.html.j2"
+
+
+def build(workdirs: Sequence[Workdir], target: Path, *, title: str) -> Report:
+    """The report of one or several runs.
+
+    Args:
+      workdirs: finished and evaluated runs.
+      target: directory that will hold report.json, *.png and index.html; replaced as a whole.
+      title: of the page.
+
+    Raises:
+      InputError: a workdir holds no run, or none of them was evaluated.
+    """
+    configs = [RunConfig.from_json(workdir.read_config()) for workdir in workdirs]
+    rows = [row for workdir in workdirs for row in load_rows(workdir)]
+    if not rows:
+        raise InputError(
+            f"no results under {', '.join(str(w.root) for w in workdirs)}; "
+            "run trainers.evaluate or trainers.attack first."
+        )
+    kept = [picture for workdir in workdirs for picture in _renamed(workdir, workdirs)]
+    checks = {_name(w, workdirs): load_checks(w) for w in workdirs}
+    return write_report(
+        workdirs,
+        target,
+        rows=rows,
+        pictures=_curves(rows, configs) + _training(workdirs) + kept,
+        checks={name: found for name, found in checks.items() if found},
+        title=title,
+    )
+
+
+def write_report(
+    workdirs: Sequence[Workdir],
+    target: Path,
+    *,
+    rows: Sequence[Row],
+    pictures: Sequence[Picture],
+    checks: dict[str, list[Check]],
+    title: str,
+) -> Report:
+    """Writes report.json, the pictures and index.html, all or nothing.
+
+    Args:
+      workdirs: the runs behind the rows.
+      target: replaced as a whole.
+      rows: the results.
+      pictures: with names that differ.
+      checks: sanity checks by run.
+      title: of the page.
+    """
+    configs = [RunConfig.from_json(workdir.read_config()) for workdir in workdirs]
+    report = Report(
+        config={_name(w, workdirs): c.to_json() for w, c in zip(workdirs, configs, strict=True)},
+        commit=provenance.commit(),
+        versions=provenance.versions(),
+        seed=configs[0].seed,
+        seconds=round(sum(_seconds(workdir) for workdir in workdirs), 1),
+        rows=tuple(rows),
+    )
+    with atomic_directory(target) as temporary:
+        write_json(temporary / "report.json", report.to_json())
+        for picture in pictures:
+            write_bytes(temporary / f"{picture.name}.png", picture.png)
+        write_text(temporary / "index.html", _html(report, pictures, checks, title=title))
+    return report
+
+
+def _name(workdir: Workdir, workdirs: Sequence[Workdir]) -> str:
+    """The workdir's path, as far as it differs from the others'."""
+    parts = [w.root.resolve().parts for w in workdirs]
+    shared = 0
+    while (
+        len(parts) > 1 and len({p[shared : shared + 1] for p in parts}) == 1 and parts[0][shared:]
+    ):
+        shared += 1
+    return "/".join(workdir.root.resolve().parts[shared:]) or workdir.root.name
+
+
+def _renamed(workdir: Workdir, workdirs: Sequence[Workdir]) -> list[Picture]:
+    """The workdir's pictures, under names that do not clash with another's."""
+    found = load_all(workdir)
+    if len(workdirs) == 1:
+        return found
+    prefix = _name(workdir, workdirs).replace("/", "_")
+    return [picture._replace(name=f"{prefix}_{picture.name}") for picture in found]
+
+
+def _seconds(workdir: Workdir) -> float:
+    return sum(row.get("seconds", 0.0) for row in _history(workdir))
+
+
+def _history(workdir: Workdir) -> list[dict[str, float]]:
+    if not workdir.metrics_file.exists():
+        return []
+    return [json.loads(line) for line in workdir.metrics_file.read_text().splitlines()]
+
+
+def _curves(rows: Sequence[Row], configs: Sequence[RunConfig]) -> list[Picture]:
+    spec = configs[0].input_spec
+    chance = 1.0 / spec.num_classes if spec is not None else 0.0
+    by_manipulation, by_attack = defaultdict(list), defaultdict(list)
+    for row in rows:
+        if row.attack:
+            by_attack[row.attack].append(row)
+        elif row.manipulation:
+            by_manipulation[row.manipulation].append(row)
+    drawn = []
+    for manipulation, group in by_manipulation.items():
+        if len({row.level for row in group}) < 2:
+            continue
+        about = labels.manipulation_name(manipulation)
+        unit = MANIPULATIONS[manipulation.split(":")[0].split("+")[0]].unit
+        figure = figures.accuracy_curves(
+            group, axis="level", xlabel=f"{about} ({unit})", title=about, chance=chance
+        )
+        drawn.append(
+            Picture(
+                name=f"accuracy_{manipulation.replace(':', '-')}",
+                section="shift",
+                title=f"Accuracy against {about}",
+                caption="Each test image is manipulated by its own draw up to the level. "
+                + _band(group),
+                png=to_png(figure),
+            )
+        )
+    for attack, group in by_attack.items():
+        if len({row.eps for row in group}) < 2:
+            continue
+        about = labels.attack_name(attack)
+        figure = figures.accuracy_curves(
+            group, axis="eps", xlabel="eps (max norm, full scale = 1)", title=about, chance=chance
+        )
+        drawn.append(
+            Picture(
+                name=f"attack_{attack.replace(':', '-').replace(' ', '-')}",
+                section="attack",
+                title=f"Accuracy under {about}",
+                caption=_band(group),
+                png=to_png(figure),
+            )
+        )
+    return drawn
+
+
+def _band(rows: Sequence[Row]) -> str:
+    seeds = len({row.seed for row in rows})
+    if seeds == 1:
+        return "Bands: Wilson 95 % intervals."
+    return f"Lines: means over {seeds} seeds; bands: one standard deviation."
+
+
+def _training(workdirs: Sequence[Workdir]) -> list[Picture]:
+    histories = {_name(w, workdirs): _history(w) for w in workdirs}
+    shown = {name: h for name, h in histories.items() if h and "val_accuracy" in h[0]}
+    if not shown:
+        return []
+    return [
+        Picture(
+            name="training",
+            section="model",
+            title="Training",
+            caption="On held-out training rows, after every epoch. The losses of different "
+            "families are not comparable: a generative model's is the negative ELBO.",
+            png=to_png(figures.training_curves(shown, title="training")),
+        )
+    ]
+
+
+def _html(
+    report: Report, shown: Sequence[Picture], checks: dict[str, list[Check]], *, title: str
+) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tfcama.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    sections: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for picture in shown:
+        encoded = base64.b64encode(picture.png).decode()
+        sections[picture.section].append({**picture._asdict(), "source": encoded})
+    return environment.get_template(_TEMPLATE).render(
+        title=title,
+        report=report,
+        table=_summary(report.rows),
+        sections=sections,
+        checks=checks,
+        labels=labels,
+        configs={name: json.dumps(c, indent=1) for name, c in report.config.items()},
+    )
+
+
+def _summary(rows: Sequence[Row]) -> dict[str, Any]:
+    """One line a model; columns: clean, and up to three strengths of every condition.
+
+    A cell is the mean over seeds; its interval reaches from the lowest to the highest.
+    """
+    chosen = [row for row in rows if not row.experiment.endswith("_held_out")]
+    strengths: dict[str, set[float]] = defaultdict(set)
+    lines: dict[str, dict[tuple[str, float], list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in chosen:
+        about, strength = _condition(row)
+        strengths[about].add(strength)
+        lines[labels.line_of(row).label][about, strength].append(row)
+    columns = []
+    for about in sorted(strengths, key=lambda about: (about != _CLEAN, "eps" in about)):
+        values = sorted(strengths[about])
+        picked = {values[0], values[len(values) // 4], values[len(values) // 2]}
+        columns += [(about, value) for value in sorted(picked)]
+    cells = {
+        line: {
+            column: {
+                "accuracy": sum(r.accuracy for r in group) / len(group),
+                "low": min(r.low for r in group),
+                "high": max(r.high for r in group),
+                "n": group[0].n,
+                "seeds": len({r.seed for r in group}),
+            }
+            for column, group in conditions.items()
+        }
+        for line, conditions in lines.items()
+    }
+    return {"columns": columns, "lines": cells}
+
+
+_CLEAN = "clean"
+
+
+def _condition(row: Row) -> tuple[str, float]:
+    if row.attack and row.eps > 0:
+        return f"{labels.attack_name(row.attack)} eps", row.eps
+    if row.manipulation and row.level > 0:
+        return labels.manipulation_name(row.manipulation), row.level
+    return _CLEAN, 0.0

@@ -1,0 +1,178 @@
+"""Every picture of a report, as matplotlib figures of arrays and rows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tfcama.evaluation.results import Row
+from tfcama.report import labels
+
+# Blue, orange and green as in the papers' figures (DNN, CAMA, CAMA fine-tuned), then others;
+# distinguishable with the common colour-vision deficiencies, and by marker.
+_COLOURS = ("#0072b2", "#e08214", "#1b7f4d", "#cc3311", "#7b4ea3", "#8c6d31", "#d0559c", "#555555")
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
+_GREY = "#666666"
+
+
+class Point(NamedTuple):
+    """One point of a curve: mean over seeds, with the interval that the band shows."""
+
+    x: float
+    mean: float
+    low: float
+    high: float
+
+
+def curve_points(rows: Sequence[Row], axis: str) -> dict[labels.Line, list[Point]]:
+    """Rows to curves: one a line, points sorted.
+
+    With one seed the band is the Wilson interval, with several the mean +- standard deviation.
+
+    Args:
+      rows: of one manipulation or one attack.
+      axis: "level" or "eps".
+    """
+    grouped: dict[labels.Line, dict[float, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        grouped[labels.line_of(row)][getattr(row, axis)].append(row)
+    curves = {}
+    for line, by_x in grouped.items():
+        points = []
+        for x, same in sorted(by_x.items()):
+            values = np.array([row.accuracy for row in same])
+            mean = float(values.mean())
+            if len(same) == 1:
+                points.append(Point(x, mean, same[0].low, same[0].high))
+            else:
+                spread = float(values.std(ddof=1))
+                points.append(Point(x, mean, mean - spread, mean + spread))
+        curves[line] = points
+    return curves
+
+
+def accuracy_curves(
+    rows: Sequence[Row], *, axis: str, xlabel: str, title: str, chance: float
+) -> Figure:
+    """Accuracy against a level or an eps, in the form of the papers' Figures 1, 7, 10 and 11."""
+    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    for place, (line, points) in enumerate(curve_points(rows, axis).items()):
+        colour, marker = _style(line, place)
+        x, mean, low, high = np.array(points).T
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(
+            x,
+            mean,
+            color=colour,
+            marker=marker,
+            markersize=4.5,
+            linewidth=1.6,
+            linestyle=":" if line.held_out else "-",
+            label=line.label,
+        )
+    axes.axhline(chance, color=_GREY, linewidth=0.8, linestyle="--")
+    axes.annotate(
+        "chance", (0.995, chance), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+        fontsize=7, color=_GREY,
+    )  # fmt: skip
+    axes.set(xlabel=xlabel, ylabel="accuracy", ylim=(0.0, 1.02), title=title)
+    _tidy(axes)
+    axes.legend(fontsize=7.5, frameon=False)
+    return figure
+
+
+def _style(line: labels.Line, place: int) -> tuple[str, str]:
+    if line.trained_on == "clean" and line.model in ("dnn", "cama"):
+        kind = 0 if line.model == "dnn" else 2 if line.finetuned_on else 1
+        if kind < 2 or line.matched:
+            return _COLOURS[kind], _MARKERS[kind]
+    return _COLOURS[2 + place % 6], _MARKERS[2 + place % 6]
+
+
+def image_rows(
+    rows: Sequence[tuple[str, np.ndarray]], *, title: str, captions: Sequence[str] = ()
+) -> Figure:
+    """Rows of images, one label a row: do(m = 0) grids, adversarial examples, samples.
+
+    Args:
+      rows: (label, [N, H, W, 1 or 3] in [0, 1]) with the same N.
+      title: above all.
+      captions: under the columns, one each.
+    """
+    columns = len(rows[0][1])
+    figure = Figure(
+        figsize=(1.6 + 0.62 * columns, 0.55 + 0.66 * len(rows) + (0.25 if captions else 0)),
+        dpi=150,
+        layout="constrained",
+    )
+    figure.suptitle(title, fontsize=10)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for row, (label, images) in enumerate(rows):
+        for column in range(columns):
+            _show(grid[row, column], images[column])
+        grid[row, 0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8, labelpad=6)
+    for column, caption in enumerate(captions):
+        grid[-1, column].set_xlabel(caption, fontsize=7)
+    return figure
+
+
+def _show(axes: Axes, image: np.ndarray) -> None:
+    grey = image.shape[-1] == 1
+    axes.imshow(image[..., 0] if grey else image, cmap="gray" if grey else None, vmin=0.0, vmax=1.0)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def accuracy_by_fraction(rows: dict[float, Sequence[Row]], *, title: str) -> Figure:
+    """Accuracy against the share of test images that fine-tuning saw (the papers' Figure 8).
+
+    Args:
+      rows: share in [0, 1] -> rows, one a seed; 0 is the model as trained.
+      title: above.
+    """
+    figure = Figure(figsize=(6.4, 3.6), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    shares = sorted(rows)
+    means = [float(np.mean([row.accuracy for row in rows[share]])) for share in shares]
+    lows = [min(row.low for row in rows[share]) for share in shares]
+    highs = [max(row.high for row in rows[share]) for share in shares]
+    axes.fill_between(range(len(shares)), lows, highs, color=_COLOURS[2], alpha=0.15, linewidth=0)
+    axes.plot(range(len(shares)), means, color=_COLOURS[2], marker=_MARKERS[2], linewidth=1.6)
+    axes.set_xticks(range(len(shares)), [f"{100 * share:g} %" for share in shares])
+    axes.set(xlabel="share of the test images", ylabel="accuracy", title=title)
+    _tidy(axes)
+    return figure
+
+
+def _tidy(axes: Axes) -> None:
+    axes.grid(alpha=0.3, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def training_curves(histories: dict[str, list[dict[str, float]]], *, title: str) -> Figure:
+    """Validation accuracy and objective against the epoch, one line a run.
+
+    Args:
+      histories: name -> the lines of metrics.jsonl.
+      title: above both panels.
+    """
+    figure = Figure(figsize=(8.4, 3.2), dpi=150, layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    left, right = figure.subplots(1, 2)
+    for place, (name, history) in enumerate(histories.items()):
+        epochs = [row["epoch"] for row in history]
+        for axes, key in ((left, "val_accuracy"), (right, "val_loss")):
+            values = [row.get(key, np.nan) for row in history]
+            axes.plot(epochs, values, color=_COLOURS[place % 8], label=name, linewidth=1.5)
+    left.set(xlabel="epoch", ylabel="validation accuracy")
+    right.set(xlabel="epoch", ylabel="validation loss (nats)")
+    for axes in (left, right):
+        _tidy(axes)
+        axes.legend(fontsize=7.5, frameon=False)
+    return figure

@@ -1,0 +1,82 @@
+"""What models, manipulations and attacks are called in pictures and tables."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tfcama.evaluation.results import Row
+
+_MODELS = {
+    "cama": "CAMA",
+    "dnn": "DNN",
+    "dnn_large": "large DNN",
+    "cnn": "CNN",
+    "cnn_binary": "CNN",
+}
+_ATTACKS = {
+    "fgsm": "FGSM",
+    "pgd": "PGD",
+    "pgd_eot": "PGD with EOT",
+    "square": "Square attack",
+    "noise": "random noise",
+}
+MATCHED = ("matched", "matched_held_out")  # every point was fine-tuned at its own level
+_HELD_OUT = "_held_out"
+
+
+class Line(NamedTuple):
+    """Which curve a row belongs to.
+
+    Attributes:
+      model, trained_on, finetuned_on: as in Row; without its level where `matched`.
+      matched: every point was fine-tuned at its own level.
+      held_out: scored on the images that fine-tuning did not see.
+    """
+
+    model: str
+    trained_on: str
+    finetuned_on: str
+    matched: bool
+    held_out: bool
+
+    @property
+    def label(self) -> str:
+        text = model_name(self.model)
+        if self.trained_on != "clean":
+            text += f" trained on {manipulation_name(self.trained_on.removeprefix('clean+'))}"
+        if self.finetuned_on:
+            text += f", fine-tuned on {manipulation_name(self.finetuned_on)}"
+        if self.matched:
+            text += " of each range"
+        return text + (" (unseen images)" if self.held_out else "")
+
+
+def line_of(row: Row) -> Line:
+    """The curve of a row."""
+    matched = row.experiment in MATCHED
+    return Line(
+        model=row.model,
+        trained_on=row.trained_on,
+        finetuned_on=row.finetuned_on.split(":")[0] if matched else row.finetuned_on,
+        matched=matched,
+        held_out=row.experiment.endswith(_HELD_OUT),
+    )
+
+
+def model_name(name: str) -> str:
+    """For example CAMA, of "cama"."""
+    return _MODELS.get(name, name)
+
+
+def attack_name(text: str) -> str:
+    """For example PGD (steps=20) from DNN, of "pgd:steps=20 from dnn"."""
+    attack, _, source = text.partition(" from ")
+    name, _, options = attack.partition(":")
+    shown = _ATTACKS.get(name, name) + (f" ({options.replace(':', ', ')})" if options else "")
+    return shown + (f" from {model_name(source)}" if source else "")
+
+
+def manipulation_name(text: str) -> str:
+    """For example vertical shift 0.5 and rotation 30, of "vertical_shift:0.5+rotation:30"."""
+    parts = [part.replace("_", " ").replace(":", " ") for part in text.split("+")]
+    return " and ".join(parts)

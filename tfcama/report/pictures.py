@@ -1,0 +1,170 @@
+"""Pictures of what a trained model believes, kept under `workdir/results/` until a report."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import NamedTuple
+
+import tensorflow as tf
+from matplotlib.figure import Figure
+
+from tfcama import random
+from tfcama.attacks.base import Attacked
+from tfcama.data import manipulations
+from tfcama.errors import InputError
+from tfcama.evaluation.subject import Subject
+from tfcama.report import figures, labels
+from tfcama.types import Generative
+from tfcama.workdir import Workdir, write_bytes, write_json
+
+_COLUMNS = 12
+
+
+class Picture(NamedTuple):
+    """A picture with its words.
+
+    Attributes:
+      name: file name without suffix.
+      section: of the report: "shift", "attack" or "model".
+      title: a short heading.
+      caption: what one sees.
+      png: the picture.
+    """
+
+    name: str
+    section: str
+    title: str
+    caption: str
+    png: bytes
+
+
+def to_png(figure: Figure) -> bytes:
+    """The figure as PNG bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def save(workdir: Workdir, picture: Picture) -> None:
+    """Writes results/<name>.png and its words beside it."""
+    words = {"section": picture.section, "title": picture.title, "caption": picture.caption}
+    write_bytes(workdir.results / f"{picture.name}.png", picture.png)
+    write_json(workdir.results / f"{picture.name}.picture.json", words)
+
+
+def load_all(workdir: Workdir) -> list[Picture]:
+    """All pictures that were left in a workdir.
+
+    Raises:
+      InputError: words without a picture, or not in JSON.
+    """
+    found = []
+    for path in sorted(workdir.results.glob("*.picture.json")):
+        name = path.name.removesuffix(".picture.json")
+        try:
+            words = json.loads(path.read_text())
+            found.append(Picture(name, **words, png=path.with_name(f"{name}.png").read_bytes()))
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{path} and its PNG do not make a picture ({error}).") from None
+    return found
+
+
+def do_m0_grid(subject: Subject, manipulation: str, level: float) -> Picture | None:
+    """Manipulated inputs and what they would be under do(m = 0): the papers' Figure 9.
+
+    None for models that do not generate.
+    """
+    classifier = subject.loaded.classifier
+    if not isinstance(classifier, Generative):
+        return None
+    seed = subject.loaded.config.seed
+    moved = manipulations.parse(manipulation, level=level).fit(subject.dataset.train.x)
+    split = manipulations.manipulate(subject.test, moved, seed=seed)
+    x = tf.constant(split.x[:_COLUMNS])
+    draw = tf.constant(random.stream(seed, "pictures"))
+    guess = classifier.log_scores(x, seed=draw).numpy().argmax(axis=1)
+    names = subject.dataset.spec.class_names
+    about = f"{labels.manipulation_name(manipulation)} {level:g}"
+    figure = figures.image_rows(
+        [
+            ("before", subject.test.x[:_COLUMNS]),
+            ("input", split.x[:_COLUMNS]),
+            ("explained", classifier.reconstruct(x, seed=draw, do_m0=False).numpy()),
+            ("do(m = 0)", classifier.reconstruct(x, seed=draw, do_m0=True).numpy()),
+        ],
+        title=f"{_who(subject)}: {about}",
+        captions=[names[label] for label in guess],
+    )
+    return Picture(
+        name=f"do_m0_{slug(manipulation)}",
+        section="shift",
+        title=f"What the model makes of {about}",
+        caption=(
+            "First row: the test images as they were, which the model does not see. Second: its "
+            "input. Third: its explanation of the input, the mean of p(x|y,z,m). Fourth: the same "
+            "y and z under do(m = 0), what the input would be had nobody manipulated it. Below: "
+            "the class it answers."
+        ),
+        png=to_png(figure),
+    )
+
+
+def samples_by_class(subject: Subject) -> Picture | None:
+    """Samples of p(x | y, z, do(m = 0)), a row a draw and a column a class; None as above."""
+    classifier = subject.loaded.classifier
+    if not isinstance(classifier, Generative):
+        return None
+    names = subject.dataset.spec.class_names
+    seed = random.stream(subject.loaded.config.seed, "samples")
+    draws, classes = 4, len(names)
+    images = classifier.sample(tf.tile(tf.range(classes), [draws]), seed=tf.constant(seed)).numpy()
+    rows = [("", images[draw * classes : (draw + 1) * classes]) for draw in range(draws)]
+    figure = figures.image_rows(rows, title=f"{_who(subject)}: samples by class", captions=names)
+    return Picture(
+        name="samples",
+        section="model",
+        title="What the model has learned",
+        caption="Means of p(x|y, z, do(m = 0)) for every class y, four draws of the style z.",
+        png=to_png(figure),
+    )
+
+
+def adversarial_examples(
+    subject: Subject, attack: str, attacked: dict[float, Attacked], *, source: str = ""
+) -> Picture:
+    """Attacked inputs, a row a radius; below each column the answers from clean to attacked."""
+    names, x = subject.dataset.spec.class_names, subject.test.x[:_COLUMNS]
+    columns = len(x)
+    answers = [subject.predictor.labels(x)]
+    rows = [("clean", x)]
+    for eps, found in attacked.items():
+        if eps > 0:
+            rows.append((f"eps {eps:g}", found.x[:_COLUMNS]))
+            answers.append(subject.predictor.labels(found.x[:_COLUMNS]))
+    captions = [" → ".join(names[a[column]] for a in answers) for column in range(columns)]
+    if max(map(len, captions)) > 12:
+        captions = [f"{names[answers[0][c]]} → {names[answers[-1][c]]}" for c in range(columns)]
+    about = labels.attack_name(f"{attack} from {source}" if source else attack)
+    return Picture(
+        name=f"adversarial_{slug(attack)}",
+        section="attack",
+        title=f"{_who(subject)} under {about}",
+        caption="Rows: the same images, attacked within a growing max-norm radius. Below: the "
+        "answers, from clean to the largest radius.",
+        png=to_png(figures.image_rows(rows, title=f"{_who(subject)}, {about}", captions=captions)),
+    )
+
+
+def _who(subject: Subject) -> str:
+    config = subject.loaded.config
+    name = labels.model_name(config.model)
+    finetuned = config.finetuned
+    if finetuned is None:
+        return name
+    return f"{name} fine-tuned on {labels.manipulation_name(finetuned.subject)}"
+
+
+def slug(text: str) -> str:
+    """A file name for a specification."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in text)
