@@ -1,0 +1,1 @@
+"""Thin absl binaries that take trained runs to TF-Serving."""
