@@ -1,0 +1,1 @@
+"""Commands that print tables of speed; timings are compared within one run, never asserted."""

@@ -1,0 +1,214 @@
+r"""Prints how fast training, fine-tuning, prediction, attacks and the pipeline are here.
+
+    python -m benchmarks.speed
+    python -m benchmarks.speed --only=train,predict
+
+Random inputs of MNIST's shape, so that no data is needed. A row is the median of several runs
+after a warm-up; the last column compares with the first row of its block.
+"""
+
+from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from tfcama import random
+from tfcama.attacks.registry import parse as parse_attack
+from tfcama.data import manipulations, pipeline
+from tfcama.data.base import Split
+from tfcama.models.cama import Cama, CamaConfig
+from tfcama.models.discriminative import DiscriminativeConfig, dnn
+from tfcama.networks.sum_dense import SumDense
+from tfcama.training.cama import CamaTrainer, FinetuneTrainer
+from tfcama.training.discriminative import DiscriminativeTrainer
+from tfcama.types import Bounds, InputSpec
+
+_ONLY = flags.DEFINE_list("only", [], "Blocks to run; all by default. Example: --only=train")
+_SPEC = InputSpec((28, 28, 1), tuple("0123456789"), Bounds(0.0, 1.0))
+_SEED = random.stream(0, "benchmark")
+_REPEATS = 7
+_PRECISIONS = ("float32", "mixed_bfloat16")
+
+
+class Timing(NamedTuple):
+    """One row: what was done, examples a call, milliseconds a call."""
+
+    what: str
+    examples: int
+    milliseconds: float
+
+
+def _time(work: Callable[[], object]) -> float:
+    for _ in range(3):
+        work()
+    samples = []
+    for _ in range(_REPEATS):
+        started = time.perf_counter()
+        work()
+        samples.append(time.perf_counter() - started)
+    return 1e3 * statistics.median(samples)
+
+
+def _rows(count: int) -> Split:
+    generator = np.random.default_rng(0)
+    x = generator.uniform(size=(count, *_SPEC.shape)).astype(np.float32)
+    return Split(x, generator.integers(0, 10, count).astype(np.int32))
+
+
+def _cama(precision: str = "float32", **config) -> Cama:
+    keras.config.set_dtype_policy(precision)
+    try:
+        return Cama(_SPEC, CamaConfig(**config))
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def _steps(trainer, stream) -> Callable[[], object]:
+    trainer.compile(keras.optimizers.Adam(1e-4))
+    step = tf.function(trainer.train_step, reduce_retracing=True)
+    batch = next(iter(stream))
+    return lambda: tf.nest.map_structure(np.asarray, step(batch))
+
+
+def train() -> Iterator[Timing]:
+    """A training step at batch 128."""
+    clean = pipeline.training_stream(_rows(512), batch_size=128, seed=_SEED)
+    both = pipeline.training_stream(
+        _rows(512), batch_size=64, seed=_SEED, augment=manipulations.parse("vertical_shift:0.5")
+    )
+    for precision in _PRECISIONS:
+        trainer = CamaTrainer(_cama(precision), num_rows=128, seed=_SEED)
+        yield Timing(f"CAMA, clean (Eq. 3), {precision}", 128, _time(_steps(trainer, clean)))
+    for precision in _PRECISIONS:
+        trainer = CamaTrainer(_cama(precision), num_rows=128, seed=_SEED, augmented=True)
+        name = f"CAMA, 64 clean + 64 shifted (Eq. 5), {precision}"
+        yield Timing(name, 128, _time(_steps(trainer, both)))
+    baseline = DiscriminativeTrainer(dnn(_SPEC, DiscriminativeConfig()), num_rows=128, seed=_SEED)
+    yield Timing("DNN", 128, _time(_steps(baseline, clean)))
+
+
+def finetune() -> Iterator[Timing]:
+    """A fine-tuning step (Eq. 8) on 64 clean and 64 unlabelled rows, 10 classes enumerated."""
+    rows = _rows(256)
+    stream = pipeline.finetuning_stream(rows, rows.x, batch_size=64, seed=_SEED)
+    for precision in _PRECISIONS:
+        trainer = FinetuneTrainer(
+            _cama(precision),
+            num_rows=64,
+            seed=_SEED,
+            groups=("p_m", "q_m"),
+            alpha=0.5,
+            clean_do_m0=True,
+            num_samples=1,
+        )
+        yield Timing(f"CAMA, K = 1, {precision}", 128, _time(_steps(trainer, stream)))
+
+
+def predict() -> Iterator[Timing]:
+    """Prediction by Eq. 6 on 250 rows, and what the design of the decoder is worth."""
+    x = tf.constant(_rows(250).x)
+    for samples in (1, 10):
+        for precision in _PRECISIONS:
+            model = _cama(precision, num_samples=samples)
+            score = tf.function(lambda x, m=model: m.log_scores(x, seed=tf.constant(_SEED)))
+            name = f"CAMA, K = {samples}, {precision}"
+            yield Timing(name, 250, _time(lambda f=score: f(x).numpy()))
+    model = _cama(num_samples=10)
+
+    @tf.function
+    def one_class_and_sample(x, label, noise):
+        labels = tf.fill([tf.shape(x)[0]], label)
+        return model.log_weights(x, noise=noise, labels=labels).total()
+
+    def loops():
+        noise = model.shared_noise(_SEED, num_samples=10)
+        for label in range(10):
+            for sample in range(10):
+                part = noise._replace(z=noise.z[sample : sample + 1, :, label : label + 1])
+                one_class_and_sample(x, label, part).numpy()
+
+    yield Timing(
+        "CAMA, K = 10, a loop that encodes x for every class and sample", 250, _time(loops)
+    )
+    baseline = dnn(_SPEC, DiscriminativeConfig())
+    score = tf.function(lambda x: baseline.log_scores(x, seed=tf.constant(_SEED)))
+    yield Timing("DNN", 250, _time(lambda: score(x).numpy()))
+
+
+def sum_dense() -> Iterator[Timing]:
+    """The decoder's first layer for 25 rows, 10 classes, 10 samples: sum of parts or one Dense."""
+    layer = SumDense(1024, sizes=(500, 500, 500))
+    h_y, h_m = random.normal([1, 10, 500], _SEED), random.normal([25, 1, 500], _SEED)
+    h_z = random.normal([10, 25, 10, 500], _SEED)
+    ours = tf.function(lambda: layer((h_y, h_m, h_z)))
+    yield Timing("SumDense", 2500, _time(lambda: ours().numpy()))
+
+    @tf.function
+    def plain():
+        wide = [tf.broadcast_to(h, [10, 25, 10, 500]) for h in (h_y, h_m, h_z)]
+        return tf.tensordot(tf.concat(wide, axis=-1), layer.kernel.value, 1) + layer.bias.value
+
+    yield Timing("Dense over the concatenation", 2500, _time(lambda: plain().numpy()))
+
+
+def attack() -> Iterator[Timing]:
+    """40 steps of PGD on a DNN, 100 rows."""
+    rows, model = _rows(100), dnn(_SPEC, DiscriminativeConfig())
+    x, y = tf.constant(rows.x), tf.constant(rows.y)
+    for name, text in (("ours, one graph", "pgd_eot:checks=1"), ("CleverHans", "pgd")):
+        made = parse_attack(f"{text}:steps=40:batch_size=100", eps=0.1)
+        prepared = made._prepare(model)
+        work = functools.partial(made._perturb, prepared, x, y, seed=_SEED)
+        yield Timing(name, 100, _time(lambda work=work: np.asarray(work())))
+
+
+def data() -> Iterator[Timing]:
+    """The training stream alone, batches of 128."""
+    for name, augment in (("clean", None), ("with shifted copies", "vertical_shift:0.5")):
+        made = manipulations.parse(augment) if augment else None
+        stream = pipeline.training_stream(_rows(20_000), batch_size=128, seed=_SEED, augment=made)
+        batches = iter(stream)
+        yield Timing(name, 12_800, _time(lambda b=batches: [next(b) for _ in range(100)]))
+
+
+_BLOCKS = {
+    "train": train,
+    "finetune": finetune,
+    "predict": predict,
+    "sum_dense": sum_dense,
+    "attack": attack,
+    "data": data,
+}
+
+
+def main() -> None:
+    console = Console(width=110)
+    for name, block in _BLOCKS.items():
+        if _ONLY.value and name not in _ONLY.value:
+            continue
+        table = Table(title=block.__doc__, title_justify="left", title_style="bold")
+        table.add_column("what", ratio=1)
+        for heading in ("ms", "examples/s", "speed"):
+            table.add_column(heading, justify="right")
+        first = None
+        for timing in block():
+            rate = timing.examples / timing.milliseconds * 1e3
+            first = first or rate
+            table.add_row(
+                timing.what, f"{timing.milliseconds:.1f}", f"{rate:,.0f}", f"{rate / first:.2f}x"
+            )
+        console.print(table)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,162 @@
+"""The binaries as a shell sees them: a sentence for bad input, and a kill that loses nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import TFDS, needs_tfds
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = ("trainers.train", "--model=dnn", "--dataset=digits", "--epochs=2")
+
+
+def command(module, *flags):
+    return [sys.executable, "-m", module, *map(str, flags)]
+
+
+def call(module, *flags, timeout=240):
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    return subprocess.run(
+        command(module, *flags),
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("dnn")
+    assert call(*TRAIN, f"--workdir={workdir}").returncode == 0
+    return workdir
+
+
+def bad_calls(trained, tmp):
+    finetune, export = "trainers.finetune", "export.export_saved_model"
+    return {
+        "did you mean 'cama'": ("trainers.train", "--model=camma", f"--workdir={tmp}/a"),
+        "unknown dataset 'mnits'": ("trainers.train", "--dataset=mnits", f"--workdir={tmp}/b"),
+        "did you mean 'architecture.dim_z'": (
+            *("trainers.train", f"--workdir={tmp}/c"),
+            *("--set", "dimz=3"),
+        ),
+        "is not a directory; it should hold 'mnist/<version>/'": (
+            *("trainers.train", "--dataset=mnist"),
+            *(f"--data_dir={tmp}/nowhere", f"--workdir={tmp}/d"),
+        ),
+        "belongs to a run of another configuration (seed: 0 -> 1)": (
+            *TRAIN,
+            *("--seed=1", f"--workdir={trained}"),
+        ),
+        "Unknown command line flag 'epoch'": ("trainers.train", "--epoch=3"),
+        "--workdir must have a value other than None": ("trainers.train",),
+        "did you mean 'vertical_shift'": (
+            *("trainers.evaluate", f"--workdir={trained}"),
+            "--manipulation=vertical_shft",
+        ),
+        "takes 0 to 1 (fraction of the height)": (
+            *("trainers.evaluate", f"--workdir={trained}"),
+            "--levels=0,3",
+        ),
+        "holds no run: config.json is missing": ("trainers.evaluate", f"--workdir={tmp}/none"),
+        "did you mean 'fgsm'": ("trainers.attack", f"--workdir={trained}", "--attack=fgms"),
+        "which has no M-networks to fine-tune": (
+            *(finetune, f"--workdir={trained}"),
+            "--manipulation=vertical_shift:0.5",
+        ),
+        "'vertical_shift' has no level": (
+            *(finetune, f"--workdir={trained}"),
+            "--manipulation=vertical_shift",
+        ),
+        "--version=0 was given": (
+            *(export, f"--workdir={trained}"),
+            *(f"--export_dir={tmp}/e", "--version=0"),
+        ),
+        "flags are needed, 'mnist' was given": ("trainers.demo", "mnist", f"--workdir={tmp}/f"),
+    }
+
+
+def test_bad_input_is_one_clear_sentence_and_leaves_nothing(trained, tmp_path):
+    before = {p: p.stat().st_mtime_ns for p in trained.rglob("*")}
+    calls = bad_calls(trained, tmp_path)
+    with ThreadPoolExecutor(2) as pool:
+        results = dict(
+            zip(calls, pool.map(lambda flags: call(*flags), calls.values()), strict=True)
+        )
+    for sentence, result in results.items():
+        assert result.returncode == 2, (sentence, result.stderr)
+        assert result.stdout == ""
+        (line,) = result.stderr.strip().splitlines()  # no traceback, no noise
+        assert line.startswith("error: ")
+        assert sentence in line
+    assert {p: p.stat().st_mtime_ns for p in trained.rglob("*")} == before
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("trainers.train", "trainers.finetune", "trainers.evaluate", "trainers.attack"),
+        *("trainers.demo", "export.export_saved_model"),
+    ],
+)
+def test_help_explains_every_flag_with_an_example(module):
+    result = call(module, "--help")
+    assert "python -m " + module in result.stdout
+    own = result.stdout.split("flags:")[1]
+    flags = [line for line in own.splitlines() if line.startswith("  --")]
+    assert len(flags) >= 2
+    for block in own.split("\n  --")[1:]:
+        assert "Example" in block, block
+
+
+def test_a_killed_training_continues_to_the_same_numbers(tmp_path):
+    """A real SIGKILL in the middle of an epoch."""
+    flags = ("trainers.train", "--model=cama", "--dataset=digits", "--epochs=3", "--set")
+    flags = (*flags, "batch_size=64", "--set", "num_samples=1")
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    assert call(*flags, f"--workdir={unbroken}").returncode == 0
+    victim = subprocess.Popen(
+        command(*flags, f"--workdir={broken}"),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    metrics = broken / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text()):
+        time.sleep(0.05)
+    time.sleep(0.5)  # into the second epoch
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    assert 1 <= metrics.read_text().count("\n") < 3, "the kill came too late to test anything"
+    assert call(*flags, f"--workdir={broken}").returncode == 0
+    rows = []
+    for workdir in (unbroken, broken):
+        lines = (workdir / "metrics.jsonl").read_text().splitlines()
+        rows.append(
+            [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+        )
+    assert rows[0] == rows[1]
+
+
+@needs_tfds
+def test_a_dnn_learns_mnist_in_an_epoch(tmp_path):
+    result = call(
+        *("trainers.train", "--model=dnn", "--dataset=mnist", "--epochs=1"),
+        *(f"--data_dir={TFDS}", f"--workdir={tmp_path}"),
+    )
+    assert result.returncode == 0, result.stderr
+    row = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert row["val_accuracy"] > 0.93
+    assert np.isfinite(row["loss"])

@@ -1,0 +1,1 @@
+"""Whole experiments: all stages, one after another, each step skipped where it is done."""

@@ -1,0 +1,283 @@
+"""The papers' shift experiments: Figures 1, 7, 8 and 10 of deep CAMA, on any image data set.
+
+Models are trained clean, with vertical and with horizontal shifts; CAMAs are fine-tuned at every
+range on half of the shifted test images, without labels; everything is tested on both directions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tfcama.evaluation import curves, results
+from tfcama.evaluation.results import Row
+from tfcama.evaluation.subject import Subject, load_subject
+from tfcama.models.registry import MODELS
+from tfcama.report import figures
+from tfcama.report.build import write_report
+from tfcama.report.pictures import Picture, to_png
+from tfcama.studies import steps
+from tfcama.studies.steps import Progress
+from tfcama.training import run
+from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
+from tfcama.training.finetune import finetune_on_manipulation
+from tfcama.workdir import Workdir
+
+VERTICAL, HORIZONTAL, BOTH = "vertical_shift", "horizontal_shift", "shift"
+DIRECTIONS = (VERTICAL, HORIZONTAL)
+_AUGMENTED_RANGE = 0.5  # both papers
+_FRACTION = 0.5  # of the test images that fine-tuning sees; both papers
+_FRACTION_RANGE = 0.2  # where the number of images is varied
+_TENTHS = tuple(round(0.1 * step, 1) for step in range(10))
+
+
+class Profile(NamedTuple):
+    """How much of the study is run.
+
+    Attributes:
+      dnn_epochs, cama_epochs: of training.
+      ranges: of the curves of models as trained.
+      finetuned: what the clean-trained CAMA is fine-tuned on -> at which ranges.
+      finetuned_augmented: ranges at which CAMAs that were trained on shifts are fine-tuned.
+      fractions: of the test images, to see how many are needed.
+      limit: test rows that are scored; None for all.
+    """
+
+    dnn_epochs: int
+    cama_epochs: int
+    ranges: tuple[float, ...]
+    finetuned: dict[str, tuple[float, ...]]
+    finetuned_augmented: tuple[float, ...]
+    fractions: tuple[float, ...]
+    limit: int | None
+
+
+PROFILES = {
+    "full": Profile(
+        dnn_epochs=20,
+        cama_epochs=15,
+        ranges=_TENTHS,
+        finetuned={
+            VERTICAL: _TENTHS[1:],
+            HORIZONTAL: (0.1, 0.2, 0.3, 0.5, 0.9),
+            BOTH: (0.1, 0.2, 0.3, 0.5, 0.9),
+        },
+        finetuned_augmented=(0.2, 0.5, 0.9),
+        fractions=(0.01, 0.05, 0.25),
+        limit=None,
+    ),
+    "quick": Profile(
+        dnn_epochs=1,
+        cama_epochs=1,
+        ranges=(0.0, 0.2, 0.5),
+        finetuned={VERTICAL: (0.2,)},
+        finetuned_augmented=(),
+        fractions=(0.01,),
+        limit=300,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ShiftStudy:
+    """One study; `run` continues where an earlier, interrupted one stopped.
+
+    Attributes:
+      root: where the runs go.
+      dataset: an image data set.
+      data_dir: of tensorflow-datasets.
+      profile: how much.
+      precision: of the CAMAs' training, see TrainingConfig.
+      progress: called with lines of text.
+    """
+
+    root: Path
+    dataset: str
+    data_dir: str | None
+    profile: Profile
+    precision: str
+    progress: Progress
+
+    def run(self, seeds: Sequence[int], target: Path) -> Path:
+        """Trains, fine-tunes and scores everything, then writes the report.
+
+        Args:
+          seeds: a whole study each.
+          target: where the report goes.
+
+        Returns:
+          The report's index.html.
+        """
+        workdirs = [workdir for seed in seeds for workdir in self._one_seed(seed)]
+        rows = [row for workdir in workdirs for row in results.load_rows(workdir)]
+        spec = load_subject(workdirs[0], data_dir=self.data_dir).dataset.spec
+        write_report(
+            workdirs,
+            target,
+            rows=rows,
+            pictures=shift_figures(rows, chance=1.0 / spec.num_classes),
+            checks={},
+            title=f"Shifts on {self.dataset}: deep CAMA's Figures 1, 7, 8 and 10",
+        )
+        return target / "index.html"
+
+    def _one_seed(self, seed: int) -> list[Workdir]:
+        workdirs = []
+        for model in ("dnn", "cama"):
+            for augmented in ("", *DIRECTIONS):
+                trained = self._train(model, augmented, seed)
+                workdirs.append(trained)
+                if model == "cama":
+                    workdirs += self._finetune_all(trained, augmented, seed)
+        return workdirs
+
+    def _train(self, model: str, augmented: str, seed: int) -> Workdir:
+        augment = f"{augmented}:{_AUGMENTED_RANGE}" if augmented else ""
+        config = RunConfig(
+            model=model,
+            dataset=self.dataset,
+            seed=seed,
+            architecture=MODELS[model].config_class(),
+            training=TrainingConfig(
+                epochs=self.profile.dnn_epochs if model == "dnn" else self.profile.cama_epochs,
+                augment=augment,
+                precision=self.precision if model == "cama" else "float32",
+            ),
+        )
+        name = f"{model}_{augmented}" if augmented else model
+        workdir = Workdir(self.root / f"seed{seed}" / name)
+        run.train(config, workdir, data_dir=self.data_dir)
+        for direction in DIRECTIONS:
+            self._once(
+                workdir,
+                f"manipulation_{direction}",
+                lambda subject, d=direction: curves.manipulation_curve(
+                    subject, d, self.profile.ranges, progress=self.progress
+                ),
+            )
+        return workdir
+
+    def _finetune_all(self, trained: Workdir, augmented: str, seed: int) -> list[Workdir]:
+        if augmented:
+            ranges = self.profile.finetuned_augmented
+            return [
+                self._finetune(trained, d, r, _FRACTION, seed) for d in DIRECTIONS for r in ranges
+            ]
+        matched = [
+            self._finetune(trained, manipulation, level, _FRACTION, seed)
+            for manipulation, levels in self.profile.finetuned.items()
+            for level in levels
+        ]
+        few = [
+            self._finetune(trained, VERTICAL, _FRACTION_RANGE, fraction, seed)
+            for fraction in self.profile.fractions
+        ]
+        return matched + few
+
+    def _finetune(
+        self, trained: Workdir, manipulation: str, level: float, fraction: float, seed: int
+    ) -> Workdir:
+        """Fine-tunes at one range; scores that range in both directions, and clean images."""
+        config = FinetuneConfig(subject=f"{manipulation}:{level}", fraction=fraction, seed=seed)
+        workdir = steps.finetuned_workdir(trained, config)
+        finetune_on_manipulation(trained, workdir, config.subject, config, data_dir=self.data_dir)
+        experiment = "matched" if fraction == _FRACTION else f"fraction_{fraction:g}"
+
+        def score(subject: Subject) -> list[Row]:
+            rows = curves.manipulation_curve(subject, VERTICAL, [0.0], progress=self.progress)
+            for direction in DIRECTIONS:
+                rows += curves.manipulation_curve(
+                    subject, direction, [level], progress=self.progress
+                )
+            return [
+                dataclasses.replace(
+                    row, experiment=row.experiment.replace("manipulation", experiment)
+                )
+                for row in rows
+            ]
+
+        self._once(workdir, experiment, score)
+        return workdir
+
+    def _once(self, workdir: Workdir, name: str, score: Callable[[Subject], list[Row]]) -> None:
+        if not (workdir.results / f"{name}.rows.json").exists():
+            self.progress(f"{workdir.root}: {name}")
+            subject = load_subject(workdir, data_dir=self.data_dir, limit=self.profile.limit)
+            results.save_rows(workdir, name, score(subject))
+
+
+def shift_figures(rows: Sequence[Row], *, chance: float) -> list[Picture]:
+    """Figures 1, 7, 8 and 10 from the rows of a study.
+
+    Args:
+      rows: of any number of seeds.
+      chance: accuracy of guessing.
+    """
+    pictures = []
+    for direction in DIRECTIONS:
+        short = direction.split("_")[0]
+        tested = [row for row in rows if row.manipulation == direction]
+        trained = [row for row in tested if row.experiment == "manipulation"]
+        matched = [row for row in tested if row.experiment == "matched" and row.level > 0]
+        groups = {
+            "figure1": (
+                [row for row in trained if row.model == "dnn"],
+                f"DNNs on {short} shifts",
+                "The papers' Figure 1: does training on one direction harm the other?",
+            ),
+            "figure7": (
+                [row for row in trained + matched if row.trained_on == "clean"],
+                f"CAMA trained clean, on {short} shifts",
+                "The papers' Figure 7: fine-tuned without labels, at every range anew, on half of "
+                "the test images shifted vertically, horizontally or both ways.",
+            ),
+            "figure10": (
+                [row for row in trained + matched if row.model == "cama" and _figure10(row)],
+                f"CAMA trained on shifts of range {_AUGMENTED_RANGE}, on {short} shifts",
+                "The papers' Figure 10: as trained, and fine-tuned on the direction of the test.",
+            ),
+        }
+        for name, (group, title, caption) in groups.items():
+            if len({row.level for row in group}) < 2:
+                continue
+            figure = figures.accuracy_curves(
+                group,
+                axis="level",
+                xlabel=f"{short} shift range (fraction of the side)",
+                title=title,
+                chance=chance,
+            )
+            pictures.append(Picture(f"{name}_{short}", "shift", title, caption, to_png(figure)))
+    shares = _by_fraction(rows)
+    if shares:
+        title = f"How many test images fine-tuning needs (vertical range {_FRACTION_RANGE})"
+        figure = figures.accuracy_by_fraction(shares, title=title)
+        caption = "The papers' Figure 8, scored on the images that fine-tuning did not see."
+        pictures.append(Picture("figure8", "shift", title, caption, to_png(figure)))
+    return pictures
+
+
+def _figure10(row: Row) -> bool:
+    """As trained, or fine-tuned on what it is tested on."""
+    return not row.finetuned_on or row.finetuned_on.split(":")[0] == row.manipulation
+
+
+def _by_fraction(rows: Sequence[Row]) -> dict[float, list[Row]]:
+    """Share of test images -> rows at the vertical range where it was varied, unseen images."""
+    found: dict[float, list[Row]] = {}
+    for row in rows:
+        at = row.manipulation == VERTICAL and row.level == _FRACTION_RANGE
+        if not at or row.trained_on != "clean" or row.model != "cama":
+            continue
+        if row.experiment == "manipulation":
+            found.setdefault(0.0, []).append(row)
+        elif row.finetuned_on != f"{VERTICAL}:{_FRACTION_RANGE}":
+            continue
+        elif row.experiment == "matched_held_out":
+            found.setdefault(_FRACTION, []).append(row)
+        elif row.experiment.startswith("fraction_") and row.experiment.endswith("_held_out"):
+            fraction = float(row.experiment.removeprefix("fraction_").removesuffix("_held_out"))
+            found.setdefault(fraction, []).append(row)
+    return found if len(found) > 2 else {}

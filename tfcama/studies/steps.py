@@ -1,0 +1,118 @@
+"""The steps that experiments are made of; each leaves its results in a workdir."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from tfcama.attacks import registry
+from tfcama.evaluation import curves, results, robustness
+from tfcama.evaluation.results import Row
+from tfcama.evaluation.subject import Subject
+from tfcama.report import pictures
+from tfcama.report.pictures import slug
+from tfcama.training import finetune as finetune_lib
+from tfcama.training.config import FinetuneConfig
+from tfcama.workdir import Workdir
+
+Progress = Callable[[str], None]
+
+
+def finetuned_workdir(base: Workdir, config: FinetuneConfig) -> Workdir:
+    """Where a fine-tuning of `base` goes unless told otherwise."""
+    name = f"{config.subject}_{config.fraction:g}_seed{config.seed}"
+    return Workdir(base.root / "finetuned" / slug(name))
+
+
+def evaluate(
+    subject: Subject,
+    manipulation: str,
+    levels: Sequence[float],
+    *,
+    progress: Progress,
+    pictured_level: float | None = None,
+) -> list[Row]:
+    """Accuracy along a manipulation, the do(m = 0) grid and samples, saved in the workdir.
+
+    Args:
+      subject: a finished run.
+      manipulation: without its level.
+      levels: of the manipulation.
+      progress: called with a line after each level.
+      pictured_level: of the do(m = 0) grid; None takes the middle one.
+    """
+    rows = curves.manipulation_curve(subject, manipulation, levels, progress=progress)
+    name = f"manipulation_{slug(manipulation)}"
+    results.save_rows(subject.workdir, name, rows)
+    level = levels[len(levels) // 2] if pictured_level is None else pictured_level
+    grid = pictures.do_m0_grid(subject, manipulation, level)
+    for picture in (grid, pictures.samples_by_class(subject)):
+        if picture is not None:
+            pictures.save(subject.workdir, picture)
+    return rows
+
+
+def attack(
+    subject: Subject,
+    attack: str,
+    radii: Sequence[float],
+    *,
+    source: Subject | None = None,
+    progress: Progress,
+) -> list[Row]:
+    """Accuracy under an attack and adversarial examples, saved in the workdir."""
+    rows, found = robustness.attack_curve(subject, attack, radii, source=source, progress=progress)
+    about = attack if source is None else f"{attack}_from_{source.loaded.config.model}"
+    results.save_rows(subject.workdir, f"attack_{slug(about)}", rows)
+    name = "" if source is None else source.loaded.config.model
+    pictures.save(
+        subject.workdir, pictures.adversarial_examples(subject, attack, found, source=name)
+    )
+    return rows
+
+
+def static_finetuning(
+    subject: Subject,
+    attack: str,
+    eps: float,
+    config: FinetuneConfig,
+    *,
+    progress: Progress,
+) -> list[Row]:
+    """The papers' way to defend: attack the model, adapt it on all attacked inputs, score those.
+
+    The attacker does not know of the adaptation (EVALUATION.md's "static"). Rows of the adapted
+    model: "attack_static" on the attacked inputs and "attack_static_clean" on the clean ones.
+
+    Args:
+      subject: a finished run of a CAMA.
+      attack: see `attacks.registry.parse`.
+      eps: radius.
+      config: how to adapt; fraction and subject are set here.
+      progress: called with a line at the end.
+    """
+    made = registry.parse(attack, eps=eps)
+    adversarial = robustness.craft(subject, made).x
+    config = dataclasses.replace(config, fraction=1.0, subject=f"{attack} eps {eps:g}")
+    workdir = finetuned_workdir(subject.workdir, config)
+    loaded = finetune_lib.finetune(
+        subject.workdir, workdir, config, clean=subject.dataset.train, unlabelled=adversarial
+    )
+    adapted = dataclasses.replace(subject, workdir=workdir, loaded=loaded)
+    draws = robustness.scoring_draws(made)
+    rows = [
+        results.scored(
+            robustness.attacked_hits(adapted, x, draws=draws),
+            **adapted.identity(experiment, attack=attack, eps=eps),
+        )
+        for experiment, x in (
+            ("attack_static", adversarial),
+            ("attack_static_clean", subject.test.x),
+        )
+    ]
+    results.save_rows(workdir, "attack_static", rows)
+    progress(
+        f"{attack} eps {eps:g}, adapted: attacked {rows[0].accuracy:.4f}, "
+        f"clean {rows[1].accuracy:.4f}"
+    )
+    return rows

@@ -1,0 +1,69 @@
+r"""What every binary shares: quiet start-up, and one clear sentence for bad input."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def _quiet_native_stderr() -> Iterator[None]:
+    """Hides what C++ prints at import before it reads TF_CPP_MIN_LOG_LEVEL."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with open(os.devnull, "w") as null:
+        os.dup2(null.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+with _quiet_native_stderr():
+    import tensorflow  # noqa: F401
+
+from absl import app, flags, logging
+
+from tfcama.errors import InputError
+from tfcama.workdir import is_disk_full
+
+INPUT_ERROR_STATUS = 2
+INTERRUPTED_STATUS = 130
+
+
+def run(main: Callable[[], None]) -> None:
+    """Parses the flags and runs `main`; bad input ends in a sentence and a non-zero status."""
+    logging.set_verbosity(logging.ERROR)
+    app.run(lambda argv: _guarded(main, argv), flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _fail(f"{error}; --help explains every flag.")
+
+
+def _guarded(main: Callable[[], None], argv: list[str]) -> None:
+    if len(argv) > 1:
+        _fail(f"flags are needed, '{argv[1]}' was given; --help explains every flag.")
+    try:
+        main()
+    except InputError as error:
+        _fail(str(error))
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        _fail(f"the disk is full ({error}); nothing was half-written. Free space and run it again.")
+    except KeyboardInterrupt:
+        print("stopped; the same command continues.", file=sys.stderr)
+        sys.exit(INTERRUPTED_STATUS)
+
+
+def _fail(sentence: str):
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(INPUT_ERROR_STATUS)

@@ -1,0 +1,78 @@
+r"""Attacks a trained classifier and writes a report.
+
+    python -m trainers.attack --workdir=runs/mnist --attack=fgsm,pgd --eps=0:0.5:0.1 --limit=500
+    python -m trainers.attack --workdir=runs/mnist --attack=pgd_eot:draws=20:restarts=10 --eps=0.1
+    python -m trainers.attack --workdir=runs/mnist --attack=pgd --eps=0.1 --finetune --sanity
+
+fgsm and pgd are CleverHans' (the papers' protocol), pgd_eot and square belong to the strong
+protocol, noise is a control. Rows, pictures and the page go to <workdir>/report/.
+"""
+
+from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
+
+from absl import flags
+
+from tfcama import specs
+from tfcama.attacks.registry import ATTACKS
+from tfcama.evaluation import robustness
+from tfcama.evaluation.subject import load_subject
+from tfcama.report.build import build
+from tfcama.studies import steps
+from tfcama.training.config import FinetuneConfig
+from tfcama.workdir import Workdir
+from trainers.shared_flags import DATA_DIR, WORKDIR
+
+_ATTACK = flags.DEFINE_list(
+    "attack",
+    ["fgsm", "pgd"],
+    f"One or several of {', '.join(ATTACKS)}, with options. Example: --attack=fgsm,pgd:steps=20",
+)
+_EPS = flags.DEFINE_string(
+    "eps",
+    "0:0.5:0.1",
+    "Max-norm radii, start:stop:step or values with commas; full scale is 1. "
+    "Example: --eps=0.1,0.3",
+)
+_LIMIT = flags.DEFINE_integer(
+    "limit", 500, "Attack the first so many test images only. Example: --limit=500"
+)
+_TRANSFER = flags.DEFINE_string(
+    "transfer_from",
+    None,
+    "Craft on this run's model instead (black box). Example: --transfer_from=runs/dnn",
+)
+_FINETUNE = flags.DEFINE_bool(
+    "finetune",
+    False,
+    "Also adapt on the attacked images as the papers do, and score again. Example: --finetune",
+)
+_SANITY = flags.DEFINE_bool(
+    "sanity", False, "Also run the sanity checks at the largest eps. Example: --sanity"
+)
+
+
+def main() -> None:
+    workdir = Workdir(WORKDIR.value)
+    radii = specs.parse_range(_EPS.value, flag="--eps")
+    limits = {"data_dir": DATA_DIR.value, "limit": _LIMIT.value}
+    subject = load_subject(workdir, **limits)
+    source = load_subject(Workdir(_TRANSFER.value), **limits) if _TRANSFER.value else None
+    reported = [workdir]
+    for attack in _ATTACK.value:
+        steps.attack(subject, attack, radii, source=source, progress=print)
+        if _FINETUNE.value:
+            for eps in radii:
+                steps.static_finetuning(subject, attack, eps, FinetuneConfig(), progress=print)
+    if _SANITY.value:
+        checks = robustness.sanity_checks(subject, eps=max(radii), transfer_from=source)
+        robustness.save_checks(workdir, checks)
+        for check in checks:
+            print(f"{'pass' if check.passed else 'FAIL'}  {check.name}: {check.detail}")
+    if _FINETUNE.value:
+        reported += [Workdir(p.parent) for p in sorted(workdir.root.glob("finetuned/*/results"))]
+    build(reported, workdir.report, title=f"tfcama: {workdir.root.name} under attack")
+    print(f"report: {workdir.report / 'index.html'}")
+
+
+if __name__ == "__main__":
+    app.run(main)

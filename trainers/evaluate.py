@@ -1,0 +1,45 @@
+r"""Measures a trained classifier on manipulated test images and writes a report.
+
+    python -m trainers.evaluate --workdir=runs/mnist --manipulation=vertical_shift \
+        --levels=0:0.9:0.1
+    python -m trainers.evaluate --workdir=runs/mnist --manipulation=rotation --levels=0,15,30,60
+
+Rows, pictures and the page go to <workdir>/report/.
+"""
+
+from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
+
+from absl import flags
+
+from tfcama import specs
+from tfcama.evaluation.subject import load_subject
+from tfcama.report.build import build
+from tfcama.studies import steps
+from tfcama.workdir import Workdir
+from trainers.shared_flags import DATA_DIR, WORKDIR
+
+_MANIPULATION = flags.DEFINE_list(
+    "manipulation",
+    ["vertical_shift"],
+    "One or several, without their levels. Example: --manipulation=vertical_shift,rotation",
+)
+_LEVELS = flags.DEFINE_string(
+    "levels", "0:0.9:0.1", "start:stop:step, or values with commas. Example: --levels=0,0.2,0.5"
+)
+_LIMIT = flags.DEFINE_integer(
+    "limit", None, "Score the first so many test images only. Example: --limit=1000"
+)
+
+
+def main() -> None:
+    workdir = Workdir(WORKDIR.value)
+    levels = specs.parse_range(_LEVELS.value, flag="--levels")
+    subject = load_subject(workdir, data_dir=DATA_DIR.value, limit=_LIMIT.value)
+    for manipulation in _MANIPULATION.value:
+        steps.evaluate(subject, manipulation, levels, progress=print)
+    build([workdir], workdir.report, title=f"tfcama: {workdir.root.name}")
+    print(f"report: {workdir.report / 'index.html'}")
+
+
+if __name__ == "__main__":
+    app.run(main)
