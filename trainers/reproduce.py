@@ -5,8 +5,8 @@ r"""Repeats the papers' experiments, resumable, and writes their report.
     python -m trainers.reproduce --study=shift --dataset=digits --workdir=runs/quick \
         --report=runs/quick/report --profile=quick
 
-shift: deep CAMA's Figures 1, 7, 8 and 10. With --profile=full hours on two cores a seed, with
---profile=quick minutes.
+shift: deep CAMA's Figures 1, 7, 8 and 10. A seed on two cores takes about six hours with
+--profile=full, two with --profile=core (fewer ranges are fine-tuned), minutes with quick.
 """
 
 from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
@@ -27,7 +27,9 @@ _REPORT = flags.DEFINE_string(
     "report", None, "Where the report goes. Example: --report=results/mnist_shift", required=True
 )
 _SEEDS = flags.DEFINE_string("seeds", "0", "A whole study each. Example: --seeds=0,1,2")
-_PROFILE = flags.DEFINE_string("profile", "full", "full or quick. Example: --profile=quick")
+_PROFILE = flags.DEFINE_string(
+    "profile", "full", f"One of {', '.join(PROFILES)}. Example: --profile=quick"
+)
 _PRECISION = flags.DEFINE_string(
     "precision", "float32", "Of the CAMAs' training. Example: --precision=mixed_bfloat16"
 )

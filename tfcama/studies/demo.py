@@ -50,7 +50,7 @@ def demo(
             dataset=dataset,
             seed=seed,
             architecture=MODELS[name].config_class(),
-            training=TrainingConfig(epochs=epochs, batch_size=64),
+            training=TrainingConfig(epochs=epochs),
         )
         trained[name] = Workdir(root / name)
         run.train(config, trained[name], data_dir=data_dir)

@@ -39,6 +39,8 @@ class Profile(NamedTuple):
     Attributes:
       dnn_epochs, cama_epochs: of training.
       ranges: of the curves of models as trained.
+      augmented: directions that further DNNs and CAMAs are trained on.
+      augmented_ranges: of the curves of CAMAs that were trained on shifts.
       finetuned: what the clean-trained CAMA is fine-tuned on -> at which ranges.
       finetuned_augmented: ranges at which CAMAs that were trained on shifts are fine-tuned.
       fractions: of the test images, to see how many are needed.
@@ -48,6 +50,8 @@ class Profile(NamedTuple):
     dnn_epochs: int
     cama_epochs: int
     ranges: tuple[float, ...]
+    augmented: dict[str, tuple[str, ...]]
+    augmented_ranges: tuple[float, ...]
     finetuned: dict[str, tuple[float, ...]]
     finetuned_augmented: tuple[float, ...]
     fractions: tuple[float, ...]
@@ -59,6 +63,8 @@ PROFILES = {
         dnn_epochs=20,
         cama_epochs=15,
         ranges=_TENTHS,
+        augmented={"dnn": DIRECTIONS, "cama": DIRECTIONS},
+        augmented_ranges=_TENTHS,
         finetuned={
             VERTICAL: _TENTHS[1:],
             HORIZONTAL: (0.1, 0.2, 0.3, 0.5, 0.9),
@@ -68,10 +74,23 @@ PROFILES = {
         fractions=(0.01, 0.05, 0.25),
         limit=None,
     ),
+    "core": Profile(
+        dnn_epochs=20,
+        cama_epochs=15,
+        ranges=_TENTHS,
+        augmented={"dnn": DIRECTIONS, "cama": (VERTICAL,)},
+        augmented_ranges=(0.0, 0.2, 0.5, 0.9),
+        finetuned={VERTICAL: (0.1, 0.2, 0.3, 0.5, 0.9), HORIZONTAL: (0.2,), BOTH: (0.2,)},
+        finetuned_augmented=(0.5,),
+        fractions=(0.01,),
+        limit=None,
+    ),
     "quick": Profile(
         dnn_epochs=1,
         cama_epochs=1,
         ranges=(0.0, 0.2, 0.5),
+        augmented={"dnn": DIRECTIONS, "cama": (VERTICAL,)},
+        augmented_ranges=(0.0, 0.2, 0.5),
         finetuned={VERTICAL: (0.2,)},
         finetuned_augmented=(),
         fractions=(0.01,),
@@ -126,7 +145,7 @@ class ShiftStudy:
     def _one_seed(self, seed: int) -> list[Workdir]:
         workdirs = []
         for model in ("dnn", "cama"):
-            for augmented in ("", *DIRECTIONS):
+            for augmented in ("", *self.profile.augmented[model]):
                 trained = self._train(model, augmented, seed)
                 workdirs.append(trained)
                 if model == "cama":
@@ -149,12 +168,14 @@ class ShiftStudy:
         name = f"{model}_{augmented}" if augmented else model
         workdir = Workdir(self.root / f"seed{seed}" / name)
         run.train(config, workdir, data_dir=self.data_dir)
+        few = model == "cama" and augmented
+        ranges = self.profile.augmented_ranges if few else self.profile.ranges
         for direction in DIRECTIONS:
             self._once(
                 workdir,
                 f"manipulation_{direction}",
                 lambda subject, d=direction: curves.manipulation_curve(
-                    subject, d, self.profile.ranges, progress=self.progress
+                    subject, d, ranges, progress=self.progress
                 ),
             )
         return workdir
@@ -162,8 +183,9 @@ class ShiftStudy:
     def _finetune_all(self, trained: Workdir, augmented: str, seed: int) -> list[Workdir]:
         if augmented:
             ranges = self.profile.finetuned_augmented
+            directions = self.profile.augmented["cama"]
             return [
-                self._finetune(trained, d, r, _FRACTION, seed) for d in DIRECTIONS for r in ranges
+                self._finetune(trained, d, r, _FRACTION, seed) for d in directions for r in ranges
             ]
         matched = [
             self._finetune(trained, manipulation, level, _FRACTION, seed)

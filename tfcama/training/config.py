@@ -37,7 +37,7 @@ class TrainingConfig:
     """
 
     epochs: int = 15
-    batch_size: int = 128
+    batch_size: int = 64
     learning_rate: float = 1e-3
     warmup_steps: int = 500
     schedule: str = "cosine"
