@@ -30,7 +30,7 @@ type: setup
 	$(BIN)/mypy
 
 unit: setup
-	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --cov --cov-report=term $(PYTEST_ARGS)
 
 format: setup
 	$(BIN)/ruff check --fix .

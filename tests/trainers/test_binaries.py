@@ -107,7 +107,7 @@ def test_bad_input_is_one_clear_sentence_and_leaves_nothing(trained, tmp_path):
     "module",
     [
         *("trainers.train", "trainers.finetune", "trainers.evaluate", "trainers.attack"),
-        *("trainers.demo", "export.export_saved_model"),
+        *("trainers.demo", "trainers.reproduce", "export.export_saved_model", "benchmarks.speed"),
     ],
 )
 def test_help_explains_every_flag_with_an_example(module):
