@@ -1,4 +1,4 @@
-"""Small classifiers with known answers, for attacks and evaluation."""
+"""Small classifiers with known answers, and a row of results."""
 
 from __future__ import annotations
 
@@ -7,6 +7,19 @@ import tensorflow as tf
 
 from tfcama import random
 from tfcama.types import Bounds, InputSpec
+
+ROW = {
+    "experiment": "manipulation",
+    "model": "cama",
+    "dataset": "digits",
+    "trained_on": "clean",
+    "finetuned_on": "",
+    "manipulation": "vertical_shift",
+    "level": 0.2,
+    "attack": "",
+    "eps": 0.0,
+    "seed": 0,
+}  # what a Row says besides its numbers
 
 
 class Linear:

@@ -1,22 +1,10 @@
 import numpy as np
 import pytest
 
+from tests.doubles import ROW
 from tfcama.errors import InputError
 from tfcama.evaluation import results
 from tfcama.workdir import Workdir
-
-IDENTITY = {
-    "experiment": "manipulation",
-    "model": "cama",
-    "dataset": "digits",
-    "trained_on": "clean",
-    "finetuned_on": "",
-    "manipulation": "vertical_shift",
-    "level": 0.2,
-    "attack": "",
-    "eps": 0.0,
-    "seed": 0,
-}
 
 
 def test_wilson_is_the_formula():
@@ -34,7 +22,7 @@ def test_wilson_stays_in_the_unit_interval_at_the_ends():
 
 def test_several_draws_are_scored_by_their_mean():
     hits = np.array([[True, True, False, False], [True, False, False, False]])
-    row = results.scored(hits, **IDENTITY)
+    row = results.scored(hits, **ROW)
     assert row.n == 4
     assert row.accuracy == pytest.approx(3 / 8)
     assert row.low < row.accuracy < row.high
@@ -42,7 +30,7 @@ def test_several_draws_are_scored_by_their_mean():
 
 def test_rows_survive_their_file(tmp_path):
     workdir = Workdir(tmp_path)
-    rows = [results.scored(np.array([True, False]), **IDENTITY)]
+    rows = [results.scored(np.array([True, False]), **ROW)]
     results.save_rows(workdir, "a", rows)
     results.save_rows(workdir, "b", rows)
     results.save_rows(workdir, "a", rows)  # replaces
@@ -51,7 +39,7 @@ def test_rows_survive_their_file(tmp_path):
 
 def test_no_inputs_have_no_accuracy():
     with pytest.raises(InputError, match="no inputs"):
-        results.scored(np.zeros([1, 0], bool), **IDENTITY)
+        results.scored(np.zeros([1, 0], bool), **ROW)
 
 
 def test_a_file_that_holds_no_rows_is_named(tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib import image as mpl_image
 
+from tests.doubles import ROW
 from tfcama.errors import InputError
 from tfcama.evaluation import results, robustness
 from tfcama.evaluation.subject import load_subject
@@ -22,19 +23,7 @@ from tfcama.workdir import Workdir
 
 
 def row(**changes):
-    fields = {
-        "experiment": "manipulation",
-        "model": "cama",
-        "dataset": "digits",
-        "trained_on": "clean",
-        "finetuned_on": "",
-        "manipulation": "vertical_shift",
-        "level": 0.2,
-        "attack": "",
-        "eps": 0.0,
-        "seed": 0,
-    }
-    return results.scored(np.array([True, True, False, True]), **{**fields, **changes})
+    return results.scored(np.array([True, True, False, True]), **{**ROW, **changes})
 
 
 @pytest.mark.parametrize(
@@ -109,6 +98,20 @@ def studied(tmp_path_factory, bars):
     )
     yield root, workdirs, lines
     patch.undo()
+
+
+def test_every_curve_has_a_colour_of_its_own():
+    rows = [row(model="dnn"), row()]
+    for name in ("vertical_shift:0.2", "horizontal_shift:0.2", "shift:0.2"):
+        rows += [row(experiment=e, finetuned_on=name) for e in ("matched", "matched_held_out")]
+    curves = figures.curve_points(rows, "level")
+    figure = figures.accuracy_curves(rows, axis="level", xlabel="x", title="t", chance=0.1)
+    drawn = dict(zip(curves, figure.axes[0].lines, strict=False))
+    whole = [line.get_color() for key, line in drawn.items() if not key.held_out]
+    assert len(set(whole)) == 5
+    for key, line in drawn.items():
+        if key.held_out:
+            assert line.get_color() == drawn[key._replace(held_out=False)].get_color()
 
 
 def test_every_step_reports_its_progress(studied):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -62,8 +63,10 @@ def accuracy_curves(
     """Accuracy against a level or an eps, in the form of the papers' Figures 1, 7, 10 and 11."""
     figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    for place, (line, points) in enumerate(curve_points(rows, axis).items()):
-        colour, marker = _style(line, place)
+    curves = curve_points(rows, axis)
+    styles = _styles(curves)
+    for line, points in curves.items():
+        colour, marker = styles[line]
         x, mean, low, high = np.array(points).T
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.plot(
@@ -87,12 +90,21 @@ def accuracy_curves(
     return figure
 
 
-def _style(line: labels.Line, place: int) -> tuple[str, str]:
-    if line.trained_on == "clean" and line.model in ("dnn", "cama"):
-        kind = 0 if line.model == "dnn" else 2 if line.finetuned_on else 1
-        if kind < 2 or line.matched:
-            return _COLOURS[kind], _MARKERS[kind]
-    return _COLOURS[2 + place % 6], _MARKERS[2 + place % 6]
+def _styles(lines: Iterable[labels.Line]) -> dict[labels.Line, tuple[str, str]]:
+    """Colour and marker of each line: the papers' for the clean-trained DNN and CAMA, then others.
+
+    Unseen images share the style of what was fine-tuned on the rest.
+    """
+    papers = {("dnn", "clean", ""): 0, ("cama", "clean", ""): 1}
+    free = itertools.cycle(range(len(papers), len(_COLOURS)))
+    places: dict[labels.Line, int] = {}
+    for line in lines:
+        curve = line._replace(held_out=False)
+        if curve not in places:
+            known = papers.get((line.model, line.trained_on, line.finetuned_on))
+            places[curve] = next(free) if known is None else known
+        places[line] = places[curve]
+    return {line: (_COLOURS[place], _MARKERS[place]) for line, place in places.items()}
 
 
 def image_rows(
@@ -129,7 +141,7 @@ def _show(axes: Axes, image: np.ndarray) -> None:
     axes.spines[:].set_visible(False)
 
 
-def accuracy_by_fraction(rows: dict[float, Sequence[Row]], *, title: str) -> Figure:
+def accuracy_by_fraction(rows: Mapping[float, Sequence[Row]], *, title: str) -> Figure:
     """Accuracy against the share of test images that fine-tuning saw (the papers' Figure 8).
 
     Args:

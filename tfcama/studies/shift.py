@@ -171,13 +171,11 @@ class ShiftStudy:
         few = model == "cama" and augmented
         ranges = self.profile.augmented_ranges if few else self.profile.ranges
         for direction in DIRECTIONS:
-            self._once(
-                workdir,
-                f"manipulation_{direction}",
-                lambda subject, d=direction: curves.manipulation_curve(
-                    subject, d, ranges, progress=self.progress
-                ),
-            )
+
+            def score(subject: Subject, direction: str = direction) -> list[Row]:
+                return curves.manipulation_curve(subject, direction, ranges, progress=self.progress)
+
+            self._once(workdir, f"manipulation_{direction}", score)
         return workdir
 
     def _finetune_all(self, trained: Workdir, augmented: str, seed: int) -> list[Workdir]:
