@@ -13,6 +13,7 @@ from trainers import app  # isort: skip  (quiets TensorFlow before anything impo
 from absl import flags
 
 from tfcama import specs
+from tfcama.attacks import registry
 from tfcama.attacks.registry import ATTACKS
 from tfcama.evaluation import robustness
 from tfcama.evaluation.subject import load_subject
@@ -54,6 +55,8 @@ _SANITY = flags.DEFINE_bool(
 def main() -> None:
     workdir = Workdir(WORKDIR.value)
     radii = specs.parse_range(_EPS.value, flag="--eps")
+    for attack in _ATTACK.value:
+        registry.parse(attack, eps=max(radii))  # a bad one costs no work
     limits = {"data_dir": DATA_DIR.value, "limit": _LIMIT.value}
     subject = load_subject(workdir, **limits)
     source = load_subject(Workdir(_TRANSFER.value), **limits) if _TRANSFER.value else None

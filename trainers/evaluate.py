@@ -12,6 +12,7 @@ from trainers import app  # isort: skip  (quiets TensorFlow before anything impo
 from absl import flags
 
 from tfcama import specs
+from tfcama.data import manipulations
 from tfcama.evaluation.subject import load_subject
 from tfcama.report.build import build
 from tfcama.studies import steps
@@ -34,6 +35,9 @@ _LIMIT = flags.DEFINE_integer(
 def main() -> None:
     workdir = Workdir(WORKDIR.value)
     levels = specs.parse_range(_LEVELS.value, flag="--levels")
+    for manipulation in _MANIPULATION.value:
+        for level in levels:
+            manipulations.parse(manipulation, level=level)  # a bad one costs no work
     subject = load_subject(workdir, data_dir=DATA_DIR.value, limit=_LIMIT.value)
     for manipulation in _MANIPULATION.value:
         steps.evaluate(subject, manipulation, levels, progress=print)

@@ -45,8 +45,8 @@ def attack_curve(
       A row a radius, and the attacked inputs by radius.
     """
     rows, found = [], {}
-    for eps in radii:
-        made = registry.parse(attack, eps=eps)
+    attacks = {eps: registry.parse(attack, eps=eps) for eps in radii}  # bad input before any work
+    for eps, made in attacks.items():
         found[eps] = craft(source or subject, made)
         hits = attacked_hits(subject, found[eps].x, draws=scoring_draws(made))
         name = attack if source is None else f"{attack} from {source.loaded.config.model}"
