@@ -43,7 +43,7 @@ def build(workdirs: Sequence[Workdir], target: Path, *, title: str) -> Report:
             "run trainers.evaluate or trainers.attack first."
         )
     kept = [picture for workdir in workdirs for picture in _renamed(workdir, workdirs)]
-    checks = {_name(w, workdirs): load_checks(w) for w in workdirs}
+    checks = {f"Sanity of the attacks: {_name(w, workdirs)}": load_checks(w) for w in workdirs}
     return write_report(
         workdirs,
         target,
@@ -70,7 +70,7 @@ def write_report(
       target: replaced as a whole.
       rows: the results.
       pictures: with names that differ.
-      checks: sanity checks by run.
+      checks: by what they are about.
       title: of the page.
     """
     configs = [RunConfig.from_json(workdir.read_config()) for workdir in workdirs]

@@ -19,6 +19,7 @@ from tfcama.report import figures
 from tfcama.report.build import write_report
 from tfcama.report.pictures import Picture, to_png
 from tfcama.studies import steps
+from tfcama.studies.orderings import orderings
 from tfcama.studies.steps import Progress
 from tfcama.training import run
 from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
@@ -137,7 +138,7 @@ class ShiftStudy:
             target,
             rows=rows,
             pictures=shift_figures(rows, chance=1.0 / spec.num_classes),
-            checks={},
+            checks={"Do the papers' orderings hold?": orderings(rows)},
             title=f"Shifts on {self.dataset}: deep CAMA's Figures 1, 7, 8 and 10",
         )
         return target / "index.html"

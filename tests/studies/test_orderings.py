@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+
+from tests.doubles import ROW
+from tfcama.evaluation import results
+from tfcama.studies.orderings import orderings
+
+
+def scored(hits, **changes):
+    return results.scored(np.arange(100) < hits, **{**ROW, **changes})
+
+
+def test_a_gain_is_the_mean_over_shared_ranges():
+    rows = [
+        *(scored(h, level=r) for h, r in ((99, 0.0), (60, 0.2), (40, 0.5), (20, 0.9))),
+        scored(72, level=0.2, experiment="matched", finetuned_on="vertical_shift:0.2"),
+        scored(42, level=0.5, experiment="matched", finetuned_on="vertical_shift:0.5"),
+        scored(98, level=0.0, experiment="matched", finetuned_on="vertical_shift:0.2"),
+        scored(1, level=0.5, experiment="matched_held_out", finetuned_on="vertical_shift:0.5"),
+    ]
+    (check,) = orderings(rows)
+    assert check.name == "fine-tuned on the same shift CAMA is clearly above CAMA without"
+    assert check.passed
+    assert check.detail == "vertical shift +7.0 points (0.2: +12.0, 0.5: +2.0)"
+
+
+@pytest.mark.parametrize(("dnn", "holds"), [(60, True), (70, False), (50, True)])
+def test_an_ordering_can_fail(dnn, holds):
+    (check,) = orderings([scored(60), scored(dnn, model="dnn")])
+    assert check.passed == holds
+
+
+def test_without_rows_nothing_is_claimed():
+    assert orderings([scored(60)]) == []

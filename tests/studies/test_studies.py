@@ -1,0 +1,92 @@
+"""The studies in miniature: all their steps, once, and a second call that repeats none."""
+
+import functools
+import json
+
+import pytest
+
+from tfcama.studies import demo as demo_lib
+from tfcama.studies import shift
+from tfcama.training import run
+from tfcama.training.config import FinetuneConfig
+
+TINY = functools.partial(FinetuneConfig, steps=2, batch_size=4)
+
+
+def untouched(root):
+    return {path: path.stat().st_mtime_ns for path in root.rglob("*.rows.json")}
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def forbid():
+        monkeypatch.setattr(run.Trainer, "fit", lambda *a, **k: pytest.fail("trained again"))
+
+    return forbid
+
+
+def test_a_shift_study_is_done_once(tmp_path, bars_everywhere, monkeypatch, no_training):
+    monkeypatch.setattr(shift, "FinetuneConfig", TINY)
+    profile = shift.Profile(
+        dnn_epochs=1,
+        cama_epochs=1,
+        ranges=(0.0, 0.2),
+        augmented={"dnn": (shift.HORIZONTAL,), "cama": (shift.VERTICAL,)},
+        augmented_ranges=(0.2,),
+        finetuned={shift.VERTICAL: (0.2,)},
+        finetuned_augmented=(0.2,),
+        fractions=(0.1,),
+        limit=6,
+    )
+    lines = []
+    study = shift.ShiftStudy(
+        root=tmp_path / "runs",
+        dataset="digits",
+        data_dir=None,
+        profile=profile,
+        precision="float32",
+        progress=lines.append,
+    )
+    page = study.run([0], tmp_path / "report")
+    names = {path.stem for path in page.parent.glob("*.png")}
+    assert names == {
+        *("figure1_vertical", "figure1_horizontal", "figure7_vertical", "figure7_horizontal"),
+        *("figure10_vertical", "figure10_horizontal", "figure8"),
+    }
+    assert "Do the papers&#39; orderings hold?" in page.read_text()
+    rows = json.loads((page.parent / "report.json").read_text())["results"]
+    assert {row["trained_on"] for row in rows} == {
+        *("clean", "clean+vertical_shift:0.5", "clean+horizontal_shift:0.5"),
+    }
+    assert {row["finetuned_on"] for row in rows} == {"", "vertical_shift:0.2"}
+    assert {row["experiment"] for row in rows} == {
+        *("manipulation", "matched", "matched_held_out", "fraction_0.1", "fraction_0.1_held_out"),
+    }
+    before, _ = untouched(tmp_path / "runs"), no_training()
+    study.run([0], tmp_path / "report")
+    assert untouched(tmp_path / "runs") == before
+
+
+def test_a_demo_is_done_once(tmp_path, bars_everywhere, monkeypatch, no_training):
+    monkeypatch.setattr(demo_lib, "FinetuneConfig", TINY)
+    monkeypatch.setattr(demo_lib, "_SHIFTS", (0.0, 0.2))
+    monkeypatch.setattr(demo_lib, "_RADII", (0.0, 0.1))
+    monkeypatch.setattr(demo_lib, "_ATTACKED_ROWS", 4)
+    monkeypatch.setattr(demo_lib, "_CHECKED_ROWS", 4)
+    monkeypatch.setattr(demo_lib, "_PGD", "pgd:steps=2")
+    call = functools.partial(
+        demo_lib.demo, tmp_path, dataset="digits", data_dir=None, seed=0, epochs=1
+    )
+    lines = []
+    page = call(progress=lines.append)
+    rows = json.loads((page.parent / "report.json").read_text())["results"]
+    assert {(row["model"], bool(row["finetuned_on"])) for row in rows} == {
+        *(("dnn", False), ("cama", False), ("cama", True)),
+    }
+    assert (tmp_path / "export" / "cama" / "1" / "saved_model.pb").exists()
+    assert any(line.startswith(("pass", "FAIL")) for line in lines)
+    before, _ = untouched(tmp_path), no_training()
+    again = []
+    call(progress=again.append)
+    assert untouched(tmp_path) == before
+    assert again == []
