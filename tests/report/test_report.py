@@ -13,7 +13,7 @@ from tfcama.evaluation import results, robustness
 from tfcama.evaluation.subject import load_subject
 from tfcama.models.registry import MODELS
 from tfcama.report import figures, labels, pictures, provenance
-from tfcama.report.build import build
+from tfcama.report.build import _summary, build
 from tfcama.report.schema import Report
 from tfcama.studies import steps
 from tfcama.training import run
@@ -41,6 +41,14 @@ def row(**changes):
             "CAMA, fine-tuned on rotation 30 (unseen images)",
         ),
         ({"trained_on": "clean+vertical_shift:0.5"}, "CAMA trained on vertical shift 0.5"),
+        (
+            {"experiment": "attack_static", "finetuned_on": "pgd:steps=9 eps 0.1"},
+            "CAMA, fine-tuned on PGD (steps=9) of each eps",
+        ),
+        (
+            {"experiment": "attack_static_clean", "finetuned_on": "fgsm eps 0.1"},
+            "CAMA, fine-tuned on FGSM of each eps (clean images)",
+        ),
     ],
 )
 def test_curves_are_named_for_people(changes, label):
@@ -126,6 +134,26 @@ def test_static_fine_tuning_reports_attacked_and_clean(studied):
     rows = results.load_rows(adapted)
     assert [r.experiment for r in rows] == ["attack_static", "attack_static_clean"]
     assert {r.finetuned_on for r in rows} == {"fgsm eps 0.1"}
+
+
+def test_clean_images_of_a_static_fine_tuning_stand_under_clean():
+    attacked = {"attack": "fgsm", "eps": 0.1, "finetuned_on": "fgsm eps 0.1"}
+    rows = [row(level=0.0), row(experiment="attack_static_clean", **attacked)]
+    rows.append(
+        results.scored(np.zeros(4, bool), **{**ROW, **attacked, "experiment": "attack_static"})
+    )
+    summary = _summary(rows)
+    adapted = summary["lines"]["CAMA, fine-tuned on FGSM of each eps"]
+    assert {column: cell["accuracy"] for column, cell in adapted.items()} == {
+        ("clean", 0.0): 0.75,
+        ("FGSM eps", 0.1): 0.0,
+    }
+
+
+def test_a_cell_is_of_the_largest_test_set():
+    few = results.scored(np.zeros(2, bool), **{**ROW, "level": 0.0})
+    cell = _summary([few, row(level=0.0)])["lines"]["CAMA"]["clean", 0.0]
+    assert (cell["n"], cell["accuracy"]) == (4, 0.75)
 
 
 def test_a_report_holds_json_pictures_and_a_page(studied, tmp_path):

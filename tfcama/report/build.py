@@ -219,7 +219,8 @@ def _html(
 def _summary(rows: Sequence[Row]) -> dict[str, Any]:
     """One line a model; columns: clean, and up to three strengths of every condition.
 
-    A cell is the mean over seeds; its interval reaches from the lowest to the highest.
+    A cell is the mean over seeds; its interval reaches from the lowest to the highest. Of rows that
+    were scored on different numbers of images only those of the most count.
     """
     chosen = [row for row in rows if not row.experiment.endswith("_held_out")]
     strengths: dict[str, set[float]] = defaultdict(set)
@@ -227,7 +228,8 @@ def _summary(rows: Sequence[Row]) -> dict[str, Any]:
     for row in chosen:
         about, strength = _condition(row)
         strengths[about].add(strength)
-        lines[labels.line_of(row).label][about, strength].append(row)
+        line = labels.line_of(row)._replace(clean=False)
+        lines[line.label][about, strength].append(row)
     columns = []
     for about in sorted(strengths, key=lambda about: (about != _CLEAN, "eps" in about)):
         values = sorted(strengths[about])
@@ -242,17 +244,24 @@ def _summary(rows: Sequence[Row]) -> dict[str, Any]:
                 "n": group[0].n,
                 "seeds": len({r.seed for r in group}),
             }
-            for column, group in conditions.items()
+            for column, group in ((c, _of_most_images(g)) for c, g in conditions.items())
         }
         for line, conditions in lines.items()
     }
     return {"columns": columns, "lines": cells}
 
 
+def _of_most_images(rows: Sequence[Row]) -> list[Row]:
+    most = max(row.n for row in rows)
+    return [row for row in rows if row.n == most]
+
+
 _CLEAN = "clean"
 
 
 def _condition(row: Row) -> tuple[str, float]:
+    if row.experiment == labels.STATIC_CLEAN:
+        return _CLEAN, 0.0
     if row.attack and row.eps > 0:
         return f"{labels.attack_name(row.attack)} eps", row.eps
     if row.manipulation and row.level > 0:

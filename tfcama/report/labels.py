@@ -20,7 +20,14 @@ _ATTACKS = {
     "square": "Square attack",
     "noise": "random noise",
 }
-MATCHED = ("matched", "matched_held_out")  # every point was fine-tuned at its own level
+STATIC_CLEAN = "attack_static_clean"  # clean images, after fine-tuning on attacked ones
+# Every point was fine-tuned at its own level or eps:
+_MATCHED = {
+    "matched": "range",
+    "matched_held_out": "range",
+    "attack_static": "eps",
+    STATIC_CLEAN: "eps",
+}
 _HELD_OUT = "_held_out"
 
 
@@ -29,15 +36,17 @@ class Line(NamedTuple):
 
     Attributes:
       model, trained_on, finetuned_on: as in Row; without its level where `matched`.
-      matched: every point was fine-tuned at its own level.
+      matched: what every point was fine-tuned at its own value of, "range" or "eps"; else "".
       held_out: scored on the images that fine-tuning did not see.
+      clean: of an attack, scored on the clean images.
     """
 
     model: str
     trained_on: str
     finetuned_on: str
-    matched: bool
+    matched: str
     held_out: bool
+    clean: bool
 
     @property
     def label(self) -> str:
@@ -45,21 +54,26 @@ class Line(NamedTuple):
         if self.trained_on != "clean":
             text += f" trained on {manipulation_name(self.trained_on.removeprefix('clean+'))}"
         if self.finetuned_on:
-            text += f", fine-tuned on {manipulation_name(self.finetuned_on)}"
+            name = attack_name if self.matched == "eps" else manipulation_name
+            text += f", fine-tuned on {name(self.finetuned_on)}"
         if self.matched:
-            text += " of each range"
+            text += f" of each {self.matched}"
+        if self.clean:
+            text += " (clean images)"
         return text + (" (unseen images)" if self.held_out else "")
 
 
 def line_of(row: Row) -> Line:
     """The curve of a row."""
-    matched = row.experiment in MATCHED
+    matched = _MATCHED.get(row.experiment, "")
+    level = {"range": ":", "eps": " eps "}.get(matched)  # what stands in front of it
     return Line(
         model=row.model,
         trained_on=row.trained_on,
-        finetuned_on=row.finetuned_on.split(":")[0] if matched else row.finetuned_on,
+        finetuned_on=row.finetuned_on.split(level)[0] if level else row.finetuned_on,
         matched=matched,
         held_out=row.experiment.endswith(_HELD_OUT),
+        clean=row.experiment == STATIC_CLEAN,
     )
 
 
