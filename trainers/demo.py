@@ -18,7 +18,7 @@ from tfcama.studies.demo import demo
 from trainers.shared_flags import DATA_DIR, WORKDIR
 
 _DATASET = flags.DEFINE_string("dataset", "digits", "An image data set. Example: --dataset=mnist")
-_EPOCHS = flags.DEFINE_integer("epochs", 100, "Of both models. Example: --epochs=15")
+_EPOCHS = flags.DEFINE_integer("epochs", 60, "Of both models. Example: --epochs=15")
 _SEED = flags.DEFINE_integer("seed", 0, "Decides every random draw. Example: --seed=0")
 
 

@@ -16,7 +16,7 @@ from tfcama.errors import InputError
 from tfcama.evaluation.results import Row, load_rows
 from tfcama.evaluation.robustness import Check, load_checks
 from tfcama.report import figures, labels, provenance
-from tfcama.report.pictures import Picture, load_all, to_png
+from tfcama.report.pictures import Picture, load_all, slug, to_png
 from tfcama.report.schema import Report
 from tfcama.training.config import RunConfig
 from tfcama.workdir import Workdir, atomic_directory, write_bytes, write_json, write_text
@@ -140,7 +140,7 @@ def _curves(rows: Sequence[Row], configs: Sequence[RunConfig]) -> list[Picture]:
         )
         drawn.append(
             Picture(
-                name=f"accuracy_{manipulation.replace(':', '-')}",
+                name=f"accuracy_{slug(manipulation)}",
                 section="shift",
                 title=f"Accuracy against {about}",
                 caption="Each test image is manipulated by its own draw up to the level. "
@@ -157,7 +157,7 @@ def _curves(rows: Sequence[Row], configs: Sequence[RunConfig]) -> list[Picture]:
         )
         drawn.append(
             Picture(
-                name=f"attack_{attack.replace(':', '-').replace(' ', '-')}",
+                name=f"attack_{slug(attack)}",
                 section="attack",
                 title=f"Accuracy under {about}",
                 caption=_band(group),

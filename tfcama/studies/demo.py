@@ -18,9 +18,9 @@ from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
 from tfcama.training.finetune import finetune_on_manipulation
 from tfcama.workdir import Workdir
 
-_SHIFTS = tuple(round(0.1 * step, 1) for step in range(10))
+_SHIFTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 _ADAPTED_TO = "vertical_shift:0.2"
-_RADII = (0.0, 0.05, 0.1, 0.2)
+_RADII = (0.0, 0.05, 0.1)
 _ATTACKED_ROWS = 100
 _CHECKED_ROWS = 30
 _PGD = "pgd:steps=20"
