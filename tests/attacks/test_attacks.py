@@ -38,6 +38,32 @@ def test_white_box_attacks_find_the_best_perturbation_of_a_linear_model(name):
     np.testing.assert_allclose(gained, EPS * np.abs(w).sum(), rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", WHITE_BOX)
+def test_confidence_is_no_shelter(name):
+    """At a margin of 50 nats the softmax form of cross-entropy has no gradient in float32."""
+    scale = 1000.0
+    _, w = binary()
+    kernel = np.stack([np.zeros(16), scale * w.ravel()], axis=1)
+    x, y = inputs(), np.ones(6, np.int32)
+    bias = np.array([0.0, 50.0 - scale * (x.reshape(6, 16) @ w.ravel()).min()], np.float32)
+    model = Linear(kernel, shape=(4, 4, 1), bias=bias)
+    assert margins(model, x, y).max() <= -50.0 + 1e-2
+    found = parse(FEW.get(name, name), eps=EPS)(model, x, y, seed=0)
+    gained = margins(model, found.x, y) - margins(model, x, y)
+    np.testing.assert_allclose(gained, scale * EPS * np.abs(w).sum(), rtol=1e-3)
+    spec = FEW.get(name, name) + ":loss=cross_entropy"
+    stuck = parse(spec, eps=EPS)(model, x, y, seed=0)
+    assert np.all(margins(model, stuck.x, y) < margins(model, found.x, y) - 1.0)
+
+
+def test_the_log_odds_are_cross_entropy_before_its_softplus():
+    scores = tf.constant(np.random.default_rng(0).normal(size=(5, 4)), tf.float32)
+    y = tf.constant([0, 1, 2, 3, 0])
+    np.testing.assert_allclose(
+        tf.nn.softplus(losses.log_odds(scores, y)), losses.cross_entropy(scores, y), rtol=1e-5
+    )
+
+
 def test_square_gets_near_it_without_gradients():
     model, w = binary()
     x, y = inputs(), np.array([0, 1, 0, 1, 0, 1])
@@ -164,6 +190,7 @@ def test_margin_and_dlr_are_their_formulas():
         ("pgd:step=3", 0.1, "did you mean 'steps'"),
         ("pgd:steps=0", 0.1, "steps=0"),
         ("pgd_eot:loss=ce", 0.1, "unknown attack loss 'ce'"),
+        ("fgsm:loss=ce", 0.1, "unknown attack loss 'ce'"),
         ("pgd_eot:draws=0", 0.1, "draws=0 was given; it must be at least 1"),
         ("square:share=0", 0.1, "share=0"),
         ("fgsm", -0.1, "eps=-0.1 was given; it must be at least 0"),

@@ -137,7 +137,7 @@ def test_an_honest_linear_model_passes_every_check(halves):
         transfer_from=subject_of(half_classifier(), halves),
     )
     assert [check.name for check in checks if not check.passed] == []
-    assert len(checks) == 8
+    assert len(checks) == 9
 
 
 def test_hidden_gradients_are_noticed(halves):

@@ -42,7 +42,6 @@ class Attack(abc.ABC):
     batch_size: int = 50
 
     protocol: ClassVar[str]  # "paper", "strong" or "check" (EVALUATION.md)
-    loss_attacked: ClassVar[str]
 
     def __post_init__(self):
         if self.eps < 0:

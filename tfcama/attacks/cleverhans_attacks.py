@@ -1,12 +1,15 @@
 """FGSM and PGD as CleverHans 4.0.0 has them: the papers' protocol.
 
-One noise draw a step, no average over draws, the last iterate, cross-entropy on the logits.
+One noise draw a step, no average over draws, the last iterate. Its own loss, cross-entropy on the
+logits, saturates in float32 (`losses.log_odds` says how), so by default the log-odds are ascended,
+the same direction without the saturation; loss=cross_entropy is CleverHans' own.
 CleverHans retraces its gradient for every new Python callable, so each attack hands it one.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +17,7 @@ import tensorflow as tf
 
 from tfcama import random
 from tfcama.attacks.base import Attack
+from tfcama.attacks.losses import LOSSES
 from tfcama.errors import InputError
 from tfcama.types import Classifier
 
@@ -35,25 +39,48 @@ class _Scores:
         return self._classifier.log_scores(x, seed=random.fold_in(self._seed, draw))
 
 
+def _in_cleverhans_order(loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]):
+    return lambda labels, logits: loss(logits, labels)
+
+
+_LOSS_FNS = {name: _in_cleverhans_order(LOSSES[name]) for name in LOSSES}
+
+
 @dataclasses.dataclass(frozen=True)
-class FastGradientSign(Attack):
-    """FGSM (Goodfellow et al., 2015): one step of size eps along the sign of the gradient."""
+class _CleverHansAttack(Attack):
+    """What both have.
+
+    Attributes:
+      loss: a key of LOSSES.
+    """
+
+    loss: str = "log_odds"
 
     protocol: ClassVar[str] = "paper"
-    loss_attacked: ClassVar[str] = "cross-entropy on logits, one noise draw"
+
+    def __post_init__(self):
+        super().__post_init__()
+        LOSSES[self.loss]
 
     def _prepare(self, classifier: Classifier) -> _Scores:
         return _Scores(classifier)
+
+
+@dataclasses.dataclass(frozen=True)
+class FastGradientSign(_CleverHansAttack):
+    """FGSM (Goodfellow et al., 2015): one step of size eps along the sign of the gradient."""
 
     def _perturb(self, prepared: _Scores, x, y, *, seed):
         from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 
         prepared.reset(seed)
-        return fast_gradient_method(prepared, x, self.eps, np.inf, y=y)
+        return fast_gradient_method(
+            prepared, x, self.eps, np.inf, loss_fn=_LOSS_FNS[self.loss], y=y
+        )
 
 
 @dataclasses.dataclass(frozen=True)
-class ProjectedGradientDescent(Attack):
+class ProjectedGradientDescent(_CleverHansAttack):
     """PGD (Madry et al., 2018): `steps` steps from a random start in the ball.
 
     Attributes:
@@ -64,9 +91,6 @@ class ProjectedGradientDescent(Attack):
     steps: int = 40
     step_size: float = 0.0
 
-    protocol: ClassVar[str] = "paper"
-    loss_attacked: ClassVar[str] = "cross-entropy on logits, one noise draw a step"
-
     def __post_init__(self):
         super().__post_init__()
         if self.steps < 1 or self.step_size < 0:
@@ -74,9 +98,6 @@ class ProjectedGradientDescent(Attack):
                 f"steps={self.steps} and step_size={self.step_size:g} were given; "
                 "at least 1 and at least 0 are needed."
             )
-
-    def _prepare(self, classifier: Classifier) -> _Scores:
-        return _Scores(classifier)
 
     def _perturb(self, prepared: _Scores, x, y, *, seed):
         from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
@@ -92,6 +113,7 @@ class ProjectedGradientDescent(Attack):
             min(step_size, self.eps),
             self.steps,
             np.inf,
+            loss_fn=_LOSS_FNS[self.loss],
             clip_min=None if bounds is None else bounds.low,
             clip_max=None if bounds is None else bounds.high,
             y=y,

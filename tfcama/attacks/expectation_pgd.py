@@ -37,11 +37,10 @@ class ExpectationPgd(Attack):
     step_size: float = 0.0
     draws: int = 20
     restarts: int = 1
-    loss: str = "cross_entropy"
+    loss: str = "log_odds"
     checks: int = 4
 
     protocol: ClassVar[str] = "strong"
-    loss_attacked: ClassVar[str] = "on logits, expectation over noise draws"
 
     def __post_init__(self):
         super().__post_init__()

@@ -16,7 +16,6 @@ class RandomNoise(Attack):
     """A corner of the eps-ball at random: the largest perturbation that knows nothing."""
 
     protocol: ClassVar[str] = "check"
-    loss_attacked: ClassVar[str] = "none"
 
     def _perturb(self, prepared, x, y, *, seed):
         return x + self.eps * tf.sign(random.uniform(tf.shape(x), seed, -1.0, 1.0))

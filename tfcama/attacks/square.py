@@ -33,7 +33,6 @@ class Square(Attack):
     share: float = 0.8
 
     protocol: ClassVar[str] = "strong"
-    loss_attacked: ClassVar[str] = "margin of the scores, no gradients"
 
     def __post_init__(self):
         super().__post_init__()

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcama import random
-from tfcama.attacks import registry
+from tfcama.attacks import losses, registry
 from tfcama.attacks.base import Attack, Attacked
 from tfcama.evaluation.results import Row, scored
 from tfcama.evaluation.subject import Subject
@@ -130,6 +130,7 @@ def sanity_checks(
     bounds = subject.loaded.classifier.bounds
     whole = bounds.high - bounds.low if bounds is not None else 100.0
     unbounded = accuracy(pgd, whole)
+    other_loss = accuracy(f"pgd_eot:loss=margin:draws=1:steps={steps}", eps)
     chance = 1.0 / subject.loaded.classifier.num_classes
     zero = zero_gradient_share(subject)
     on_softmax = _looks_like_softmax(subject)
@@ -159,6 +160,11 @@ def sanity_checks(
             iterated - doubled <= 0.05 + slack,
             f"{steps} steps {iterated:.3f}, {2 * steps} steps {doubled:.3f}",
         ),
+        Check(
+            "another loss is not much stronger",
+            iterated - other_loss <= 0.05 + slack,
+            f"PGD {iterated:.3f}, PGD on the margin {other_loss:.3f}",
+        ),
         Check("gradients are not zero", zero <= 0.01, f"{100 * zero:.1f} % of inputs have none"),
         Check(
             "the loss is on logits, not on softmax outputs",
@@ -179,7 +185,7 @@ def sanity_checks(
 
 
 def zero_gradient_share(subject: Subject) -> float:
-    """Share of test rows whose cross-entropy has no gradient at all in x."""
+    """Share of test rows on which the loss that attacks ascend has no gradient at all in x."""
     classifier = subject.loaded.classifier
     seed = tf.constant(random.stream(subject.loaded.config.seed, "sanity"))
 
@@ -188,7 +194,7 @@ def zero_gradient_share(subject: Subject) -> float:
         with tf.GradientTape() as tape:
             tape.watch(x)
             scores = classifier.log_scores(x, seed=seed)
-            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=scores)
+            loss = losses.log_odds(scores, y)
         gradient = tf.abs(tape.gradient(loss, x))
         return tf.reduce_max(tf.reshape(gradient, [tf.shape(x)[0], -1]), axis=1)
 
