@@ -99,7 +99,7 @@ def do_m0_grid(subject: Subject, manipulation: str, level: float) -> Picture | N
     return Picture(
         name=f"do_m0_{slug(manipulation)}",
         section="shift",
-        title=f"What the model makes of {about}",
+        title=f"What {_who(subject)} makes of {about}",
         caption=(
             "First row: the test images as they were, which the model does not see. Second: its "
             "input. Third: its explanation of the input, the mean of p(x|y,z,m). Fourth: the same "
@@ -124,7 +124,7 @@ def samples_by_class(subject: Subject) -> Picture | None:
     return Picture(
         name="samples",
         section="model",
-        title="What the model has learned",
+        title=f"What {_who(subject)} has learned",
         caption="Means of p(x|y, z, do(m = 0)) for every class y, four draws of the style z.",
         png=to_png(figure),
     )
