@@ -11,6 +11,12 @@ from tfcama.registry import Registry
 _OFF = -1e9  # a logit that is never the largest
 
 
+def _others(scores: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    """The scores with the true class's switched off, [B, C]."""
+    true = tf.one_hot(y, tf.shape(scores)[-1], on_value=True, off_value=False, dtype=tf.bool)
+    return tf.where(true, _OFF, scores)
+
+
 def log_odds(scores: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     """Cross-entropy without its saturation: log sum_{c != y} exp(scores_c) - scores_y, [B].
 
@@ -19,9 +25,7 @@ def log_odds(scores: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     exceeds 17 nats (1 - p_y rounds to 0), and the others at 87. Generative classifiers have margins
     of tens of nats: attacks on them look weak for that reason alone.
     """
-    true = tf.one_hot(y, tf.shape(scores)[-1], on_value=True, off_value=False, dtype=tf.bool)
-    others = tf.reduce_logsumexp(tf.where(true, _OFF, scores), axis=-1)
-    return others - tf.gather(scores, y, batch_dims=1)
+    return tf.reduce_logsumexp(_others(scores, y), axis=-1) - tf.gather(scores, y, batch_dims=1)
 
 
 def cross_entropy(scores: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
@@ -31,9 +35,7 @@ def cross_entropy(scores: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
 
 def margin(scores: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     """The best other score minus the true one, [B]; positive where the answer is wrong."""
-    true = tf.one_hot(y, tf.shape(scores)[-1], on_value=True, off_value=False, dtype=tf.bool)
-    other = tf.reduce_max(tf.where(true, _OFF, scores), axis=-1)
-    return other - tf.reduce_max(tf.where(true, scores, _OFF), axis=-1)
+    return tf.reduce_max(_others(scores, y), axis=-1) - tf.gather(scores, y, batch_dims=1)
 
 
 def dlr(scores: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
