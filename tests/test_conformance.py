@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfcama import random
 from tfcama.attacks.registry import ATTACKS
 from tfcama.attacks.registry import parse as parse_attack
+from tfcama.data import tables
 from tfcama.data.base import Dataset, Split
 from tfcama.data.datasets import DATASETS
 from tfcama.data.manipulations import MANIPULATIONS
@@ -22,10 +23,18 @@ from tfcama.serving.publish import publish
 from tfcama.training import run
 from tfcama.training.config import RunConfig, TrainingConfig
 from tfcama.training.registry import TRAINERS
-from tfcama.types import Bounds, Classifier, InputSpec
+from tfcama.types import CHILD, COPARENT, PARENT, Bounds, Classifier, Column, InputSpec
 from tfcama.workdir import Workdir
 
-GREY, COLOUR = (28, 28, 1), (32, 32, 3)
+GREY, COLOUR, TABLE = (28, 28, 1), (32, 32, 3), (6,)
+GENERATIVE = ("cama", "measurement_cama")
+COLUMNS = (
+    Column("a1", (PARENT,)),
+    Column("c1", (COPARENT,)),
+    Column("x1", (CHILD,), loc=1.0, scale=2.0),
+    Column("x2", (CHILD,)),
+    Column("kind", (CHILD,), categories=("p", "q")),
+)
 
 # model -> the input shapes it is exercised on
 MODEL_CATALOGUE = {
@@ -34,6 +43,8 @@ MODEL_CATALOGUE = {
     "dnn_large": (GREY,),
     "cnn": (GREY, COLOUR),
     "cnn_binary": (COLOUR,),
+    "measurement_cama": (TABLE,),
+    "measurement_dnn": (TABLE,),
 }
 CASES = [(name, shape) for name, shapes in MODEL_CATALOGUE.items() for shape in shapes]
 
@@ -51,15 +62,20 @@ def tiny(shape):
 
     def split(size):
         x = generator.uniform(size=(size, *shape)).astype(np.float32)
+        if shape == TABLE:
+            x[:, 4:] = np.eye(2)[generator.integers(0, 2, size)]
+            x[0, 2], x[1, 4:] = np.nan, np.nan  # missing children
         return Split(x, generator.integers(0, 2, size).astype(np.int32))
 
     spec = InputSpec(shape, ("a", "b"), Bounds(0.0, 1.0))
+    if shape == TABLE:
+        spec = InputSpec(shape, ("a", "b"), None, columns=COLUMNS, target="y")
     return Dataset("tiny", spec, split(8), split(4), split(5))
 
 
 def configuration(name):
     entry = MODELS[name]
-    few = {"num_samples": 2} if name == "cama" else {}
+    few = {"num_samples": 2} if name in GENERATIVE else {}
     return RunConfig(
         model=name,
         dataset="digits",
@@ -67,6 +83,19 @@ def configuration(name):
         architecture=entry.config_class(**few),
         training=TrainingConfig(epochs=1, batch_size=8),
     )
+
+
+def inputs_of(spec, x):
+    """What a client would send for these features."""
+    if spec.kind == "image":
+        return {"image": x}
+    frame = tables.decode(spec, x.numpy())
+    return {
+        column.name: tf.constant(frame[column.name], tf.float32)
+        if column.numeric
+        else tf.constant(frame[column.name].fillna("").tolist())
+        for column in spec.columns
+    }
 
 
 @pytest.mark.parametrize(("name", "shape"), CASES)
@@ -105,10 +134,11 @@ def test_train_save_restore_score_attack_export(name, shape, tmp_path, monkeypat
     # Exported, and served at other batch sizes than it was checked at.
     version = publish(loaded, tmp_path / "export")
     serve = tf.saved_model.load(str(version))
-    one = serve.signatures["serving_default"](image=x[:1])
-    four = serve.signatures["serving_default"](image=x[:4])
+    one, four = (
+        serve.signatures["serving_default"](**inputs_of(data.spec, x[:size])) for size in (1, 4)
+    )
     for output in four:
         np.testing.assert_allclose(one[output][0], four[output][0], rtol=1e-4, atol=1e-4)
-    assert ("log_px" in four) == (name == "cama")
+    assert ("log_px" in four) == (name in GENERATIVE)
     metadata = json.loads((version / "tfcama.json").read_text())
     assert metadata["class_names"] == ["a", "b"]

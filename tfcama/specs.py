@@ -47,6 +47,31 @@ def parse(text: str) -> Spec:
     return Spec(text, name, number, options)
 
 
+def with_number(text: str, number: float) -> str:
+    """The specification with this number, whatever it had before; every part of `a+b`.
+
+    Example:
+      >>> with_number("children_shift:direction=down", 2.0)
+      'children_shift:2:direction=down'
+    """
+    return "+".join(_put_number(part, f":{number:g}") for part in text.split("+"))
+
+
+def without_number(text: str) -> str:
+    """The specification without its number; every part of `a+b`.
+
+    Example:
+      >>> without_number("children_shift:2:direction=down")
+      'children_shift:direction=down'
+    """
+    return "+".join(_put_number(part, "") for part in text.split("+"))
+
+
+def _put_number(text: str, number: str) -> str:
+    spec = parse(text)
+    return spec.name + number + "".join(f":{key}={value}" for key, value in spec.options.items())
+
+
 def typed_options(spec: Spec, family: type, *, reserved: tuple[str, ...] = ()) -> dict[str, Any]:
     """The options as the fields of the dataclass `family` want them.
 

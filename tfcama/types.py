@@ -2,6 +2,7 @@
 
 Shape legend, used everywhere: B batch, C classes, K posterior samples, Z and M latent sizes,
 D features; images are [H, W, channels]. Densities are natural logarithms (nats), float32.
+Rows of a table are its features side by side, [D]: see Column.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import tensorflow as tf
 
-from tfcama.errors import InputError
+from tfcama.errors import InputError, unknown_name
 
 
 class Bounds(NamedTuple):
@@ -21,25 +22,90 @@ class Bounds(NamedTuple):
     high: float
 
 
+PARENT, COPARENT, CHILD = "parent", "coparent", "child"
+ROLES = (PARENT, COPARENT, CHILD)
+
+
+class Column(NamedTuple):
+    """A measured column of a table, its place in the causal graph, and how it becomes features.
+
+    A numeric column is one feature, (value - loc) / scale; a categorical one is a one-hot. A
+    missing value of a child is NaN in its features, and models sum over it; of a parent or
+    co-parent it is zero in its features (the mean), and `indicator` adds one that is 1 there.
+
+    Attributes:
+      name: of the column.
+      roles: of ROLES, how it relates to the target Y: A causes Y, Y causes X, C also causes X.
+        Usually one; a parent that also causes children is a co-parent besides; () is not used by
+        models that know the graph.
+      loc, scale: mean and standard deviation of a numeric column's training rows.
+      categories: of a categorical column, as text; () makes it numeric.
+      indicator: whether a further feature tells that the value was missing.
+    """
+
+    name: str
+    roles: tuple[str, ...]
+    loc: float = 0.0
+    scale: float = 1.0
+    categories: tuple[str, ...] = ()
+    indicator: bool = False
+
+    @property
+    def numeric(self) -> bool:
+        return not self.categories
+
+    @property
+    def width(self) -> int:
+        """Number of features."""
+        return (len(self.categories) or 1) + self.indicator
+
+
 class InputSpec(NamedTuple):
     """What a data set promises of its inputs; it travels in config.json and in the export.
 
     Attributes:
-      shape: of one input, e.g. (28, 28, 1).
+      shape: of one input, e.g. (28, 28, 1), or (20,) for a table of 20 features.
       class_names: one a class; the label c means class_names[c].
       bounds: where inputs live; None where unbounded.
+      columns: of a table, in the order of their features; () for images.
+      target: name of the column that is predicted; "" for images.
     """
 
     shape: tuple[int, ...]
     class_names: tuple[str, ...]
     bounds: Bounds | None
+    columns: tuple[Column, ...] = ()
+    target: str = ""
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def kind(self) -> str:
+        """What inputs are: `table` or `image`."""
+        return "table" if self.columns else "image"
+
+    def places(self, column: str) -> np.ndarray:
+        """Which features of a row belong to a column, int [width]."""
+        start = 0
+        for candidate in self.columns:
+            if candidate.name == column:
+                return np.arange(start, start + candidate.width)
+            start += candidate.width
+        raise unknown_name("column", column, [c.name for c in self.columns])
+
+    def with_role(self, role: str) -> tuple[Column, ...]:
+        """The columns that have a role."""
+        return tuple(column for column in self.columns if role in column.roles)
+
+    def features(self, role: str) -> np.ndarray:
+        """Which features of a row belong to columns of a role, int [.]."""
+        found = [self.places(column.name) for column in self.with_role(role)]
+        return np.concatenate(found) if found else np.zeros([0], np.int64)
+
     def check(self, x: np.ndarray, *, what: str = "inputs") -> np.ndarray:
-        """X as float32 [B, *shape].
+        """X as float32 [B, *shape]; the features of a table's children may be NaN, for missing.
 
         Raises:
           InputError: wrong shape, NaN or infinity, or outside the bounds.
@@ -53,9 +119,12 @@ class InputSpec(NamedTuple):
                 f"[batch, {', '.join(map(str, self.shape))}] is needed."
             )
         x = x.astype(np.float32)
-        finite = np.isfinite(x)
-        if not finite.all():
-            row = int(np.argwhere(~finite)[0][0])
+        valid = np.isfinite(x)
+        if self.columns:
+            children = self.features(CHILD)
+            valid[:, children] |= np.isnan(x[:, children])
+        if not valid.all():
+            row = int(np.argwhere(~valid)[0][0])
             raise InputError(
                 f"{what}: row {row} holds NaN or infinity; every value must be finite."
             )
@@ -73,15 +142,23 @@ class InputSpec(NamedTuple):
             "shape": list(self.shape),
             "class_names": list(self.class_names),
             "bounds": list(self.bounds) if self.bounds is not None else None,
+            "columns": [column._asdict() for column in self.columns],
+            "target": self.target,
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> InputSpec:
         bounds = value["bounds"]
+        columns = (
+            Column(**{**c, "roles": tuple(c["roles"]), "categories": tuple(c["categories"])})
+            for c in value["columns"]
+        )
         return cls(
             shape=tuple(value["shape"]),
             class_names=tuple(value["class_names"]),
             bounds=None if bounds is None else Bounds(*bounds),
+            columns=tuple(columns),
+            target=value["target"],
         )
 
 
@@ -163,12 +240,17 @@ class Generative(Protocol):
     """A classifier that also knows how its input came about."""
 
     def log_px(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
-        """Estimate of log p(x), [B] nats."""
+        """Estimate of log p(x), [B] nats; of a table, of its children given the rest."""
         ...
 
     def reconstruct(self, x: tf.Tensor, *, seed: tf.Tensor, do_m0: bool) -> tf.Tensor:
         """Mean of p(x | y, z, m) at the predicted class, [B, *shape]; under do(m = 0) if asked."""
         ...
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """A generative classifier that makes inputs of a class out of nothing."""
 
     def sample(self, y: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
         """Mean of p(x | y, z, do(m = 0)) at z ~ p(z), [B, *shape]."""

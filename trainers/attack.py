@@ -19,7 +19,7 @@ from tfcama.evaluation import robustness
 from tfcama.evaluation.subject import load_subject
 from tfcama.report.build import build
 from tfcama.studies import steps
-from tfcama.training.config import FinetuneConfig
+from tfcama.training.config import FinetuneConfig, clean_objective
 from tfcama.workdir import Workdir
 from trainers.shared_flags import DATA_DIR, WORKDIR
 
@@ -62,10 +62,17 @@ def main() -> None:
     source = load_subject(Workdir(_TRANSFER.value), **limits) if _TRANSFER.value else None
     reported = [workdir]
     for attack in _ATTACK.value:
-        steps.attack(subject, attack, radii, source=source, progress=print)
+        found = steps.attack(subject, attack, radii, source=source, progress=print)
         if _FINETUNE.value:
             for eps in radii:
-                steps.static_finetuning(subject, attack, eps, FinetuneConfig(), progress=print)
+                steps.static_finetuning(
+                    subject,
+                    attack,
+                    eps,
+                    FinetuneConfig(clean=clean_objective(subject.dataset.spec)),
+                    adversarial=found[eps].x,
+                    progress=print,
+                )
     if _SANITY.value:
         checks = robustness.sanity_checks(subject, eps=max(radii), transfer_from=source)
         robustness.save_checks(workdir, checks)

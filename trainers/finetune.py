@@ -15,7 +15,7 @@ from absl import flags
 from tfcama import config as config_lib
 from tfcama.studies import steps
 from tfcama.training import run
-from tfcama.training.config import FinetuneConfig
+from tfcama.training.config import FinetuneConfig, RunConfig, clean_objective
 from tfcama.training.finetune import finetune_on_manipulation
 from tfcama.workdir import Workdir
 from trainers.shared_flags import DATA_DIR, STRATEGY, WORKDIR
@@ -34,7 +34,10 @@ _ALPHA = flags.DEFINE_float(
     "alpha", 0.5, "Weight of the clean training data in Eq. 8. Example: --alpha=0.5"
 )
 _CLEAN = flags.DEFINE_string(
-    "clean", "do_m0", "Clean data under do(m = 0) or, with elbo, m inferred. Example: --clean=elbo"
+    "clean",
+    None,
+    "Clean data under do(m = 0), the default for images, or, with elbo, the default for tables, m "
+    "inferred. Example: --clean=elbo",
 )
 _STEPS = flags.DEFINE_integer("steps", 600, "Of the optimiser. Example: --steps=600")
 _SEED = flags.DEFINE_integer("seed", 0, "Of rows, order and noise. Example: --seed=0")
@@ -48,11 +51,12 @@ _SET = flags.DEFINE_multi_string(
 
 def main() -> None:
     base = Workdir(WORKDIR.value)
+    spec = RunConfig.from_json(base.read_config()).input_spec
     config = FinetuneConfig(
         subject=_MANIPULATION.value,
         fraction=_FRACTION.value,
         alpha=_ALPHA.value,
-        clean=_CLEAN.value,
+        clean=_CLEAN.value or clean_objective(spec),
         steps=_STEPS.value,
         seed=_SEED.value,
     )

@@ -5,8 +5,12 @@ r"""Repeats the papers' experiments, resumable, and writes their report.
     python -m trainers.reproduce --study=shift --dataset=digits --workdir=runs/quick \
         --report=runs/quick/report --profile=quick
 
+    python -m trainers.reproduce --study=measurement --workdir=runs/measurement \
+        --report=results/measurement --seeds=0,1,2,3,4
+
 shift: deep CAMA's Figures 1, 7, 8 and 10. A seed on two cores takes about six hours with
 --profile=full, two with --profile=core (fewer ranges are fine-tuned), minutes with quick.
+measurement: the tables' Figures 13 to 15 (ICLR) and 12 to 14 (NeurIPS), half an hour a seed.
 """
 
 from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
@@ -17,18 +21,28 @@ from absl import flags
 
 from tfcama import specs
 from tfcama.registry import Registry
-from tfcama.studies.shift import PROFILES, ShiftStudy
+from tfcama.studies.measurement import MeasurementStudy
+from tfcama.studies.shift import ShiftStudy
+from tfcama.studies.study import Study
 from trainers.shared_flags import DATA_DIR, WORKDIR
 
-_STUDIES = Registry("study", {"shift": ShiftStudy})
+_STUDIES: Registry[type[Study]] = Registry(
+    "study", {"shift": ShiftStudy, "measurement": MeasurementStudy}
+)
 _STUDY = flags.DEFINE_string("study", "shift", "What to repeat. Example: --study=shift")
-_DATASET = flags.DEFINE_string("dataset", "mnist", "An image data set. Example: --dataset=mnist")
+_DATASET = flags.DEFINE_string(
+    "dataset", None, "The study's own unless given. Example: --dataset=fashion_mnist"
+)
 _REPORT = flags.DEFINE_string(
     "report", None, "Where the report goes. Example: --report=results/mnist_shift", required=True
 )
 _SEEDS = flags.DEFINE_string("seeds", "0", "A whole study each. Example: --seeds=0,1,2")
 _PROFILE = flags.DEFINE_string(
-    "profile", "full", f"One of {', '.join(PROFILES)}. Example: --profile=quick"
+    "profile",
+    "full",
+    "How much: "
+    + "; ".join(f"{name}: {', '.join(study.PROFILES)}" for name, study in _STUDIES.items())
+    + ". Example: --profile=quick",
 )
 _PRECISION = flags.DEFINE_string(
     "precision", "float32", "Of the CAMAs' training. Example: --precision=mixed_bfloat16"
@@ -36,11 +50,12 @@ _PRECISION = flags.DEFINE_string(
 
 
 def main() -> None:
-    study = _STUDIES[_STUDY.value](
+    kind = _STUDIES[_STUDY.value]
+    study = kind(
         root=Path(WORKDIR.value).expanduser(),
-        dataset=_DATASET.value,
+        dataset=_DATASET.value or kind.default_dataset,
         data_dir=DATA_DIR.value,
-        profile=Registry("profile", PROFILES)[_PROFILE.value],
+        profile=Registry("profile", kind.PROFILES)[_PROFILE.value],
         precision=_PRECISION.value,
         progress=print,
     )

@@ -5,6 +5,11 @@ r"""Trains a classifier.
         --workdir=runs/mnist --epochs=15 --seed=0 --set precision=mixed_bfloat16
     python -m trainers.train --model=dnn --dataset=mnist --workdir=runs/dnn \
         --augment=vertical_shift:0.5 --augment_weight=0.5
+    python -m trainers.train --model=measurement_cama --dataset=measurement --workdir=runs/scm
+    python -m trainers.train --model=measurement_cama --workdir=runs/table --csv=data.csv \
+        --target=y --parents=a1,a2 --children=x1,x2 --coparents=c1
+    python -m trainers.train --model=measurement_cama --workdir=runs/table --csv=data.csv \
+        --target=y --dag=graph.dot
 
 A killed run continues where it was: run the same command again.
 """
@@ -14,15 +19,21 @@ from trainers import app  # isort: skip  (quiets TensorFlow before anything impo
 from absl import flags
 
 from tfcama import config as config_lib
+from tfcama.data.datasets import DATASETS
 from tfcama.models.registry import MODELS
 from tfcama.training import run
 from tfcama.training.config import RunConfig, TrainingConfig
 from tfcama.workdir import Workdir
+from trainers import table_flags
 from trainers.shared_flags import DATA_DIR, STRATEGY, WORKDIR
 
 _MODEL = flags.DEFINE_string("model", "cama", f"One of {', '.join(MODELS)}. Example: --model=cama")
-_DATASET = flags.DEFINE_string("dataset", "digits", "Example: --dataset=mnist")
-_EPOCHS = flags.DEFINE_integer("epochs", 15, "Passes over the training rows. Example: --epochs=15")
+_DATASET = flags.DEFINE_string(
+    "dataset", None, f"One of {', '.join(DATASETS)}; digits, or csv with --csv. Example: mnist"
+)
+_EPOCHS = flags.DEFINE_integer(
+    "epochs", None, "How often it is validated and saved; the data set's own. Example: --epochs=15"
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Decides every random draw. Example: --seed=0")
 _AUGMENT = flags.DEFINE_string(
     "augment",
@@ -45,16 +56,20 @@ _SET = flags.DEFINE_multi_string(
 
 def main() -> None:
     entry = MODELS[_MODEL.value]
+    dataset = table_flags.dataset_name(_DATASET.value)
+    made = DATASETS[dataset]
     config = RunConfig(
         model=_MODEL.value,
-        dataset=_DATASET.value,
+        dataset=dataset,
         seed=_SEED.value,
         architecture=entry.config_class(),
         training=TrainingConfig(
-            epochs=_EPOCHS.value,
+            epochs=made.epochs if _EPOCHS.value is None else _EPOCHS.value,
+            steps_per_epoch=made.steps_per_epoch,
             augment=_AUGMENT.value,
             augment_weight=_AUGMENT_WEIGHT.value,
         ),
+        data=table_flags.data_config(dataset),
     )
     config = config_lib.override(config, _SET.value)
     finished = run.train(

@@ -38,7 +38,7 @@ def row(**changes):
         ),
         (
             {"experiment": "manipulation_held_out", "finetuned_on": "rotation:30"},
-            "CAMA, fine-tuned on rotation 30 (unseen images)",
+            "CAMA, fine-tuned on rotation 30 (unseen inputs)",
         ),
         ({"trained_on": "clean+vertical_shift:0.5"}, "CAMA trained on vertical shift 0.5"),
         (
@@ -47,7 +47,7 @@ def row(**changes):
         ),
         (
             {"experiment": "attack_static_clean", "finetuned_on": "fgsm eps 0.1"},
-            "CAMA, fine-tuned on FGSM of each eps (clean images)",
+            "CAMA, fine-tuned on FGSM of each eps (clean inputs)",
         ),
     ],
 )
@@ -93,14 +93,17 @@ def studied(tmp_path_factory, bars):
     finetune_on_manipulation(
         workdirs[1], workdirs[2], "vertical_shift:0.2", adaptation, data_dir=None
     )
+    found = []
     for workdir in workdirs:
         subject = load_subject(workdir, data_dir=None, limit=None)
         steps.evaluate(subject, "vertical_shift", [0.0, 0.3], progress=lines.append)
         few = load_subject(workdir, data_dir=None, limit=4)
-        steps.attack(few, "fgsm", [0.0, 0.1], progress=lines.append)
+        found.append(steps.attack(few, "fgsm", [0.0, 0.1], progress=lines.append))
     few = load_subject(workdirs[1], data_dir=None, limit=4)
     adaptation = FinetuneConfig(steps=2, batch_size=4)
-    steps.static_finetuning(few, "fgsm", 0.1, adaptation, progress=lines.append)
+    steps.static_finetuning(
+        few, "fgsm", 0.1, adaptation, adversarial=found[1][0.1].x, progress=lines.append
+    )
     robustness.save_checks(
         workdirs[1], [robustness.Check("good", True, "1"), robustness.Check("bad", False, "2")]
     )

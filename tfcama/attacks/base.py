@@ -79,7 +79,8 @@ class Attack(abc.ABC):
             )
             found.append(self._project(classifier, np.asarray(adversarial), x[rows]))
         adversarial = np.concatenate(found)
-        return Attacked(adversarial, np.abs(adversarial - x).reshape(len(x), -1).max(axis=1))
+        moved = np.nan_to_num(np.abs(adversarial - x))  # what is missing stays missing
+        return Attacked(adversarial, moved.reshape(len(x), -1).max(axis=1))
 
     def _project(self, classifier: Classifier, x: np.ndarray, origin: np.ndarray) -> np.ndarray:
         x = np.clip(x, origin - self.eps, origin + self.eps)

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 from sklearn import datasets, model_selection
 
-from tfcama.data.base import Source, Split
+from tfcama.data.base import DataConfig, Request, Source, Split
 from tfcama.types import Bounds, InputSpec
 
 _FRAME = 28  # pixels: MNIST's image
@@ -47,13 +47,12 @@ def frame_like_mnist(image: np.ndarray) -> np.ndarray:
     return np.clip(framed, 0.0, 1.0).astype(np.float32)
 
 
-def load(data_dir: str | None) -> Source:
+def load(config: DataConfig, request: Request) -> Source:
     """Digits as [28, 28, 1] images in [0, 1]; 25 % are the test split, stratified, always the same.
 
-    Args:
-      data_dir: not used; the images come with scikit-learn.
+    They come with scikit-learn; neither argument changes them.
     """
-    del data_dir
+    del config, request
     raw = datasets.load_digits()
     x = np.stack([frame_like_mnist(image / 16.0) for image in raw.images])[..., None]
     y = raw.target.astype(np.int32)

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcama import random
-from tfcama.data.base import Split
+from tfcama.data.base import BLOCK_ROWS, GeneratedSplit, Split
 from tfcama.data.manipulations import Sequence
 from tfcama.types import Batch
 
@@ -38,8 +38,46 @@ def row_stream(size: int, *, batch_size: int, seed: np.ndarray, start_step: int 
     return rows.skip(skipped).batch(batch_size, drop_remainder=True)
 
 
+def example_stream(
+    split: Split | GeneratedSplit, *, batch_size: int, seed: np.ndarray, start_step: int = 0
+) -> tf.data.Dataset:
+    """Endless (x [batch_size, *shape], y [batch_size]), in a new order each pass; see row_stream.
+
+    A generated split is passed block by block, the blocks and the rows of each in a new order each
+    pass, and no more than a few blocks are held.
+    """
+    if isinstance(split, Split):
+        x_all, y_all = tf.constant(split.x), tf.constant(split.y)
+        return row_stream(len(split), batch_size=batch_size, seed=seed, start_step=start_step).map(
+            lambda rows: (tf.gather(x_all, rows), tf.gather(y_all, rows)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+    size, generate = len(split), split.block
+    blocks = -(-size // BLOCK_ROWS)
+
+    def one_pass(number: tf.Tensor) -> tf.data.Dataset:
+        pass_seed = random.fold_in(seed, number)
+
+        def rows_of(block: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            valid = tf.minimum(size - block * BLOCK_ROWS, BLOCK_ROWS)
+            order = random.shuffled(BLOCK_ROWS, random.fold_in(pass_seed, block))
+            order = tf.boolean_mask(order, order < valid)
+            x, y = generate(block)
+            return tf.gather(x, order), tf.gather(y, order)
+
+        order = random.shuffled(blocks, random.fold_in(pass_seed, -1))
+        made = tf.data.Dataset.from_tensor_slices(order).map(
+            rows_of, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
+        return made.unbatch()
+
+    first_pass, skipped = divmod(start_step * batch_size, size)
+    rows = tf.data.Dataset.counter(first_pass).flat_map(one_pass)
+    return rows.skip(skipped).batch(batch_size, drop_remainder=True)
+
+
 def training_stream(
-    split: Split,
+    split: Split | GeneratedSplit,
     *,
     batch_size: int,
     seed: np.ndarray,
@@ -57,20 +95,19 @@ def training_stream(
       augment_weight: 1 - lambda of Eq. 5, the weight of the manipulated rows, in [0, 1].
       start_step: the first step to yield, after a resume.
     """
-    x_all, y_all = tf.constant(split.x), tf.constant(split.y)
     code_size = augment.code_size if augment is not None else 0
 
-    def clean(step: tf.Tensor, rows: tf.Tensor) -> Batch:
+    def clean(step: tf.Tensor, rows: tuple[tf.Tensor, tf.Tensor]) -> Batch:
         del step
-        return _clean_batch(tf.gather(x_all, rows), tf.gather(y_all, rows), code_size)
+        return _clean_batch(*rows, code_size)
 
     to_batch = clean
     if augment is not None:
         manipulate = augment
 
-        def to_batch(step: tf.Tensor, rows: tf.Tensor) -> Batch:
+        def to_batch(step: tf.Tensor, rows: tuple[tf.Tensor, tf.Tensor]) -> Batch:
             batch = clean(step, rows)
-            moved = manipulate(batch.x, seed=random.fold_in(seed, step))
+            moved = manipulate(batch.x, y=batch.y, seed=random.fold_in(seed, step))
             ones = tf.ones([batch_size], tf.float32)
             return Batch(
                 x=tf.concat([batch.x, moved.x], axis=0),
@@ -81,14 +118,14 @@ def training_stream(
                 row=tf.range(2 * batch_size),
             )
 
-    rows = row_stream(len(split), batch_size=batch_size, seed=seed, start_step=start_step)
+    rows = example_stream(split, batch_size=batch_size, seed=seed, start_step=start_step)
     steps = tf.data.Dataset.counter(start_step)
     stream = tf.data.Dataset.zip((steps, rows)).map(to_batch, num_parallel_calls=tf.data.AUTOTUNE)
     return _ordered(stream)
 
 
 def finetuning_stream(
-    clean: Split,
+    clean: Split | GeneratedSplit,
     unlabelled: np.ndarray,
     *,
     batch_size: int,

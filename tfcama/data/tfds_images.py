@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfcama.data.base import Source, Split
+from tfcama.data.base import DataConfig, Request, Source, Split
 from tfcama.errors import InputError
 from tfcama.types import Bounds, InputSpec
 
@@ -25,7 +25,7 @@ _CLASS_NAMES = {
 }
 
 
-def _read(name: str, data_dir: str | None) -> Source:
+def _read(name: str, data_dir: str | None) -> tuple[InputSpec, Split, Split]:
     """One tensorflow-datasets image data set as float32 images in [0, 1].
 
     Raises:
@@ -61,39 +61,43 @@ def _read(name: str, data_dir: str | None) -> Source:
         class_names=_CLASS_NAMES[name],
         bounds=Bounds(0.0, 1.0),
     )
-    return Source(spec, _split(*train), _split(*test))
+    return spec, _split(*train), _split(*test)
 
 
 def _split(images: np.ndarray, labels: np.ndarray) -> Split:
     return Split(images.astype(np.float32) / np.float32(255.0), labels.astype(np.int32))
 
 
-def mnist(data_dir: str | None) -> Source:
+def mnist(config: DataConfig, request: Request) -> Source:
     """MNIST (LeCun et al., 1998): 60,000 and 10,000 images [28, 28, 1]."""
-    return _read("mnist", data_dir)
+    del config
+    return Source(*_read("mnist", request.data_dir))
 
 
-def fashion_mnist(data_dir: str | None) -> Source:
+def fashion_mnist(config: DataConfig, request: Request) -> Source:
     """Fashion-MNIST (Xiao et al., 2017): 60,000 and 10,000 images [28, 28, 1]."""
-    return _read("fashion_mnist", data_dir)
+    del config
+    return Source(*_read("fashion_mnist", request.data_dir))
 
 
-def cifar10(data_dir: str | None) -> Source:
+def cifar10(config: DataConfig, request: Request) -> Source:
     """CIFAR-10 (Krizhevsky, 2009): 50,000 and 10,000 images [32, 32, 3]."""
-    return _read("cifar10", data_dir)
+    del config
+    return Source(*_read("cifar10", request.data_dir))
 
 
-def cifar_binary(data_dir: str | None) -> Source:
+def cifar_binary(config: DataConfig, request: Request) -> Source:
     """Airplanes and frogs of CIFAR-10: 10,000 and 2,000 images [32, 32, 3].
 
     The binary task of Li et al. (DeepBayes, 2019) and of deep CAMA's appendix.
     """
-    source = _read("cifar10", data_dir)
+    del config
+    spec, train, test = _read("cifar10", request.data_dir)
     kept = ("airplane", "frog")
-    old = np.array([source.spec.class_names.index(name) for name in kept])
+    old = np.array([spec.class_names.index(name) for name in kept])
 
     def pick(split: Split) -> Split:
         rows = np.isin(split.y, old)
         return Split(split.x[rows], (split.y[rows] == old[1]).astype(np.int32))
 
-    return Source(source.spec._replace(class_names=kept), pick(source.train), pick(source.test))
+    return Source(spec._replace(class_names=kept), pick(train), pick(test))

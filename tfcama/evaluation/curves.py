@@ -33,7 +33,7 @@ def manipulation_curve(
     # All levels are read before the first is scored: a bad last one costs no time.
     moves = {level: manipulations.parse(manipulation, level=level) for level in levels}
     for level, move in moves.items():
-        fitted = move.fit(subject.dataset.train.x)
+        fitted = move.fit(subject.dataset)
         split = manipulations.manipulate(subject.test, fitted, seed=subject.loaded.config.seed)
         hits = predictor.hits(split.x, split.y)
         fields = {"manipulation": manipulation, "level": level}

@@ -34,6 +34,7 @@ class Row:
       n: inputs scored.
       accuracy: in [0, 1]; of a stochastic model the mean over the draws that scored it.
       low, high: Wilson 95 % interval for `accuracy` of n inputs.
+      variant: how the model differs from its defaults, see RunConfig.variant; "" if it does not.
     """
 
     experiment: str
@@ -50,6 +51,7 @@ class Row:
     accuracy: float
     low: float
     high: float
+    variant: str = ""
 
 
 def wilson(hits: float, n: int) -> tuple[float, float]:

@@ -61,6 +61,7 @@ class Subject:
             "attack": "",
             "eps": 0.0,
             "seed": config.seed,
+            "variant": config.variant,
             **fields,
         }
 
@@ -78,6 +79,11 @@ def load_subject(workdir: Workdir, *, data_dir: str | None, limit: int | None = 
     """
     loaded = run.load(workdir)
     dataset = run.load_data(loaded.config, data_dir=data_dir)
+    if dataset.spec != loaded.config.input_spec:
+        raise InputError(
+            f"'{dataset.name}' is no longer what {workdir.root} was trained on (its columns, their "
+            "training mean, scale or categories, or its classes differ); train again."
+        )
     if limit is not None and limit < 1:
         raise InputError(f"{limit} test rows were asked for; at least 1 is needed.")
     return Subject(workdir, loaded, dataset, dataset.test.take(slice(limit)))

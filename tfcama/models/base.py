@@ -5,9 +5,10 @@ from __future__ import annotations
 import abc
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from tfcama.types import Bounds, InputSpec, VariableGroups
+from tfcama.types import CHILD, COPARENT, PARENT, Bounds, InputSpec, VariableGroups
 
 
 class ClassifierModel(keras.Model, abc.ABC):
@@ -40,7 +41,19 @@ class ClassifierModel(keras.Model, abc.ABC):
 
     @property
     def attack_mask(self) -> tf.Tensor | None:
-        return None
+        """None for images; [D] for tables: 1 where a valid intervention may act, see below.
+
+        That is on numeric children and co-parents. What causes Y may not move: the true class would
+        (deep CAMA, section 2). Nor may one-hots and indicators, which have no values in between.
+        """
+        if not self.spec.columns:
+            return None
+        mask = np.zeros(self.spec.shape, np.float32)
+        for column in self.spec.columns:
+            movable = CHILD in column.roles or COPARENT in column.roles
+            if column.numeric and movable and PARENT not in column.roles:
+                mask[self.spec.places(column.name)[0]] = 1.0
+        return tf.constant(mask)
 
     @abc.abstractmethod
     def log_scores(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:

@@ -1,7 +1,7 @@
 """The papers' discriminative baselines: logits straight from x, no account of how x came about.
 
-`dnn`, `dnn_large`, `cnn` and `cnn_binary` of "A Causal View on Robustness of Neural Networks",
-appendices B and C.
+`dnn`, `dnn_large`, `cnn`, `cnn_binary` and, for tables, `measurement_dnn` of "A Causal View on
+Robustness of Neural Networks", appendices B and C.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from tfcama import random
+from tfcama.errors import InputError
 from tfcama.models.base import ClassifierModel
 from tfcama.networks.dropout import dropout
 from tfcama.types import InputSpec, VariableGroups
@@ -65,6 +66,13 @@ class Discriminative(ClassifierModel):
         return {"network": self.trainable_variables}
 
 
+class ZeroMissing(keras.layers.Layer):
+    """Features with zeros, their training mean, in place of missing values."""
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.where(tf.math.is_nan(x), tf.zeros([], x.dtype), x)
+
+
 def _dense(units: int, config: DiscriminativeConfig) -> keras.layers.Layer:
     return keras.layers.Dense(
         units, activation="relu", kernel_initializer=config.kernel_initializer
@@ -84,9 +92,10 @@ def _conv(
 
 
 def _mlp(spec: InputSpec, config: DiscriminativeConfig, sizes: tuple[int, ...], name: str):
-    rates = (0.25, 0.25, 0.25, 0.5)
+    rates = (*(0.25 for _ in sizes[1:]), 0.5)
     hidden = [(_dense(size, config), rate) for size, rate in zip(sizes, rates, strict=True)]
-    return Discriminative(spec, [(keras.layers.Flatten(), 0.0), *hidden], name=name)
+    first = ZeroMissing() if spec.columns else keras.layers.Flatten()
+    return Discriminative(spec, [(first, 0.0), *hidden], name=name)
 
 
 def dnn(spec: InputSpec, config: DiscriminativeConfig) -> Discriminative:
@@ -97,6 +106,19 @@ def dnn(spec: InputSpec, config: DiscriminativeConfig) -> Discriminative:
 def dnn_large(spec: InputSpec, config: DiscriminativeConfig) -> Discriminative:
     """Dense 1024-512-512-1024, the same dropout (appendix B, Figure 17)."""
     return _mlp(spec, config, (1024, 512, 512, 1024), "dnn_large")
+
+
+def measurement_dnn(spec: InputSpec, config: DiscriminativeConfig) -> Discriminative:
+    """A, C and X side by side, Dense 64-16-32, dropout 0.25, 0.25, 0.5 (appendix C).
+
+    Raises:
+      InputError: the inputs are no table.
+    """
+    if not spec.columns:
+        raise InputError(
+            f"measurement_dnn takes tables; inputs are {list(spec.shape)}. Take dnn for images."
+        )
+    return _mlp(spec, config, (64, 16, 32), "measurement_dnn")
 
 
 def cnn(spec: InputSpec, config: DiscriminativeConfig) -> Discriminative:

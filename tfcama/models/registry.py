@@ -7,7 +7,15 @@ from typing import Any, NamedTuple
 
 from tfcama.models.base import ClassifierModel
 from tfcama.models.cama import Cama, CamaConfig
-from tfcama.models.discriminative import DiscriminativeConfig, cnn, cnn_binary, dnn, dnn_large
+from tfcama.models.discriminative import (
+    DiscriminativeConfig,
+    cnn,
+    cnn_binary,
+    dnn,
+    dnn_large,
+    measurement_dnn,
+)
+from tfcama.models.measurement_cama import MeasurementCama, MeasurementCamaConfig
 from tfcama.registry import Registry
 from tfcama.types import InputSpec
 
@@ -30,6 +38,8 @@ MODELS: Registry[ModelEntry] = Registry(
     "model",
     {
         "cama": ModelEntry(Cama, CamaConfig, "cama"),
+        "measurement_cama": ModelEntry(MeasurementCama, MeasurementCamaConfig, "cama"),
+        "measurement_dnn": ModelEntry(measurement_dnn, DiscriminativeConfig, "discriminative"),
         "dnn": ModelEntry(dnn, DiscriminativeConfig, "discriminative"),
         "dnn_large": ModelEntry(dnn_large, DiscriminativeConfig, "discriminative"),
         "cnn": ModelEntry(cnn, DiscriminativeConfig, "discriminative"),

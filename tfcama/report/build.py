@@ -19,9 +19,11 @@ from tfcama.report import figures, labels, provenance
 from tfcama.report.pictures import Picture, load_all, slug, to_png
 from tfcama.report.schema import Report
 from tfcama.training.config import RunConfig
+from tfcama.types import InputSpec
 from tfcama.workdir import Workdir, atomic_directory, write_bytes, write_json, write_text
 
 _TEMPLATE = "index.html.j2"
+_OWN_DRAW = "Each test image is manipulated by its own draw up to the level. "
 
 
 def build(workdirs: Sequence[Workdir], target: Path, *, title: str) -> Report:
@@ -48,7 +50,7 @@ def build(workdirs: Sequence[Workdir], target: Path, *, title: str) -> Report:
         workdirs,
         target,
         rows=rows,
-        pictures=_curves(rows, configs) + _training(workdirs) + kept,
+        pictures=_curves(rows, configs) + training_pictures(workdirs) + kept,
         checks={name: found for name, found in checks.items() if found},
         title=title,
     )
@@ -143,8 +145,7 @@ def _curves(rows: Sequence[Row], configs: Sequence[RunConfig]) -> list[Picture]:
                 name=f"accuracy_{slug(manipulation)}",
                 section="shift",
                 title=f"Accuracy against {about}",
-                caption="Each test image is manipulated by its own draw up to the level. "
-                + _band(group),
+                caption=_drawn(spec) + _band(group),
                 png=to_png(figure),
             )
         )
@@ -153,7 +154,7 @@ def _curves(rows: Sequence[Row], configs: Sequence[RunConfig]) -> list[Picture]:
             continue
         about = labels.attack_name(attack)
         figure = figures.accuracy_curves(
-            group, axis="eps", xlabel="eps (max norm, full scale = 1)", title=about, chance=chance
+            group, axis="eps", xlabel=eps_label(spec), title=about, chance=chance
         )
         drawn.append(
             Picture(
@@ -167,6 +168,18 @@ def _curves(rows: Sequence[Row], configs: Sequence[RunConfig]) -> list[Picture]:
     return drawn
 
 
+def _drawn(spec: InputSpec | None) -> str:
+    table = spec is not None and spec.kind == "table"
+    return "Every row is shifted by the same amount. " if table else _OWN_DRAW
+
+
+def eps_label(spec: InputSpec | None) -> str:
+    """What an attack's radius is measured in."""
+    table = spec is not None and spec.kind == "table"
+    unit = "training standard deviations" if table else "full scale = 1"
+    return f"eps (max norm, {unit})"
+
+
 def _band(rows: Sequence[Row]) -> str:
     seeds = len({row.seed for row in rows})
     if seeds == 1:
@@ -174,7 +187,8 @@ def _band(rows: Sequence[Row]) -> str:
     return f"Lines: means over {seeds} seeds; bands: one standard deviation."
 
 
-def _training(workdirs: Sequence[Workdir]) -> list[Picture]:
+def training_pictures(workdirs: Sequence[Workdir]) -> list[Picture]:
+    """Validation accuracy and objective of the runs that were trained, in one picture."""
     histories = {_name(w, workdirs): _history(w) for w in workdirs}
     shown = {name: h for name, h in histories.items() if h and "val_accuracy" in h[0]}
     if not shown:
@@ -220,7 +234,7 @@ def _summary(rows: Sequence[Row]) -> dict[str, Any]:
     """One line a model; columns: clean, and up to three strengths of every condition.
 
     A cell is the mean over seeds; its interval reaches from the lowest to the highest. Of rows that
-    were scored on different numbers of images only those of the most count.
+    were scored on different numbers of inputs only those of the most count.
     """
     chosen = [row for row in rows if not row.experiment.endswith("_held_out")]
     strengths: dict[str, set[float]] = defaultdict(set)
@@ -244,14 +258,14 @@ def _summary(rows: Sequence[Row]) -> dict[str, Any]:
                 "n": group[0].n,
                 "seeds": len({r.seed for r in group}),
             }
-            for column, group in ((c, _of_most_images(g)) for c, g in conditions.items())
+            for column, group in ((c, _of_most_inputs(g)) for c, g in conditions.items())
         }
         for line, conditions in lines.items()
     }
     return {"columns": columns, "lines": cells}
 
 
-def _of_most_images(rows: Sequence[Row]) -> list[Row]:
+def _of_most_inputs(rows: Sequence[Row]) -> list[Row]:
     most = max(row.n for row in rows)
     return [row for row in rows if row.n == most]
 
@@ -260,7 +274,7 @@ _CLEAN = "clean"
 
 
 def _condition(row: Row) -> tuple[str, float]:
-    if row.experiment == labels.STATIC_CLEAN:
+    if row.experiment in (labels.STATIC_CLEAN, labels.MATCHED_CLEAN):
         return _CLEAN, 0.0
     if row.attack and row.eps > 0:
         return f"{labels.attack_name(row.attack)} eps", row.eps

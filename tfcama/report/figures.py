@@ -95,13 +95,17 @@ def _styles(lines: Iterable[labels.Line]) -> dict[labels.Line, tuple[str, str]]:
 
     Unseen images share the style of what was fine-tuned on the rest.
     """
-    papers = {("dnn", "clean", ""): 0, ("cama", "clean", ""): 1}
-    free = itertools.cycle(range(len(papers), len(_COLOURS)))
+    papers = {
+        (model, "clean", "", ""): place
+        for place, models in enumerate((("dnn", "measurement_dnn"), ("cama", "measurement_cama")))
+        for model in models
+    }
+    free = itertools.cycle(range(2, len(_COLOURS)))
     places: dict[labels.Line, int] = {}
     for line in lines:
         curve = line._replace(held_out=False)
         if curve not in places:
-            known = papers.get((line.model, line.trained_on, line.finetuned_on))
+            known = papers.get((line.model, line.trained_on, line.finetuned_on, line.variant))
             places[curve] = next(free) if known is None else known
         places[line] = places[curve]
     return {line: (_COLOURS[place], _MARKERS[place]) for line, place in places.items()}

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from tfcama import specs
 from tfcama.evaluation.results import Row
 
 _MODELS = {
     "cama": "CAMA",
+    "measurement_cama": "CAMA",
+    "measurement_dnn": "DNN",
+    "bayes": "Bayes classifier (knows the world)",
     "dnn": "DNN",
     "dnn_large": "large DNN",
     "cnn": "CNN",
@@ -20,22 +24,25 @@ _ATTACKS = {
     "square": "Square attack",
     "noise": "random noise",
 }
-STATIC_CLEAN = "attack_static_clean"  # clean images, after fine-tuning on attacked ones
+STATIC_CLEAN = "attack_static_clean"  # clean inputs, after fine-tuning on attacked ones
+MATCHED_CLEAN = "matched_clean"  # clean inputs, after fine-tuning on manipulated ones
 # Every point was fine-tuned at its own level or eps:
 _MATCHED = {
     "matched": "range",
     "matched_held_out": "range",
+    MATCHED_CLEAN: "range",
     "attack_static": "eps",
     STATIC_CLEAN: "eps",
 }
 _HELD_OUT = "_held_out"
+_VARIANTS = {"coparent_features=quadratic": "quadratic NNpC"}
 
 
 class Line(NamedTuple):
     """Which curve a row belongs to.
 
     Attributes:
-      model, trained_on, finetuned_on: as in Row; without its level where `matched`.
+      model, trained_on, finetuned_on, variant: as in Row; without its level where `matched`.
       matched: what every point was fine-tuned at its own value of, "range" or "eps"; else "".
       held_out: scored on the images that fine-tuning did not see.
       clean: of an attack, scored on the clean images.
@@ -47,10 +54,13 @@ class Line(NamedTuple):
     matched: str
     held_out: bool
     clean: bool
+    variant: str = ""
 
     @property
     def label(self) -> str:
         text = model_name(self.model)
+        if self.variant:
+            text += f" ({variant_name(self.variant)})"
         if self.trained_on != "clean":
             text += f" trained on {manipulation_name(self.trained_on.removeprefix('clean+'))}"
         if self.finetuned_on:
@@ -59,21 +69,26 @@ class Line(NamedTuple):
         if self.matched:
             text += f" of each {self.matched}"
         if self.clean:
-            text += " (clean images)"
-        return text + (" (unseen images)" if self.held_out else "")
+            text += " (clean inputs)"
+        return text + (" (unseen inputs)" if self.held_out else "")
 
 
 def line_of(row: Row) -> Line:
     """The curve of a row."""
     matched = _MATCHED.get(row.experiment, "")
-    level = {"range": ":", "eps": " eps "}.get(matched)  # what stands in front of it
+    finetuned_on = row.finetuned_on
+    if matched == "range":
+        finetuned_on = specs.without_number(finetuned_on)
+    elif matched == "eps":
+        finetuned_on = finetuned_on.split(" eps ")[0]
     return Line(
         model=row.model,
         trained_on=row.trained_on,
-        finetuned_on=row.finetuned_on.split(level)[0] if level else row.finetuned_on,
+        finetuned_on=finetuned_on,
         matched=matched,
         held_out=row.experiment.endswith(_HELD_OUT),
-        clean=row.experiment == STATIC_CLEAN,
+        clean=row.experiment in (STATIC_CLEAN, MATCHED_CLEAN),
+        variant=row.variant,
     )
 
 
@@ -92,5 +107,15 @@ def attack_name(text: str) -> str:
 
 def manipulation_name(text: str) -> str:
     """For example vertical shift 0.5 and rotation 30, of "vertical_shift:0.5+rotation:30"."""
-    parts = [part.replace("_", " ").replace(":", " ") for part in text.split("+")]
-    return " and ".join(parts)
+    parts = [part.replace("direction=", "").replace("column=", "of ") for part in text.split("+")]
+    return " and ".join(part.replace("_", " ").replace(":", " ") for part in parts)
+
+
+def variant_name(text: str) -> str:
+    """For example quadratic NNpC, of "coparent_features=quadratic"."""
+    parts = [_VARIANTS.get(part, part.replace("_", " ")) for part in text.split(", ")]
+    children = [part for part in parts if part.endswith("declared coparent")]
+    if len(children) > 3:
+        parts = [part for part in parts if part not in children]
+        parts.append(f"{len(children)} children declared co-parents")
+    return ", ".join(parts)

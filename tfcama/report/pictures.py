@@ -15,7 +15,7 @@ from tfcama.data import manipulations
 from tfcama.errors import InputError
 from tfcama.evaluation.subject import Subject
 from tfcama.report import figures, labels
-from tfcama.types import Generative
+from tfcama.types import Generative, Sampler
 from tfcama.workdir import Workdir, write_bytes, write_json
 
 _COLUMNS = 12
@@ -71,15 +71,15 @@ def load_all(workdir: Workdir) -> list[Picture]:
 
 
 def do_m0_grid(subject: Subject, manipulation: str, level: float) -> Picture | None:
-    """Manipulated inputs and what they would be under do(m = 0): the papers' Figure 9.
+    """Manipulated images and what they would be under do(m = 0): the papers' Figure 9.
 
-    None for models that do not generate.
+    None for models that do not generate, and for tables (see evaluation.explain).
     """
     classifier = subject.loaded.classifier
-    if not isinstance(classifier, Generative):
+    if not isinstance(classifier, Generative) or not _pictured(subject):
         return None
     seed = subject.loaded.config.seed
-    moved = manipulations.parse(manipulation, level=level).fit(subject.dataset.train.x)
+    moved = manipulations.parse(manipulation, level=level).fit(subject.dataset)
     split = manipulations.manipulate(subject.test, moved, seed=seed)
     x = tf.constant(split.x[:_COLUMNS])
     draw = tf.constant(random.stream(seed, "pictures"))
@@ -113,7 +113,7 @@ def do_m0_grid(subject: Subject, manipulation: str, level: float) -> Picture | N
 def samples_by_class(subject: Subject) -> Picture | None:
     """Samples of p(x | y, z, do(m = 0)), a row a draw and a column a class; None as above."""
     classifier = subject.loaded.classifier
-    if not isinstance(classifier, Generative):
+    if not isinstance(classifier, Sampler):
         return None
     names = subject.dataset.spec.class_names
     seed = random.stream(subject.loaded.config.seed, "samples")
@@ -132,8 +132,13 @@ def samples_by_class(subject: Subject) -> Picture | None:
 
 def adversarial_examples(
     subject: Subject, attack: str, attacked: dict[float, Attacked], *, source: str = ""
-) -> Picture:
-    """Attacked inputs, a row a radius; below each column the answers from clean to attacked."""
+) -> Picture | None:
+    """Attacked images, a row a radius; below each column the answers from clean to attacked.
+
+    None for tables.
+    """
+    if not _pictured(subject):
+        return None
     names, x = subject.dataset.spec.class_names, subject.test.x[:_COLUMNS]
     columns = len(x)
     answers = [subject.predictor.labels(x)]
@@ -154,6 +159,10 @@ def adversarial_examples(
         "answers, from clean to the largest radius.",
         png=to_png(figures.image_rows(rows, title=f"{_who(subject)}, {about}", captions=captions)),
     )
+
+
+def _pictured(subject: Subject) -> bool:
+    return subject.dataset.spec.kind == "image"
 
 
 def _who(subject: Subject) -> str:

@@ -10,12 +10,12 @@ import tensorflow as tf
 
 from tfcama.errors import InputError
 from tfcama.report import provenance
-from tfcama.serving.module import INPUT, ServingModule, serving_seed
+from tfcama.serving.inputs import inputs_of
+from tfcama.serving.module import ServingModule, serving_seed
 from tfcama.training.run import LoadedRun
 from tfcama.workdir import atomic_directory, is_disk_full, write_json
 
 _TOLERANCE = 1e-5
-_BATCHES = (1, 3)  # sizes at which the reloaded module must agree
 
 
 def publish(loaded: LoadedRun, base: Path, *, version: int | None = None) -> Path:
@@ -34,8 +34,8 @@ def publish(loaded: LoadedRun, base: Path, *, version: int | None = None) -> Pat
       The version's directory.
 
     Raises:
-      InputError: the version exists or is not positive, the disk is full, or the reloaded module
-        answers something else.
+      InputError: the version exists or is not positive, the columns of a table cannot be inputs,
+        the disk is full, or the reloaded module answers something else.
     """
     version = _next_version(base) if version is None else version
     target = base / str(version)
@@ -64,12 +64,22 @@ def _next_version(base: Path) -> int:
 
 
 def _compare(module: ServingModule, path: Path, loaded: LoadedRun) -> None:
+    """Holds the reloaded module's answers to random inputs against this process's."""
     reloaded = tf.saved_model.load(str(path))  # held: its variables go when it goes
     serve = reloaded.signatures["serving_default"]
+    inputs = inputs_of(loaded.classifier.spec)
     generator = np.random.default_rng(0)
-    for size in _BATCHES:
-        x = generator.uniform(size=(size, *loaded.classifier.spec.shape)).astype(np.float32)
-        here, there = module.serve(tf.constant(x)), serve(**{INPUT: tf.constant(x)})
+    for size in inputs.batches:
+        examples = inputs.examples(generator, size)
+        values = tuple(tf.constant(value) for value in examples.values)
+        if not np.allclose(
+            inputs.features(values), examples.features, rtol=_TOLERANCE, equal_nan=True
+        ):
+            raise InputError(
+                "the export makes other features of a row than the data set does; nothing was "
+                "published."
+            )
+        here, there = module.serve(*values), serve(**dict(zip(inputs.names, values, strict=True)))
         for name, value in here.items():
             if not np.allclose(value, there[name], rtol=_TOLERANCE, atol=_TOLERANCE):
                 raise InputError(
@@ -87,4 +97,5 @@ def _metadata(loaded: LoadedRun, version: int) -> dict[str, Any]:
         "epoch": loaded.checkpoint.epoch,
         "metrics": loaded.checkpoint.logs,
         "class_names": list(loaded.classifier.spec.class_names),
+        **inputs_of(loaded.classifier.spec).metadata(),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tfcama.data.base import DataConfig
 from tfcama.data.datasets import DATASETS
 from tfcama.evaluation import robustness
 from tfcama.evaluation.subject import Subject, load_subject
@@ -12,6 +13,7 @@ from tfcama.report.build import build
 from tfcama.report.pictures import slug
 from tfcama.serving.publish import publish
 from tfcama.studies import steps
+from tfcama.studies.measurement import PROFILES, MeasurementStudy
 from tfcama.studies.steps import Progress
 from tfcama.training import run
 from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
@@ -27,22 +29,67 @@ _PGD = "pgd:steps=20"
 
 
 def demo(
-    root: Path, *, dataset: str, data_dir: str | None, seed: int, epochs: int, progress: Progress
+    root: Path,
+    *,
+    dataset: str,
+    data_dir: str | None,
+    seed: int,
+    epochs: int | None,
+    progress: Progress,
+    data: DataConfig | None = None,
 ) -> Path:
     """Runs all of it; what an earlier, interrupted call finished is not done again.
 
     Args:
       root: one workdir a model, the report and the export go here.
-      dataset: an image data set of DATASETS.
+      dataset: a key of DATASETS.
       data_dir: of tensorflow-datasets.
       seed: of everything.
-      epochs: of the CAMA; the DNN trains for as many.
+      epochs: of the CAMA; the DNN of images trains for as many. None takes the data set's own.
       progress: called with lines of text.
+      data: the data set's configuration; None for its defaults.
 
     Returns:
       The report's index.html.
     """
-    DATASETS[dataset]
+    entry = DATASETS[dataset]
+    epochs = entry.epochs if epochs is None else epochs
+    if entry.kind == "table":
+        return _table_demo(
+            root, dataset=dataset, data=data, seed=seed, epochs=epochs, progress=progress
+        )
+    return _image_demo(
+        root, dataset=dataset, data_dir=data_dir, seed=seed, epochs=epochs, progress=progress
+    )
+
+
+def _table_demo(
+    root: Path,
+    *,
+    dataset: str,
+    data: DataConfig | None,
+    seed: int,
+    epochs: int,
+    progress: Progress,
+) -> Path:
+    study = MeasurementStudy(
+        root=root,
+        dataset=dataset,
+        data_dir=None,
+        profile=PROFILES["demo"]._replace(cama_epochs=epochs),
+        precision="float32",
+        progress=progress,
+        data=data,
+    )
+    page = study.run([seed], root / "report")
+    adapted = study.adapted(seed)
+    _export(adapted, root / "export" / "measurement_cama", progress)
+    return page
+
+
+def _image_demo(
+    root: Path, *, dataset: str, data_dir: str | None, seed: int, epochs: int, progress: Progress
+) -> Path:
     trained = {}
     for name in ("dnn", "cama"):
         config = RunConfig(
@@ -71,10 +118,13 @@ def demo(
                 steps.attack(attacked, attack, _RADII, progress=progress)
     _checks(trained["cama"], transfer_from=trained["dnn"], data_dir=data_dir, progress=progress)
     build(workdirs, root / "report", title=f"Classifiers under manipulation: {dataset}")
-    base = root / "export" / "cama"
-    if not (base / "1").exists():
-        progress(f"published {publish(run.load(adapted), base)}")
+    _export(adapted, root / "export" / "cama", progress)
     return root / "report" / "index.html"
+
+
+def _export(workdir: Workdir, base: Path, progress: Progress) -> None:
+    if not (base / "1").exists():
+        progress(f"published {publish(run.load(workdir), base)}")
 
 
 def _done(subject: Subject, name: str) -> bool:

@@ -7,22 +7,19 @@ range on half of the shifted test images, without labels; everything is tested o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple
 
-from tfcama.evaluation import curves, results
+from tfcama.evaluation import curves
 from tfcama.evaluation.results import Row
-from tfcama.evaluation.subject import Subject, load_subject
-from tfcama.models.registry import MODELS
+from tfcama.evaluation.robustness import Check
+from tfcama.evaluation.subject import Subject
 from tfcama.report import figures
-from tfcama.report.build import write_report
 from tfcama.report.pictures import Picture, to_png
 from tfcama.studies import steps
 from tfcama.studies.orderings import orderings
-from tfcama.studies.steps import Progress
-from tfcama.training import run
-from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
+from tfcama.studies.study import Study, by_fraction
+from tfcama.training.config import FinetuneConfig, TrainingConfig
 from tfcama.training.finetune import finetune_on_manipulation
 from tfcama.workdir import Workdir
 
@@ -101,49 +98,26 @@ PROFILES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class ShiftStudy:
-    """One study; `run` continues where an earlier, interrupted one stopped.
+class ShiftStudy(Study):
+    """The shift experiments on images."""
 
-    Attributes:
-      root: where the runs go.
-      dataset: an image data set.
-      data_dir: of tensorflow-datasets.
-      profile: how much.
-      precision: of the CAMAs' training, see TrainingConfig.
-      progress: called with lines of text.
-    """
+    PROFILES: ClassVar[Mapping[str, Profile]] = PROFILES
+    default_dataset: ClassVar[str] = "mnist"
 
-    root: Path
-    dataset: str
-    data_dir: str | None
-    profile: Profile
-    precision: str
-    progress: Progress
+    @property
+    def title(self) -> str:
+        return f"Shifts on {self.dataset}: deep CAMA's Figures 1, 7, 8 and 10"
 
-    def run(self, seeds: Sequence[int], target: Path) -> Path:
-        """Trains, fine-tunes and scores everything, then writes the report.
+    def pictures(
+        self, rows: Sequence[Row], workdirs: Sequence[Workdir], *, chance: float
+    ) -> list[Picture]:
+        del workdirs
+        return shift_figures(rows, chance=chance)
 
-        Args:
-          seeds: a whole study each.
-          target: where the report goes.
+    def checks(self, rows: Sequence[Row]) -> dict[str, list[Check]]:
+        return {"Do the papers' orderings hold?": orderings(rows)}
 
-        Returns:
-          The report's index.html.
-        """
-        workdirs = [workdir for seed in seeds for workdir in self._one_seed(seed)]
-        rows = [row for workdir in workdirs for row in results.load_rows(workdir)]
-        spec = load_subject(workdirs[0], data_dir=self.data_dir).dataset.spec
-        write_report(
-            workdirs,
-            target,
-            rows=rows,
-            pictures=shift_figures(rows, chance=1.0 / spec.num_classes),
-            checks={"Do the papers' orderings hold?": orderings(rows)},
-            title=f"Shifts on {self.dataset}: deep CAMA's Figures 1, 7, 8 and 10",
-        )
-        return target / "index.html"
-
-    def _one_seed(self, seed: int) -> list[Workdir]:
+    def one_seed(self, seed: int) -> list[Workdir]:
         workdirs = []
         for model in ("dnn", "cama"):
             for augmented in ("", *self.profile.augmented[model]):
@@ -155,20 +129,16 @@ class ShiftStudy:
 
     def _train(self, model: str, augmented: str, seed: int) -> Workdir:
         augment = f"{augmented}:{_AUGMENTED_RANGE}" if augmented else ""
-        config = RunConfig(
+        workdir = self.trained(
+            f"{model}_{augmented}" if augmented else model,
+            seed,
             model=model,
-            dataset=self.dataset,
-            seed=seed,
-            architecture=MODELS[model].config_class(),
             training=TrainingConfig(
                 epochs=self.profile.dnn_epochs if model == "dnn" else self.profile.cama_epochs,
                 augment=augment,
                 precision=self.precision if model == "cama" else "float32",
             ),
         )
-        name = f"{model}_{augmented}" if augmented else model
-        workdir = Workdir(self.root / f"seed{seed}" / name)
-        run.train(config, workdir, data_dir=self.data_dir)
         few = model == "cama" and augmented
         ranges = self.profile.augmented_ranges if few else self.profile.ranges
         for direction in DIRECTIONS:
@@ -176,7 +146,7 @@ class ShiftStudy:
             def score(subject: Subject, direction: str = direction) -> list[Row]:
                 return curves.manipulation_curve(subject, direction, ranges, progress=self.progress)
 
-            self._once(workdir, f"manipulation_{direction}", score)
+            self.once(workdir, f"manipulation_{direction}", score, limit=self.profile.limit)
         return workdir
 
     def _finetune_all(self, trained: Workdir, augmented: str, seed: int) -> list[Workdir]:
@@ -201,7 +171,7 @@ class ShiftStudy:
         self, trained: Workdir, manipulation: str, level: float, fraction: float, seed: int
     ) -> Workdir:
         """Fine-tunes at one range; scores that range in both directions, and clean images."""
-        config = FinetuneConfig(subject=f"{manipulation}:{level}", fraction=fraction, seed=seed)
+        config = FinetuneConfig(subject=f"{manipulation}:{level:g}", fraction=fraction, seed=seed)
         workdir = steps.finetuned_workdir(trained, config)
         finetune_on_manipulation(trained, workdir, config.subject, config, data_dir=self.data_dir)
         experiment = "matched" if fraction == _FRACTION else f"fraction_{fraction:g}"
@@ -219,14 +189,8 @@ class ShiftStudy:
                 for row in rows
             ]
 
-        self._once(workdir, experiment, score)
+        self.once(workdir, experiment, score, limit=self.profile.limit)
         return workdir
-
-    def _once(self, workdir: Workdir, name: str, score: Callable[[Subject], list[Row]]) -> None:
-        if not (workdir.results / f"{name}.rows.json").exists():
-            self.progress(f"{workdir.root}: {name}")
-            subject = load_subject(workdir, data_dir=self.data_dir, limit=self.profile.limit)
-            results.save_rows(workdir, name, score(subject))
 
 
 def shift_figures(rows: Sequence[Row], *, chance: float) -> list[Picture]:
@@ -271,7 +235,12 @@ def shift_figures(rows: Sequence[Row], *, chance: float) -> list[Picture]:
                 chance=chance,
             )
             pictures.append(Picture(f"{name}_{short}", "shift", title, caption, to_png(figure)))
-    shares = _by_fraction(rows)
+    shares = by_fraction(
+        rows,
+        manipulation=VERTICAL,
+        subject=f"{VERTICAL}:{_FRACTION_RANGE:g}",
+        default=_FRACTION,
+    )
     if shares:
         title = f"How many test images fine-tuning needs (vertical range {_FRACTION_RANGE})"
         figure = figures.accuracy_by_fraction(shares, title=title)
@@ -283,22 +252,3 @@ def shift_figures(rows: Sequence[Row], *, chance: float) -> list[Picture]:
 def _figure10(row: Row) -> bool:
     """As trained, or fine-tuned on what it is tested on."""
     return not row.finetuned_on or row.finetuned_on.split(":")[0] == row.manipulation
-
-
-def _by_fraction(rows: Sequence[Row]) -> dict[float, list[Row]]:
-    """Share of test images -> rows at the vertical range where it was varied, unseen images."""
-    found: dict[float, list[Row]] = {}
-    for row in rows:
-        at = row.manipulation == VERTICAL and row.level == _FRACTION_RANGE
-        if not at or row.trained_on != "clean" or row.model != "cama":
-            continue
-        if row.experiment == "manipulation":
-            found.setdefault(0.0, []).append(row)
-        elif row.finetuned_on != f"{VERTICAL}:{_FRACTION_RANGE}":
-            continue
-        elif row.experiment == "matched_held_out":
-            found.setdefault(_FRACTION, []).append(row)
-        elif row.experiment.startswith("fraction_") and row.experiment.endswith("_held_out"):
-            fraction = float(row.experiment.removeprefix("fraction_").removesuffix("_held_out"))
-            found.setdefault(fraction, []).append(row)
-    return found if len(found) > 2 else {}

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from tfcama.attacks import registry
+from tfcama.attacks.base import Attacked
 from tfcama.evaluation import curves, results, robustness
 from tfcama.evaluation.results import Row
 from tfcama.evaluation.subject import Subject
@@ -59,16 +62,20 @@ def attack(
     *,
     source: Subject | None = None,
     progress: Progress,
-) -> list[Row]:
-    """Accuracy under an attack and adversarial examples, saved in the workdir."""
+) -> dict[float, Attacked]:
+    """Accuracy under an attack and adversarial examples, saved in the workdir.
+
+    Returns:
+      The attacked inputs, by radius.
+    """
     rows, found = robustness.attack_curve(subject, attack, radii, source=source, progress=progress)
     about = attack if source is None else f"{attack}_from_{source.loaded.config.model}"
     results.save_rows(subject.workdir, f"attack_{slug(about)}", rows)
     name = "" if source is None else source.loaded.config.model
-    pictures.save(
-        subject.workdir, pictures.adversarial_examples(subject, attack, found, source=name)
-    )
-    return rows
+    shown = pictures.adversarial_examples(subject, attack, found, source=name)
+    if shown is not None:
+        pictures.save(subject.workdir, shown)
+    return found
 
 
 def static_finetuning(
@@ -77,8 +84,9 @@ def static_finetuning(
     eps: float,
     config: FinetuneConfig,
     *,
+    adversarial: np.ndarray,
     progress: Progress,
-) -> list[Row]:
+) -> Workdir:
     """The papers' way to defend: attack the model, adapt it on all attacked inputs, score those.
 
     The attacker does not know of the adaptation (EVALUATION.md's "static"). Rows of the adapted
@@ -89,10 +97,13 @@ def static_finetuning(
       attack: see `attacks.registry.parse`.
       eps: radius.
       config: how to adapt; fraction and subject are set here.
+      adversarial: the attacked inputs, see `attack`.
       progress: called with a line at the end.
+
+    Returns:
+      The adapted model's workdir.
     """
     made = registry.parse(attack, eps=eps)
-    adversarial = robustness.craft(subject, made).x
     config = dataclasses.replace(config, fraction=1.0, subject=f"{attack} eps {eps:g}")
     workdir = finetuned_workdir(subject.workdir, config)
     loaded = finetune_lib.finetune(
@@ -115,4 +126,4 @@ def static_finetuning(
         f"{attack} eps {eps:g}, adapted: attacked {rows[0].accuracy:.4f}, "
         f"clean {rows[1].accuracy:.4f}"
     )
-    return rows
+    return workdir

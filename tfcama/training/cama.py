@@ -6,10 +6,10 @@ import tensorflow as tf
 
 from tfcama import random
 from tfcama.data.base import Split
-from tfcama.models.cama import Cama, Noise
+from tfcama.models.cama_base import CamaBase, Noise
 from tfcama.objectives import bounds
 from tfcama.training.trainer import EVALUATION_SEED, Trainer
-from tfcama.types import Batch, LogWeights
+from tfcama.types import Batch, Generative, LogWeights, Sampler
 
 
 def _logged(weights: LogWeights) -> dict[str, tf.Tensor]:
@@ -34,7 +34,7 @@ def active_units(loc: tf.Tensor) -> int:
 class _CamaTrainer(Trainer):
     """What training and fine-tuning of a CAMA share: its noise and its pictures."""
 
-    classifier: Cama
+    classifier: CamaBase
 
     def summary_scalars(self, rows: Split) -> dict[str, float]:
         """Active units of z and of m."""
@@ -50,6 +50,8 @@ class _CamaTrainer(Trainer):
     def summary_images(self, rows: Split) -> dict[str, tf.Tensor]:
         """Samples of every class, reconstructions, and reconstructions under do(m = 0)."""
         model, seed = self.classifier, tf.constant(EVALUATION_SEED)
+        if not isinstance(model, Generative) or not isinstance(model, Sampler):
+            return {}
         x = tf.constant(rows.x[:_PICTURED])
         labels = tf.tile(tf.range(model.num_classes), [_PICTURED // model.num_classes])
         return {
@@ -77,7 +79,7 @@ class CamaTrainer(_CamaTrainer):
     term_names = ("elbo", "log_px", "kl_z", "kl_m")
 
     def __init__(
-        self, classifier: Cama, *, augmented: bool = False, m_known: bool = False, **kwargs
+        self, classifier: CamaBase, *, augmented: bool = False, m_known: bool = False, **kwargs
     ):
         super().__init__(classifier, **kwargs)
         self._infers_m = augmented and not m_known
@@ -149,7 +151,7 @@ class FinetuneTrainer(_CamaTrainer):
     term_names = ("elbo_x", "kl_m", "elbo_clean")
 
     def __init__(
-        self, classifier: Cama, *, alpha: float, clean_do_m0: bool, num_samples: int, **kwargs
+        self, classifier: CamaBase, *, alpha: float, clean_do_m0: bool, num_samples: int, **kwargs
     ):
         super().__init__(classifier, **kwargs)
         self._alpha = alpha

@@ -10,9 +10,9 @@ import numpy as np
 
 from tfcama import random
 from tfcama.data import manipulations, pipeline
-from tfcama.data.base import Split
+from tfcama.data.base import GeneratedSplit, Split
 from tfcama.errors import InputError
-from tfcama.models.cama import Cama
+from tfcama.models.cama_base import CamaBase
 from tfcama.training import checkpoints, run, strategy
 from tfcama.training.cama import FinetuneTrainer
 from tfcama.training.config import FinetuneConfig, RunConfig
@@ -50,9 +50,7 @@ def finetune_on_manipulation(
     moved = manipulations.parse(manipulation)
     base_config = RunConfig.from_json(base.read_config())
     dataset = run.load_data(base_config, data_dir=data_dir)
-    split = manipulations.manipulate(
-        dataset.test, moved.fit(dataset.train.x), seed=base_config.seed
-    )
+    split = manipulations.manipulate(dataset.test, moved.fit(dataset), seed=base_config.seed)
     return finetune(
         base,
         target,
@@ -68,7 +66,7 @@ def finetune(
     target: Workdir,
     config: FinetuneConfig,
     *,
-    clean: Split,
+    clean: Split | GeneratedSplit,
     unlabelled: np.ndarray,
     devices: run.Devices = run.Devices(),
     extra_callbacks: tuple[keras.callbacks.Callback, ...] = (),
@@ -89,16 +87,17 @@ def finetune(
     """
     chosen = strategy.make(devices.strategy)
     trained = run.load(base)
-    if not isinstance(trained.classifier, Cama):
+    if not isinstance(trained.classifier, CamaBase):
         raise InputError(
             f"{base.root} holds a '{trained.config.model}', which has no M-networks to fine-tune; "
-            "name the workdir of a 'cama'."
+            "name the workdir of a 'cama' or 'measurement_cama'."
         )
     unlabelled = trained.classifier.spec.check(unlabelled, what="inputs to fine-tune on")
     if not len(unlabelled):
         raise InputError("fine-tuning needs at least one manipulated input; none was given.")
     run_config = dataclasses.replace(trained.config, finetuned=config)
     target.claim(run_config.to_json())
+    shown = clean if isinstance(clean, Split) else clean.sample()
     epochs = math.ceil(config.steps / _STEPS_PER_EPOCH)
     steps_per_epoch = math.ceil(config.steps / epochs)
     with chosen.scope():
@@ -137,7 +136,7 @@ def finetune(
             steps_per_epoch=steps_per_epoch,
             validation=None,
             callbacks=(
-                *run.run_callbacks(target, clean.take(slice(run.PICTURED)), done, devices),
+                *run.run_callbacks(target, shown.take(slice(run.PICTURED)), done, devices),
                 *extra_callbacks,
             ),
         )

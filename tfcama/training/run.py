@@ -78,6 +78,7 @@ def load_data(config: RunConfig, *, data_dir: str | None) -> Dataset:
     """The data set of a configuration, split by its seed."""
     return datasets.load(
         config.dataset,
+        config=config.data,
         data_dir=data_dir,
         seed=config.seed,
         validation_fraction=config.training.validation_fraction,
@@ -113,7 +114,8 @@ def train(
     config = dataclasses.replace(config, input_spec=dataset.spec)
     workdir.claim(config.to_json())
     training = config.training
-    steps_per_epoch = max(1, round(len(dataset.train) / training.batch_size))
+    one_pass = max(1, round(len(dataset.train) / training.batch_size))
+    steps_per_epoch = training.steps_per_epoch or one_pass
     with chosen.scope():
         trainer = TRAINERS[MODELS[config.model].family](
             build(config),
@@ -128,7 +130,7 @@ def train(
             steps=steps,
             cosine=training.schedule == "cosine",
         )
-        optimizer = keras.optimizers.Adam(learning_rate)
+        optimizer = keras.optimizers.Adam(learning_rate, weight_decay=training.weight_decay or None)
         trainer.compile(optimizer, jit_compile=devices.jit_compile)
         done = 0
         if checkpoints.listed(workdir.checkpoints):
@@ -139,7 +141,7 @@ def train(
     if done < training.epochs:
         augment = None
         if training.augment:
-            augment = manipulations.parse(training.augment).fit(dataset.train.x)
+            augment = manipulations.parse(training.augment).fit(dataset)
         stream = pipeline.training_stream(
             dataset.train,
             batch_size=training.batch_size,

@@ -1,0 +1,397 @@
+"""The papers' experiments on tables: ICLR's Figures 13 to 15, NeurIPS' Figures 12 to 14.
+
+Models are trained clean. Co-parents and children are shifted, up and down, by the same amount in
+every row; CAMAs are fine-tuned on half of the rows with shifted children, without labels; children
+and co-parents are attacked; and CAMA is told a wrong graph. Works on any table; what needs the true
+structural equations (effects of a shifted co-parent, wrong graphs) on `measurement` alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import tensorflow as tf
+
+from tfcama.attacks import registry
+from tfcama.data import manipulations
+from tfcama.data.datasets import DATASETS
+from tfcama.data.measurement import MeasurementConfig, MeasurementScm
+from tfcama.evaluation import curves, robustness
+from tfcama.evaluation.results import Row, load_rows, scored
+from tfcama.evaluation.robustness import Check
+from tfcama.evaluation.subject import Subject, load_subject
+from tfcama.report import figures, labels
+from tfcama.report.build import eps_label, training_pictures
+from tfcama.report.pictures import Picture, slug, to_png
+from tfcama.specs import with_number, without_number
+from tfcama.studies import steps
+from tfcama.studies.measurement_claims import claims
+from tfcama.studies.study import Study, by_fraction
+from tfcama.training.config import FinetuneConfig, TrainingConfig
+from tfcama.training.finetune import finetune_on_manipulation
+from tfcama.types import COPARENT
+from tfcama.workdir import Workdir
+
+COPARENTS_UP, COPARENTS_DOWN = "coparents_shift", "coparents_shift:direction=down"
+CHILDREN_UP, CHILDREN_DOWN = "children_shift", "children_shift:direction=down"
+_FRACTION = 0.5  # of the test rows that fine-tuning sees; both papers
+_ATTACKS = ("fgsm", "pgd:steps=20")
+
+
+class Profile(NamedTuple):
+    """How much of the study is run.
+
+    Attributes:
+      dnn_epochs, cama_epochs: of training, in the data set's steps_per_epoch.
+      coparents, children: levels of the shifts.
+      finetuned: manipulation of the children -> levels at which CAMA is fine-tuned.
+      fraction_level: of the children's shift, at which the number of rows is varied.
+      fractions: of the test rows.
+      finetune_steps: of each fine-tuning.
+      radii: of the attacks.
+      adapted_radii: at which CAMA is fine-tuned on the attacked rows.
+      misdeclared: how many children are declared co-parents, of `measurement`.
+      graphs: other wrong graphs, name -> MeasurementConfig.declared.
+      quadratic: whether the CAMA with a quadratic NNpC is trained too.
+    """
+
+    dnn_epochs: int
+    cama_epochs: int
+    coparents: tuple[float, ...]
+    children: tuple[float, ...]
+    finetuned: dict[str, tuple[float, ...]]
+    fraction_level: float
+    fractions: tuple[float, ...]
+    finetune_steps: int
+    radii: tuple[float, ...]
+    adapted_radii: tuple[float, ...]
+    misdeclared: tuple[int, ...]
+    graphs: dict[str, tuple[str, ...]]
+    quadratic: bool
+
+
+_COPARENT_LEVELS = (0.0, 1.0, 2.0, 2.5, 3.0, 4.0, 5.0)
+_CHILDREN_LEVELS = (0.0, 0.5, 1.0, 2.0, 3.0)
+_RADII = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
+
+PROFILES = {
+    "full": Profile(
+        dnn_epochs=60,
+        cama_epochs=20,
+        coparents=_COPARENT_LEVELS,
+        children=_CHILDREN_LEVELS,
+        finetuned={CHILDREN_UP: _CHILDREN_LEVELS[1:], CHILDREN_DOWN: (1.0, 3.0)},
+        fraction_level=2.0,
+        fractions=(0.01, 0.05),
+        finetune_steps=800,
+        radii=_RADII,
+        adapted_radii=(0.1, 0.3),
+        misdeclared=(1, 2, 4, 6, 8),
+        graphs={"missing_parent": ("a1:ignored",), "reversed_edge": ("x1:parent",)},
+        quadratic=True,
+    ),
+    "demo": Profile(
+        dnn_epochs=60,
+        cama_epochs=20,
+        coparents=_COPARENT_LEVELS,
+        children=_CHILDREN_LEVELS,
+        finetuned={CHILDREN_UP: (1.0, 3.0)},
+        fraction_level=3.0,
+        fractions=(),
+        finetune_steps=400,
+        radii=(0.0, 0.1, 0.3),
+        adapted_radii=(),
+        misdeclared=(),
+        graphs={},
+        quadratic=False,
+    ),
+    "quick": Profile(
+        dnn_epochs=2,
+        cama_epochs=1,
+        coparents=(0.0, 2.0),
+        children=(0.0, 1.0),
+        finetuned={CHILDREN_UP: (1.0,)},
+        fraction_level=1.0,
+        fractions=(0.05,),
+        finetune_steps=20,
+        radii=(0.0, 0.3),
+        adapted_radii=(0.3,),
+        misdeclared=(2,),
+        graphs={"missing_parent": ("a1:ignored",)},
+        quadratic=True,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasurementStudy(Study):
+    """The experiments on tables."""
+
+    PROFILES: ClassVar[Mapping[str, Profile]] = PROFILES
+    default_dataset: ClassVar[str] = "measurement"
+
+    @property
+    def title(self) -> str:
+        return f"Classifiers of tables under manipulation: {self.dataset}"
+
+    def pictures(
+        self, rows: Sequence[Row], workdirs: Sequence[Workdir], *, chance: float
+    ) -> list[Picture]:
+        spec = load_subject(workdirs[0], data_dir=self.data_dir).dataset.spec
+        return table_figures(
+            rows, chance=chance, eps=eps_label(spec), fraction_level=self.profile.fraction_level
+        ) + training_pictures(workdirs[:2])
+
+    def checks(self, rows: Sequence[Row]) -> dict[str, list[Check]]:
+        return {"Do the papers' claims hold?": claims(rows)}
+
+    def one_seed(self, seed: int) -> list[Workdir]:
+        dnn = self._model("dnn", seed, "measurement_dnn")
+        cama = self._model("cama", seed, "measurement_cama")
+        workdirs = [dnn, cama]
+        for workdir in workdirs:
+            self._curves(workdir)
+            self._attacks(workdir)
+        self.once(dnn, "bayes", self._bayes)
+        workdirs += self._finetune_all(cama, seed)
+        if self.profile.quadratic and self._has_coparents(cama):
+            quadratic = {"coparent_features": "quadratic"}
+            workdirs.append(self._model("cama_quadratic", seed, "measurement_cama", quadratic))
+            self._curves(workdirs[-1])
+        for name, declared in self._wrong_graphs().items():
+            usual = self.data if isinstance(self.data, MeasurementConfig) else MeasurementConfig()
+            data = dataclasses.replace(usual, declared=declared)
+            workdirs.append(self._model(f"cama_{name}", seed, "measurement_cama", data=data))
+            self._curves(workdirs[-1])
+        return workdirs
+
+    def adapted(self, seed: int) -> Workdir:
+        """CAMA, fine-tuned on the first of the shifts."""
+        manipulation, levels = next(iter(self.profile.finetuned.items()))
+        cama = Workdir(self.root / f"seed{seed}" / "cama")
+        return steps.finetuned_workdir(
+            cama, self._finetuning(with_number(manipulation, levels[0]), _FRACTION, seed)
+        )
+
+    def _finetuning(self, subject: str, fraction: float, seed: int) -> FinetuneConfig:
+        return FinetuneConfig(
+            subject=subject,
+            fraction=fraction,
+            clean="elbo",
+            steps=self.profile.finetune_steps,
+            seed=seed,
+        )
+
+    def _wrong_graphs(self) -> dict[str, tuple[str, ...]]:
+        if DATASETS[self.dataset].config_class is not MeasurementConfig:
+            return {}
+        declared = {
+            f"{count}_misdeclared": tuple(f"x{place + 1}:coparent" for place in range(count))
+            for count in self.profile.misdeclared
+        }
+        return {**declared, **self.profile.graphs}
+
+    def _model(
+        self,
+        name: str,
+        seed: int,
+        model: str,
+        architecture: Mapping[str, Any] | None = None,
+        data: MeasurementConfig | None = None,
+    ) -> Workdir:
+        cama = model == "measurement_cama"
+        training = TrainingConfig(
+            epochs=self.profile.cama_epochs if cama else self.profile.dnn_epochs,
+            steps_per_epoch=DATASETS[self.dataset].steps_per_epoch,
+            precision=self.precision if cama else "float32",
+        )
+        return self.trained(
+            name, seed, model=model, training=training, architecture=architecture, data=data
+        )
+
+    def _has_coparents(self, workdir: Workdir) -> bool:
+        spec = load_subject(workdir, data_dir=self.data_dir).dataset.spec
+        return any(column.numeric for column in spec.with_role(COPARENT))
+
+    def _curves(self, workdir: Workdir) -> None:
+        shifts = [(CHILDREN_UP, self.profile.children), (CHILDREN_DOWN, self.profile.children)]
+        if self._has_coparents(workdir):
+            shifts += [(m, self.profile.coparents) for m in (COPARENTS_UP, COPARENTS_DOWN)]
+        for manipulation, levels in shifts:
+
+            def score(
+                subject: Subject,
+                manipulation: str = manipulation,
+                levels: Sequence[float] = levels,
+            ) -> list[Row]:
+                return curves.manipulation_curve(
+                    subject, manipulation, levels, progress=self.progress
+                )
+
+            self.once(workdir, f"manipulation_{slug(manipulation)}", score)
+
+    def _bayes(self, subject: Subject) -> list[Row]:
+        """The classifier that knows p(y|a) and p(x|y,c), under shifts of the co-parents."""
+        world, rows = subject.dataset.world, []
+        if not isinstance(world, MeasurementScm):
+            return []
+        for manipulation in (COPARENTS_UP, COPARENTS_DOWN):
+            for level in self.profile.coparents:
+                move = manipulations.parse(manipulation, level=level).fit(subject.dataset)
+                split = manipulations.manipulate(subject.test, move, seed=0)
+                guess = world.log_posterior(tf.constant(split.x)).numpy().argmax(axis=1)
+                identity = subject.identity("manipulation", manipulation=manipulation, level=level)
+                rows.append(scored(guess == split.y, **{**identity, "model": "bayes"}))
+        return rows
+
+    def _attacks(self, workdir: Workdir) -> None:
+        subject = load_subject(workdir, data_dir=self.data_dir)
+        for attack in _ATTACKS:
+            if (workdir.results / f"attack_{slug(attack)}.rows.json").exists():
+                continue
+            steps.attack(subject, attack, self.profile.radii, progress=self.progress)
+
+    def _finetune_all(self, cama: Workdir, seed: int) -> list[Workdir]:
+        profile = self.profile
+        adapted = [
+            self._finetune(cama, with_number(manipulation, level), _FRACTION, seed)
+            for manipulation, levels in profile.finetuned.items()
+            for level in levels
+        ]
+        few = with_number(CHILDREN_UP, profile.fraction_level)
+        adapted += [self._finetune(cama, few, fraction, seed) for fraction in profile.fractions]
+        subject = load_subject(cama, data_dir=self.data_dir)
+        for attack in _ATTACKS:
+            for eps in profile.adapted_radii:
+                adapted.append(self._finetune_on_attack(subject, attack, eps, seed))
+        return adapted
+
+    def _finetune(self, cama: Workdir, subject: str, fraction: float, seed: int) -> Workdir:
+        """Fine-tunes on one shift; scores that shift, clean rows, and shifted co-parents."""
+        config = self._finetuning(subject, fraction, seed)
+        workdir = steps.finetuned_workdir(cama, config)
+        finetune_on_manipulation(cama, workdir, subject, config, data_dir=self.data_dir)
+        manipulation = without_number(subject)
+        level = manipulations.parse(subject).parts[0].level
+        experiment = "matched" if fraction == _FRACTION else f"fraction_{fraction:g}"
+
+        def score(adapted: Subject) -> list[Row]:
+            rows = [
+                dataclasses.replace(
+                    row, experiment=row.experiment.replace("manipulation", experiment)
+                )
+                for row in curves.manipulation_curve(
+                    adapted, manipulation, [level], progress=self.progress
+                )
+            ]
+            if fraction == _FRACTION:
+                clean = curves.manipulation_curve(adapted, manipulation, [0.0])[0]
+                rows.append(
+                    dataclasses.replace(clean, experiment=labels.MATCHED_CLEAN, level=level)
+                )
+            return rows
+
+        self.once(workdir, experiment, score)
+        return workdir
+
+    def _finetune_on_attack(self, subject: Subject, attack: str, eps: float, seed: int) -> Workdir:
+        config = self._finetuning(f"{attack} eps {eps:g}", 1.0, seed)
+        workdir = steps.finetuned_workdir(subject.workdir, config)
+        if not load_rows(workdir):
+            attacked = robustness.craft(subject, registry.parse(attack, eps=eps)).x
+            steps.static_finetuning(
+                subject, attack, eps, config, adversarial=attacked, progress=self.progress
+            )
+        return workdir
+
+
+def table_figures(
+    rows: Sequence[Row], *, chance: float, eps: str, fraction_level: float
+) -> list[Picture]:
+    """The papers' figures from the rows of a study.
+
+    Args:
+      rows: of any number of seeds.
+      chance: accuracy of guessing.
+      eps: what an attack's radius is measured in.
+      fraction_level: of the children's shift at which the number of rows was varied.
+    """
+    pictures = []
+    usual = [row for row in rows if not row.variant or "=" in row.variant]
+    wrong = [row for row in rows if "declared" in row.variant or row.model == "measurement_dnn"]
+    wrong += [row for row in usual if row.model == "measurement_cama" and not row.variant]
+    for name, manipulation, papers in (
+        ("coparents_up", COPARENTS_UP, "ICLR Figure 14 (a), NeurIPS Figure 12 (a)"),
+        ("coparents_down", COPARENTS_DOWN, "ICLR Figure 14 (b)"),
+        ("children_up", CHILDREN_UP, "ICLR Figure 15 (a), NeurIPS Figure 12 (b)"),
+        ("children_down", CHILDREN_DOWN, "ICLR Figure 15 (b)"),
+    ):
+        group = [
+            row
+            for row in usual
+            if row.manipulation == manipulation
+            and row.experiment in ("manipulation", "matched", labels.MATCHED_CLEAN)
+        ]
+        pictures += _accuracy(name, group, manipulation, chance=chance, papers=papers)
+        group = [
+            row
+            for row in wrong
+            if row.manipulation == manipulation and row.experiment == "manipulation"
+        ]
+        if any("declared" in row.variant for row in group):
+            pictures += _accuracy(
+                f"wrong_graph_{name}",
+                group,
+                manipulation,
+                chance=chance,
+                papers="NeurIPS Figure 14",
+            )
+    for attack in _ATTACKS:
+        group = [row for row in usual if row.attack == attack]
+        if len({row.eps for row in group}) < 2:
+            continue
+        about = labels.attack_name(attack)
+        figure = figures.accuracy_curves(
+            group, axis="eps", xlabel=eps, title=f"{about} on X and C", chance=chance
+        )
+        caption = "ICLR Figure 13, NeurIPS Figure 13. Children and co-parents move, parents never."
+        pictures.append(
+            Picture(
+                f"attack_{slug(attack)}",
+                "attack",
+                f"Accuracy under {about}",
+                caption,
+                to_png(figure),
+            )
+        )
+    shares = by_fraction(
+        rows,
+        manipulation=CHILDREN_UP,
+        subject=with_number(CHILDREN_UP, fraction_level),
+        default=_FRACTION,
+    )
+    if shares:
+        title = f"How many test rows fine-tuning needs (children shifted up by {fraction_level:g})"
+        figure = figures.accuracy_by_fraction(shares, title=title)
+        caption = "Scored on the rows that fine-tuning did not see."
+        pictures.append(Picture("fraction", "shift", title, caption, to_png(figure)))
+    return pictures
+
+
+def _accuracy(
+    name: str, rows: Sequence[Row], manipulation: str, *, chance: float, papers: str
+) -> list[Picture]:
+    if len({row.level for row in rows}) < 2:
+        return []
+    about = labels.manipulation_name(manipulation)
+    figure = figures.accuracy_curves(
+        rows,
+        axis="level",
+        xlabel=f"{about} (training standard deviations)",
+        title=about,
+        chance=chance,
+    )
+    caption = f"In the form of {papers}. Every row is shifted by the same amount."
+    return [Picture(name, "shift", f"Accuracy against {about}", caption, to_png(figure))]
