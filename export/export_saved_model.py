@@ -3,7 +3,9 @@
     python -m export.export_saved_model --workdir=runs/mnist --export_dir=runs/mnist/export/cama
 
 writes runs/mnist/export/cama/1/, then 2/ and so on. Signature serving_default: image [B, H, W, C]
-float32 in [0, 1] -> probabilities [B, classes], label [B], and for generative models log_px [B].
+float32 in [0, 1], or of a table one input [B] a column, by name and in its own units (text of a
+category; NaN or "" where missing) -> probabilities [B, classes], label [B], and for generative
+models log_px [B]. The names of a table's inputs are in the version's tfcama.json.
 A version is reloaded and its answers are compared before it gets its name.
 """
 

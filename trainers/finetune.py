@@ -1,8 +1,9 @@
-r"""Adapts a trained CAMA to unlabelled manipulated test images (deep CAMA, Eq. 8).
+r"""Adapts a trained CAMA to unlabelled manipulated inputs (deep CAMA, Eq. 8).
 
     python -m trainers.finetune --workdir=runs/mnist --manipulation=vertical_shift:0.5
     python -m trainers.finetune --workdir=runs/mnist --manipulation=vertical_shift:0.2 \
         --fraction=0.01 --alpha=0.5 --clean=elbo --steps=600
+    python -m trainers.finetune --workdir=runs/table --csv=new.csv --target=runs/table_adapted
 
 The adapted model becomes a run of its own, under <workdir>/finetuned/ unless --target says
 otherwise; the trained one stays as it is. A killed fine-tuning continues: run it again.
@@ -10,25 +11,30 @@ otherwise; the trained one stays as it is. A killed fine-tuning continues: run i
 
 from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
 
+from pathlib import Path
+
 from absl import flags
 
 from tfcama import config as config_lib
+from tfcama.errors import InputError
 from tfcama.studies import steps
 from tfcama.training import run
 from tfcama.training.config import FinetuneConfig, RunConfig, clean_objective
-from tfcama.training.finetune import finetune_on_manipulation
+from tfcama.training.finetune import finetune_on_manipulation, finetune_on_table
 from tfcama.workdir import Workdir
 from trainers.shared_flags import DATA_DIR, STRATEGY, WORKDIR
 
 _MANIPULATION = flags.DEFINE_string(
     "manipulation",
     None,
-    "What happened to the test images: name:level[:key=value...], several joined by +. "
+    "What happened to the run's own test inputs: name:level[:key=value...], several joined by +. "
     "Example: --manipulation=vertical_shift:0.5",
-    required=True,
+)
+_CSV = flags.DEFINE_string(
+    "csv", None, "Adapt to these rows of a table, all of them, instead. Example: --csv=new.csv"
 )
 _FRACTION = flags.DEFINE_float(
-    "fraction", 0.5, "Share of the test images to adapt on. Example: --fraction=0.01"
+    "fraction", 0.5, "Share of the test inputs to adapt on. Example: --fraction=0.01"
 )
 _ALPHA = flags.DEFINE_float(
     "alpha", 0.5, "Weight of the clean training data in Eq. 8. Example: --alpha=0.5"
@@ -50,11 +56,13 @@ _SET = flags.DEFINE_multi_string(
 
 
 def main() -> None:
+    if (_MANIPULATION.value is None) == (_CSV.value is None):
+        raise InputError("either --manipulation or --csv is needed: what is to be adapted to.")
     base = Workdir(WORKDIR.value)
     spec = RunConfig.from_json(base.read_config()).input_spec
     config = FinetuneConfig(
-        subject=_MANIPULATION.value,
-        fraction=_FRACTION.value,
+        subject=_MANIPULATION.value or Path(_CSV.value).name,
+        fraction=_FRACTION.value if _CSV.value is None else 1.0,
         alpha=_ALPHA.value,
         clean=_CLEAN.value or clean_objective(spec),
         steps=_STEPS.value,
@@ -62,14 +70,18 @@ def main() -> None:
     )
     config = config_lib.override(config, _SET.value)
     target = Workdir(_TARGET.value) if _TARGET.value else steps.finetuned_workdir(base, config)
-    finished = finetune_on_manipulation(
-        base,
-        target,
-        _MANIPULATION.value,
-        config,
-        data_dir=DATA_DIR.value,
-        devices=run.Devices(strategy=STRATEGY.value),
-    )
+    devices = run.Devices(strategy=STRATEGY.value)
+    if _CSV.value is not None:
+        finished = finetune_on_table(base, target, _CSV.value, config, devices=devices)
+    else:
+        finished = finetune_on_manipulation(
+            base,
+            target,
+            _MANIPULATION.value,
+            config,
+            data_dir=DATA_DIR.value,
+            devices=devices,
+        )
     print(f"{target.root}: ELBO(x) {finished.checkpoint.logs['elbo_x']:.2f} nats")
 
 

@@ -94,7 +94,7 @@ def test_a_wrong_table_is_one_clear_sentence(table, tmp_path, changes, sentence)
 def test_the_graph_is_given_once_and_fractions_are_fractions(tmp_path):
     with pytest.raises(InputError, match="the graph was given twice"):
         CsvConfig("t.csv", "y", children=("x",), dag="g.dot")
-    with pytest.raises(InputError, match="test_fraction=1.5 was given"):
+    with pytest.raises(InputError, match=r"test_fraction=1\.5 was given"):
         CsvConfig("t.csv", "y", test_fraction=1.5)
 
 

@@ -10,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tests.conftest import TFDS, needs_tfds
+from tfcama.data import breast_cancer
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ("trainers.train", "--model=dnn", "--dataset=digits", "--epochs=2")
@@ -41,7 +43,16 @@ def trained(tmp_path_factory):
     return workdir
 
 
-def bad_calls(trained, tmp):
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("table")
+    breast_cancer.table().to_csv(directory / "cells.csv", index=False)
+    cycle = "diagnosis mean_radius\nmean_radius mean_area\nmean_area diagnosis\n"
+    (directory / "cycle.txt").write_text(cycle)
+    return directory / "cells.csv"
+
+
+def bad_calls(trained, table, tmp):
     finetune, export = "trainers.finetune", "export.export_saved_model"
     return {
         "did you mean 'cama'": ("trainers.train", "--model=camma", f"--workdir={tmp}/a"),
@@ -82,13 +93,35 @@ def bad_calls(trained, tmp):
             *(export, f"--workdir={trained}"),
             *(f"--export_dir={tmp}/e", "--version=0"),
         ),
+        "did you mean 'mean_radius'": (
+            *("trainers.train", "--model=measurement_dnn", f"--csv={table}", f"--workdir={tmp}/g"),
+            *("--target=diagnosis", "--children=mean_radios"),
+        ),
+        "is a cycle": (
+            *("trainers.train", "--model=measurement_dnn", f"--csv={table}", f"--workdir={tmp}/h"),
+            *("--target=diagnosis", f"--dag={table.with_name('cycle.txt')}"),
+        ),
+        "--target belongs to --dataset=csv": (
+            *("trainers.train", "--dataset=measurement", "--target=y", f"--workdir={tmp}/i"),
+        ),
+        "cama takes images": (
+            *("trainers.train", "--model=cama", "--dataset=measurement", f"--workdir={tmp}/j"),
+        ),
+        "ChildrenShift manipulates tables; digits holds images": (
+            *("trainers.evaluate", f"--workdir={trained}", "--manipulation=children_shift"),
+        ),
+        "either --manipulation or --csv is needed": (finetune, f"--workdir={trained}"),
+        "predictions of a table need a run that was trained on one": (
+            *("trainers.predict", f"--workdir={trained}", f"--csv={table}"),
+            f"--out={tmp}/p.csv",
+        ),
         "flags are needed, 'mnist' was given": ("trainers.demo", "mnist", f"--workdir={tmp}/f"),
     }
 
 
-def test_bad_input_is_one_clear_sentence_and_leaves_nothing(trained, tmp_path):
+def test_bad_input_is_one_clear_sentence_and_leaves_nothing(trained, table, tmp_path):
     before = {p: p.stat().st_mtime_ns for p in trained.rglob("*")}
-    calls = bad_calls(trained, tmp_path)
+    calls = bad_calls(trained, table, tmp_path)
     with ThreadPoolExecutor(2) as pool:
         results = dict(
             zip(calls, pool.map(lambda flags: call(*flags), calls.values()), strict=True)
@@ -107,7 +140,15 @@ def test_bad_input_is_one_clear_sentence_and_leaves_nothing(trained, tmp_path):
     "module",
     [
         *("trainers.train", "trainers.finetune", "trainers.evaluate", "trainers.attack"),
-        *("trainers.demo", "trainers.reproduce", "export.export_saved_model", "benchmarks.speed"),
+        *(
+            "trainers.demo",
+            "trainers.reproduce",
+            "trainers.predict",
+            "trainers.explain",
+            "export.export_saved_model",
+            "benchmarks.speed",
+            "benchmarks.stream",
+        ),
     ],
 )
 def test_help_explains_every_flag_with_an_example(module):
@@ -160,3 +201,44 @@ def test_a_dnn_learns_mnist_in_an_epoch(tmp_path):
     row = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert row["val_accuracy"] > 0.93
     assert np.isfinite(row["loss"])
+
+
+def test_a_users_table_from_csv_to_predictions(table, tmp_path):
+    """The analyst's way: train, shift a column, adapt without labels, export, predict, explain."""
+    run, adapted, shifted = tmp_path / "run", tmp_path / "adapted", tmp_path / "shifted.csv"
+    frame = breast_cancer.table()
+    frame["mean_texture"] += 3 * frame["mean_texture"].std()
+    frame.drop(columns="diagnosis").to_csv(shifted, index=False)
+    steps = (
+        (
+            *("trainers.train", "--model=measurement_cama", f"--workdir={run}", f"--csv={table}"),
+            *("--target=diagnosis", f"--dag={breast_cancer.DAG}", "--epochs=2"),
+            *("--set", "hidden=64", "--set", "num_samples=2"),
+        ),
+        (
+            *("trainers.evaluate", f"--workdir={run}", "--levels=0,3"),
+            "--manipulation=children_shift:column=mean_texture",
+        ),
+        (
+            *("trainers.finetune", f"--workdir={run}", f"--csv={shifted}"),
+            *(f"--target={adapted}", "--steps=60"),
+        ),
+        ("export.export_saved_model", f"--workdir={adapted}", f"--export_dir={tmp_path}/export"),
+        (
+            *("trainers.predict", f"--workdir={adapted}", f"--csv={shifted}"),
+            f"--out={tmp_path}/predictions.csv",
+        ),
+        ("trainers.explain", f"--workdir={adapted}", f"--csv={shifted}", "--row=1"),
+    )
+    for step in steps:
+        result = call(*step)
+        assert result.returncode == 0, (step, result.stderr)
+    predictions = pd.read_csv(tmp_path / "predictions.csv")
+    assert list(predictions) == ["row", "label", "p(benign)", "p(malignant)", "log_px"]
+    assert (predictions.label == frame.diagnosis).mean() > 0.8
+    metadata = json.loads((tmp_path / "export" / "1" / "tfcama.json").read_text())
+    assert metadata["target"] == "diagnosis"
+    assert {column["name"] for column in metadata["columns"]} >= {"mean_radius", "mean_texture"}
+    explained = json.loads((adapted / "explain" / "explanation.json").read_text())
+    assert explained
+    assert (run / "report" / "index.html").exists()

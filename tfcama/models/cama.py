@@ -278,7 +278,7 @@ class Cama(CamaBase):
         return groups
 
     def reconstruct(self, x: tf.Tensor, *, seed: random.Seed, do_m0: bool) -> tf.Tensor:
-        """Mean of p(x | y, z, m) at the predicted class and the posterior means of z and m.
+        """Mean of p(x | y, z, m) at the predicted class, its m and the posterior mean of z.
 
         Args:
           x: [B, *shape].
@@ -287,7 +287,7 @@ class Cama(CamaBase):
             (the papers' Figure 9).
         """
         labels = tf.argmax(self.log_scores(x, seed=seed), axis=-1)
-        y, z, m = self.latents_of(x, labels)
+        y, z, m = self.latents_of(x, labels, seed=seed)
         if do_m0:
             m = tf.zeros_like(m)
         return self.p(y, z, m).mean()[0, :, 0]

@@ -293,12 +293,7 @@ class CamaBase(ClassifierModel, abc.ABC):
           num_samples: K, in place of the configuration's.
         """
         noise = self.shared_noise(seed, num_samples=num_samples or self.config.num_samples)
-        at_test = self.config.m_at_test
-        m, log_ratio_m = self.sample_m(
-            x,
-            noise=noise.m if at_test == "posterior" else tf.zeros_like(noise.m),
-            manipulated=at_test != "do_m0",
-        )
+        m, log_ratio_m = self._m_at_test(x, noise.m)
         y = self._one_hots(None)
         q_z = self.posterior_z(x, y, m)
         log_weights = _in_chunks(
@@ -316,20 +311,35 @@ class CamaBase(ClassifierModel, abc.ABC):
         )  # [K, B, C]
         return tfp.math.reduce_logmeanexp(log_weights, axis=0) + log_ratio_m[:, None]
 
+    def _m_at_test(self, x: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """M [B, M] and its log-ratio [B], as the configuration's m_at_test says."""
+        at_test = self.config.m_at_test
+        return self.sample_m(
+            x,
+            noise=noise if at_test == "posterior" else tf.zeros_like(noise),
+            manipulated=at_test != "do_m0",
+        )
+
     # --- the Generative contract -------------------------------------------------------------
 
     def log_px(self, x: tf.Tensor, *, seed: random.Seed) -> tf.Tensor:
         """Log p(x) = log sum_c p(x, y = c), [B] nats."""
         return tf.reduce_logsumexp(self.log_scores(x, seed=seed), axis=-1)
 
-    def latents_of(self, x: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """What made x if its class is `labels`.
+    def latents_of(
+        self, x: tf.Tensor, labels: tf.Tensor, *, seed: random.Seed
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """What made x if its class is `labels`, at the m of a prediction with this seed.
+
+        Not at the mean of m: NNpM is nearly homogeneous, so a fine-tuned model can say a shift by
+        the length of m while q(m|x) stays around zero.
 
         Returns:
-          One-hots y [B, 1, C], and the posterior means of z [1, B, 1, Z] and of m [B, M].
+          One-hots y [B, 1, C], the posterior mean of z [1, B, 1, Z], and m [B, M].
         """
         y = self._one_hots(labels)
-        m = self.posterior_m(x).mean()
+        noise = self.shared_noise(seed, num_samples=self.config.num_samples)
+        m, _ = self._m_at_test(x, noise.m)
         return y, self.posterior_z(x, y, m).mean()[None], m
 
 

@@ -292,7 +292,7 @@ class MeasurementCama(CamaBase):
     def reconstruct(self, x: tf.Tensor, *, seed: random.Seed, do_m0: bool) -> tf.Tensor:
         """The rows, their children replaced by the mean of p(x | y, c, z, m).
 
-        At the predicted class and the posterior means of z and m.
+        At the predicted class, its m and the posterior mean of z.
 
         Args:
           x: [B, D].
@@ -300,7 +300,7 @@ class MeasurementCama(CamaBase):
           do_m0: under do(m = 0): what the children would be, had nobody manipulated them.
         """
         labels = tf.argmax(self.log_scores(x, seed=seed), axis=-1)
-        y, z, m = self.latents_of(x, labels)
+        y, z, m = self.latents_of(x, labels, seed=seed)
         m = tf.zeros_like(m) if do_m0 else m
         return self.with_children(x, self.p(y, z, m, self.coparents(x)).mean()[0, :, 0])
 

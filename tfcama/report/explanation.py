@@ -14,13 +14,13 @@ from matplotlib.transforms import blended_transform_factory
 
 from tfcama.errors import InputError
 from tfcama.evaluation.explain import MOVED_SD, CategoricalChild, Explanation, NumericChild
-from tfcama.report.figures import _COLOURS, _GREY, _tidy
+from tfcama.report.figures import COLOURS, GREY, tidy
 from tfcama.report.pictures import to_png
 from tfcama.workdir import atomic_directory, write_bytes, write_json
 
 _FILES = ("explanation.json", "explanation.png")
 _CHILDREN, _CATEGORICAL, _CLASSES = 20, 6, 10  # shown at most; more categorical where there is room
-_BLUE, _ORANGE, _GREEN = _COLOURS[:3]
+_BLUE, _ORANGE, _GREEN = COLOURS[:3]
 _USUAL_SD = 2.0  # half a grey bar, in sd of p(x|.)
 _LISTED = 6  # moved children named at most
 _VISIBLE = 0.02  # of the axis; shorter arrows are only a head
@@ -99,7 +99,7 @@ def explanation_figure(explanation: Explanation) -> Figure:
     if not explanation.children:
         axes = figure.add_subplot(panels[0, 0])
         axes.set_axis_off()
-        axes.text(0.5, 0.5, "no children: the parents alone decide", ha="center", color=_GREY)
+        axes.text(0.5, 0.5, "no children: the parents alone decide", ha="center", color=GREY)
         return figure
     figure.legend(
         handles=_keys(numeric=bool(numeric), m_acts=explanation.m_acts),
@@ -115,7 +115,7 @@ def _keys(*, numeric: bool, m_acts: bool) -> list[Artist]:
         keys.append(_marker("D", _ORANGE, "as explained, with M"))
     if numeric:
         usual = f"usual: do(m = 0) ± {_USUAL_SD:g} sd"
-        keys.append(Patch(color=_GREY, alpha=0.25, linewidth=0, label=usual))
+        keys.append(Patch(color=GREY, alpha=0.25, linewidth=0, label=usual))
         keys.insert(0, _marker("o", _BLUE, "observed"))
     return keys
 
@@ -171,7 +171,7 @@ def _posterior(axes: Axes, explanation: Explanation) -> None:
     hidden = len(explanation.posterior) - len(shown)
     axes.set_title(f"class ({hidden} more not shown)" if hidden else "class", fontsize=9)
     axes.tick_params(axis="x", labelsize=8)
-    _tidy(axes)
+    tidy(axes)
 
 
 def _numeric(axes: Axes, children: Sequence[NumericChild]) -> None:
@@ -183,7 +183,7 @@ def _numeric(axes: Axes, children: Sequence[NumericChild]) -> None:
         )
         half = _USUAL_SD * child.sd / child.scale
         axes.barh(
-            place, 2 * half, left=without - half, height=0.55, color=_GREY, alpha=0.25, linewidth=0
+            place, 2 * half, left=without - half, height=0.55, color=GREY, alpha=0.25, linewidth=0
         )
         moves.append((without, with_m))
         if child.observed is not None:
@@ -232,7 +232,7 @@ def _rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="x", labelsize=8)
-    _tidy(axes)
+    tidy(axes)
 
 
 def _marker(marker: str, colour: str, label: str) -> Line2D:

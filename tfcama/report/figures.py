@@ -16,9 +16,9 @@ from tfcama.report import labels
 
 # Blue, orange and green as in the papers' figures (DNN, CAMA, CAMA fine-tuned), then others;
 # distinguishable with the common colour-vision deficiencies, and by marker.
-_COLOURS = ("#0072b2", "#e08214", "#1b7f4d", "#cc3311", "#7b4ea3", "#8c6d31", "#d0559c", "#555555")
+COLOURS = ("#0072b2", "#e08214", "#1b7f4d", "#cc3311", "#7b4ea3", "#8c6d31", "#d0559c", "#555555")
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
-_GREY = "#666666"
+GREY = "#666666"
 
 
 class Point(NamedTuple):
@@ -79,13 +79,13 @@ def accuracy_curves(
             linestyle=":" if line.held_out else "-",
             label=line.label,
         )
-    axes.axhline(chance, color=_GREY, linewidth=0.8, linestyle="--")
+    axes.axhline(chance, color=GREY, linewidth=0.8, linestyle="--")
     axes.annotate(
         "chance", (0.995, chance), xycoords=("axes fraction", "data"), ha="right", va="bottom",
-        fontsize=7, color=_GREY,
+        fontsize=7, color=GREY,
     )  # fmt: skip
     axes.set(xlabel=xlabel, ylabel="accuracy", ylim=(0.0, 1.02), title=title)
-    _tidy(axes)
+    tidy(axes)
     axes.legend(fontsize=7.5, frameon=False)
     return figure
 
@@ -100,7 +100,7 @@ def _styles(lines: Iterable[labels.Line]) -> dict[labels.Line, tuple[str, str]]:
         for place, models in enumerate((("dnn", "measurement_dnn"), ("cama", "measurement_cama")))
         for model in models
     }
-    free = itertools.cycle(range(2, len(_COLOURS)))
+    free = itertools.cycle(range(2, len(COLOURS)))
     places: dict[labels.Line, int] = {}
     for line in lines:
         curve = line._replace(held_out=False)
@@ -108,7 +108,7 @@ def _styles(lines: Iterable[labels.Line]) -> dict[labels.Line, tuple[str, str]]:
             known = papers.get((line.model, line.trained_on, line.finetuned_on, line.variant))
             places[curve] = next(free) if known is None else known
         places[line] = places[curve]
-    return {line: (_COLOURS[place], _MARKERS[place]) for line, place in places.items()}
+    return {line: (COLOURS[place], _MARKERS[place]) for line, place in places.items()}
 
 
 def image_rows(
@@ -158,15 +158,16 @@ def accuracy_by_fraction(rows: Mapping[float, Sequence[Row]], *, title: str) -> 
     means = [float(np.mean([row.accuracy for row in rows[share]])) for share in shares]
     lows = [min(row.low for row in rows[share]) for share in shares]
     highs = [max(row.high for row in rows[share]) for share in shares]
-    axes.fill_between(range(len(shares)), lows, highs, color=_COLOURS[2], alpha=0.15, linewidth=0)
-    axes.plot(range(len(shares)), means, color=_COLOURS[2], marker=_MARKERS[2], linewidth=1.6)
+    axes.fill_between(range(len(shares)), lows, highs, color=COLOURS[2], alpha=0.15, linewidth=0)
+    axes.plot(range(len(shares)), means, color=COLOURS[2], marker=_MARKERS[2], linewidth=1.6)
     axes.set_xticks(range(len(shares)), [f"{100 * share:g} %" for share in shares])
     axes.set(xlabel="share of the test images", ylabel="accuracy", title=title)
-    _tidy(axes)
+    tidy(axes)
     return figure
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
+    """A faint grid, and no frame at the top and on the right."""
     axes.grid(alpha=0.3, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -185,10 +186,10 @@ def training_curves(histories: dict[str, list[dict[str, float]]], *, title: str)
         epochs = [row["epoch"] for row in history]
         for axes, key in ((left, "val_accuracy"), (right, "val_loss")):
             values = [row.get(key, np.nan) for row in history]
-            axes.plot(epochs, values, color=_COLOURS[place % 8], label=name, linewidth=1.5)
+            axes.plot(epochs, values, color=COLOURS[place % 8], label=name, linewidth=1.5)
     left.set(xlabel="epoch", ylabel="validation accuracy")
     right.set(xlabel="epoch", ylabel="validation loss (nats)")
     for axes in (left, right):
-        _tidy(axes)
+        tidy(axes)
         axes.legend(fontsize=7.5, frameon=False)
     return figure

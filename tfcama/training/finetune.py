@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from tfcama import random
-from tfcama.data import manipulations, pipeline
+from tfcama.data import manipulations, pipeline, tables
 from tfcama.data.base import GeneratedSplit, Split
 from tfcama.errors import InputError
 from tfcama.models.cama_base import CamaBase
@@ -57,6 +57,40 @@ def finetune_on_manipulation(
         dataclasses.replace(config, subject=manipulation),
         clean=dataset.train,
         unlabelled=split.x[adapted_rows(len(split), config)],
+        devices=devices,
+    )
+
+
+def finetune_on_table(
+    base: Workdir,
+    target: Workdir,
+    path: str,
+    config: FinetuneConfig,
+    *,
+    devices: run.Devices = run.Devices(),
+) -> run.LoadedRun:
+    """`finetune` on all rows of a CSV file; a target column in it is not read.
+
+    Args:
+      base: a finished run on a table.
+      target: where the adapted model goes.
+      path: of the file, with the columns of the training table.
+      config: how.
+      devices: where it runs.
+
+    Raises:
+      InputError: the run's inputs are no table, or the file does not fit it.
+    """
+    base_config = RunConfig.from_json(base.read_config())
+    dataset = run.load_data(base_config, data_dir=None)
+    if dataset.spec.kind != "table":
+        raise InputError(f"{base.root} was trained on {dataset.name}, which is no table.")
+    return finetune(
+        base,
+        target,
+        config,
+        clean=dataset.train,
+        unlabelled=tables.encode(dataset.spec, tables.read_csv(path)),
         devices=devices,
     )
 
