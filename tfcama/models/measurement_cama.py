@@ -51,7 +51,6 @@ class MeasurementCamaConfig(CamaBaseConfig):
     scale: str = "fixed"
     initial_scale: float = 0.5
     coparent_features: str = "mlp"
-    kernel_initializer: str = "glorot_uniform"
     max_decoder_rows: int = 50_000
 
     def __post_init__(self):
