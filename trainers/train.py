@@ -5,11 +5,10 @@ r"""Trains a classifier.
         --workdir=runs/mnist --epochs=15 --seed=0 --set precision=mixed_bfloat16
     python -m trainers.train --model=dnn --dataset=mnist --workdir=runs/dnn \
         --augment=vertical_shift:0.5 --augment_weight=0.5
-    python -m trainers.train --model=measurement_cama --dataset=measurement --workdir=runs/scm
-    python -m trainers.train --model=measurement_cama --workdir=runs/table --csv=data.csv \
-        --target=y --parents=a1,a2 --children=x1,x2 --coparents=c1
-    python -m trainers.train --model=measurement_cama --workdir=runs/table --csv=data.csv \
-        --target=y --dag=graph.dot
+    python -m trainers.train --dataset=measurement --workdir=runs/scm
+    python -m trainers.train --workdir=runs/table --csv=data.csv --target=y --parents=a1,a2 \
+        --children=x1,x2 --coparents=c1
+    python -m trainers.train --workdir=runs/table --csv=data.csv --target=y --dag=graph.dot
 
 A killed run continues where it was: run the same command again.
 """
@@ -27,7 +26,12 @@ from tfcama.workdir import Workdir
 from trainers import table_flags
 from trainers.shared_flags import DATA_DIR, STRATEGY, WORKDIR
 
-_MODEL = flags.DEFINE_string("model", "cama", f"One of {', '.join(MODELS)}. Example: --model=cama")
+_MODEL = flags.DEFINE_string(
+    "model",
+    None,
+    f"One of {', '.join(MODELS)}; cama for images, measurement_cama for tables. "
+    "Example: --model=cama",
+)
 _DATASET = flags.DEFINE_string(
     "dataset", None, f"One of {', '.join(DATASETS)}; digits, or csv with --csv. Example: mnist"
 )
@@ -55,11 +59,12 @@ _SET = flags.DEFINE_multi_string(
 
 
 def main() -> None:
-    entry = MODELS[_MODEL.value]
     dataset = table_flags.dataset_name(_DATASET.value)
     made = DATASETS[dataset]
+    model = _MODEL.value or {"image": "cama", "table": "measurement_cama"}[made.kind]
+    entry = MODELS[model]
     config = RunConfig(
-        model=_MODEL.value,
+        model=model,
         dataset=dataset,
         seed=_SEED.value,
         architecture=entry.config_class(),

@@ -73,6 +73,21 @@ def test_square_gets_near_it_without_gradients():
 
 
 @pytest.mark.parametrize("text", texts())
+def test_rows_of_a_table_move_where_the_mask_allows_and_missing_values_stay(text):
+    mask = tf.constant([0.0, 1.0, 1.0, 0.0, 1.0, 1.0])
+    table, w = binary((6,), bounds=None, mask=mask)
+    x = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
+    y = np.array([0, 1, 0, 1, 0])
+    found = parse(text, eps=EPS)(table, x, y, seed=0)
+    assert np.abs(found.x - x).max() <= EPS + 1e-6
+    np.testing.assert_array_equal(found.x[:, [0, 3]], x[:, [0, 3]])
+    assert found.linf.max() == pytest.approx(EPS, rel=1e-3)
+    if not text.startswith("noise"):
+        gained = margins(table, found.x, y) - margins(table, x, y)
+        assert np.all(gained > 0.6 * EPS * np.abs(w[[1, 2, 4, 5]]).sum())
+
+
+@pytest.mark.parametrize("text", texts())
 @pytest.mark.parametrize("eps", [0.01, 0.3, 2.0])
 def test_no_attack_leaves_the_ball_or_the_bounds(text, eps):
     model, _ = binary(noise=0.1)
@@ -209,6 +224,6 @@ def test_bad_inputs_are_one_clear_sentence():
         attack(model, np.full([1, 4, 4, 1], 3.0), np.zeros(1), seed=0)
     with pytest.raises(InputError, match=r"6 inputs and labels of shape \[5\]"):
         attack(model, inputs(), np.zeros(5), seed=0)
-    table, _ = binary((5,), bounds=Bounds(0.0, 1.0))
-    with pytest.raises(InputError, match="square attacks images"):
-        parse("square", eps=EPS)(table, np.zeros([1, 5]), np.zeros(1), seed=0)
+    grid, _ = binary((5, 2), bounds=Bounds(0.0, 1.0))
+    with pytest.raises(InputError, match=r"square attacks images .* and rows"):
+        parse("square", eps=EPS)(grid, np.zeros([1, 5, 2]), np.zeros(1), seed=0)

@@ -24,6 +24,7 @@ TINY = Profile(
     finetune_steps=2,
     radii=(0.0, 0.2),
     adapted_radii=(0.2,),
+    strong_radii=(),
     misdeclared=(2,),
     graphs={},
     quadratic=True,

@@ -24,9 +24,12 @@ _HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries, as
 class Square(Attack):
     """Random search: a square of random place and sign, kept where the margin grows.
 
+    A row of a table is taken for an image of height 1, its squares for runs of columns, each column
+    with its own sign.
+
     Attributes:
       queries: of the classifier, an input.
-      share: of the pixels that the first square covers.
+      share: of the pixels or columns that the first square covers.
     """
 
     queries: int = 200
@@ -43,9 +46,9 @@ class Square(Attack):
             )
 
     def _prepare(self, classifier: Classifier) -> Any:
-        if len(classifier.input_shape) != 3:
+        if len(classifier.input_shape) not in (1, 3):
             raise InputError(
-                "square attacks images [H, W, channels]; inputs are "
+                "square attacks images [H, W, channels] and rows [D]; inputs are "
                 f"{list(classifier.input_shape)}."
             )
 
@@ -58,19 +61,26 @@ class Square(Attack):
     def _perturb(self, prepared, x, y, *, seed):
         classifier, query = prepared
         generator = np.random.default_rng(np.asarray(seed, np.uint32))
+        table = len(x.shape) == 2
         origin = x.numpy()
-        count, height, width, channels = origin.shape
+        count = len(origin)
+        height, width, channels = (1, x.shape[1], 1) if table else x.shape[1:]
         # Vertical stripes to start with, as published.
         signs = generator.choice([-1.0, 1.0], size=(count, 1, width, channels))
+        signs = np.broadcast_to(signs, (count, height, width, channels)).reshape(origin.shape)
         best = self._project(classifier, (origin + self.eps * signs).astype(np.float32), origin)
         best_margin = query(best, y, random.fold_in(seed, 0)).numpy()
         for number in range(1, self.queries):
-            side = self._side(number, height, width)
+            tall, wide = self._sides(number, height, width)
             trial = best.copy()
             for row in range(count):
-                top = generator.integers(0, height - side + 1)
-                left = generator.integers(0, width - side + 1)
-                window = (row, slice(top, top + side), slice(left, left + side))
+                top = generator.integers(0, height - tall + 1)
+                left = generator.integers(0, width - wide + 1)
+                if table:
+                    run = (row, slice(left, left + wide))
+                    trial[run] = origin[run] + self.eps * generator.choice([-1.0, 1.0], size=wide)
+                    continue
+                window = (row, slice(top, top + tall), slice(left, left + wide))
                 sign = generator.choice([-1.0, 1.0], size=(1, 1, channels))
                 trial[window] = origin[window] + self.eps * sign
             trial = self._project(classifier, trial, origin)
@@ -80,7 +90,10 @@ class Square(Attack):
             best_margin = np.maximum(best_margin, reached)
         return tf.constant(best)
 
-    def _side(self, number: int, height: int, width: int) -> int:
+    def _sides(self, number: int, height: int, width: int) -> tuple[int, int]:
         published = number * 10_000 / self.queries
         share = self.share / 2 ** sum(published > step for step in _HALVINGS)
-        return max(1, min(height, width, round(np.sqrt(share * height * width))))
+        if height == 1:
+            return 1, max(1, round(share * width))
+        side = max(1, min(height, width, round(np.sqrt(share * height * width))))
+        return side, side
