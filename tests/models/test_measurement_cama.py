@@ -1,5 +1,6 @@
 """Deep CAMA on tables: Eqs. 9 to 11, missing values, empty roles, and who may see what."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -216,6 +217,19 @@ def test_any_role_may_be_empty(empty, features):
     grouped = sum(len(v) for v in model.variable_groups().values())
     assert grouped == len(model.trainable_variables)
     assert model.reconstruct(x, seed=SEED, do_m0=True).shape == x.shape
+
+
+def test_without_parents_the_frequencies_of_rare_classes_are_learned_soon():
+    model = small([column for column in COLUMNS if PARENT not in column.roles])
+    x = tf.zeros([1, *model.spec.shape])
+    frequencies = np.array([0.97, 0.02, 0.01], np.float32)
+    variables = model.variable_groups()["p_y_given_a"]
+    optimizer = keras.optimizers.Adam(1e-3)
+    for _ in range(500):
+        with tf.GradientTape() as tape:
+            loss = -tf.reduce_sum(frequencies * model.log_py(x)[0])
+        optimizer.apply_gradients([(tape.gradient(loss, variables[0].value), variables[0])])
+    np.testing.assert_allclose(np.exp(model.log_py(x)[0]), frequencies, rtol=0.15)
 
 
 def test_a_column_that_causes_y_and_x_is_seen_by_both(rows):

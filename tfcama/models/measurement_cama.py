@@ -30,6 +30,7 @@ from tfcama.networks.towers import Mlp
 from tfcama.types import CHILD, COPARENT, PARENT, InputSpec, VariableGroups
 
 _DIM_Z, _DIM_M = 64, 32  # appendix C
+_PRIOR_SPEED = 30.0  # Adam moves a variable by its learning rate: rare classes are logits away
 _SCALES = ("learned", "fixed")
 _COPARENT_FEATURES = ("mlp", "quadratic")
 
@@ -82,7 +83,8 @@ class ParentsP(keras.layers.Layer):
 
     def call(self, a: tf.Tensor) -> tf.Tensor:
         if self._hidden is None:
-            return tf.cast(tf.convert_to_tensor(self._logits), tf.float32)[None]
+            logits = tf.cast(tf.convert_to_tensor(self._logits), tf.float32)
+            return _PRIOR_SPEED * logits[None]
         return tf.cast(self._logits(self._hidden(a)), tf.float32)
 
 
