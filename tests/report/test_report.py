@@ -49,6 +49,24 @@ def row(**changes):
             {"experiment": "attack_static_clean", "finetuned_on": "fgsm eps 0.1"},
             "CAMA, fine-tuned on FGSM of each eps (clean inputs)",
         ),
+        ({"model": "measurement_dnn", "variant": "hidden=16"}, "DNN (hidden=16)"),
+        (
+            {"model": "measurement_cama", "variant": "coparent_features=quadratic"},
+            "CAMA (quadratic NNpC)",
+        ),
+        ({"variant": "x1 declared coparent"}, "CAMA (x1 declared coparent)"),
+        (
+            {"variant": ", ".join(f"x{i} declared coparent" for i in range(4))},
+            "CAMA (4 children declared co-parents)",
+        ),
+        (
+            {"experiment": "matched_clean", "finetuned_on": "children_shift:3:direction=down"},
+            "CAMA, fine-tuned on children shift down of each range (clean inputs)",
+        ),
+        (
+            {"finetuned_on": "children_shift:3:column=x1"},
+            "CAMA, fine-tuned on children shift 3 of x1",
+        ),
     ],
 )
 def test_curves_are_named_for_people(changes, label):
