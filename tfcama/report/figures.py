@@ -16,8 +16,11 @@ from tfcama.report import labels
 
 # Blue, orange and green as in the papers' figures (DNN, CAMA, CAMA fine-tuned), then others;
 # distinguishable with the common colour-vision deficiencies, and by marker.
-COLOURS = ("#0072b2", "#e08214", "#1b7f4d", "#cc3311", "#7b4ea3", "#8c6d31", "#d0559c", "#555555")
-_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
+COLOURS = (
+    *("#0072b2", "#e08214", "#1b7f4d", "#cc3311", "#7b4ea3"),
+    *("#8c6d31", "#d0559c", "#555555", "#17a2b8", "#9aa300"),
+)
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*", "<", ">")
 GREY = "#666666"
 
 
@@ -186,7 +189,9 @@ def training_curves(histories: dict[str, list[dict[str, float]]], *, title: str)
         epochs = [row["epoch"] for row in history]
         for axes, key in ((left, "val_accuracy"), (right, "val_loss")):
             values = [row.get(key, np.nan) for row in history]
-            axes.plot(epochs, values, color=COLOURS[place % 8], label=name, linewidth=1.5)
+            axes.plot(
+                epochs, values, color=COLOURS[place % len(COLOURS)], label=name, linewidth=1.5
+            )
     left.set(xlabel="epoch", ylabel="validation accuracy")
     right.set(xlabel="epoch", ylabel="validation loss (nats)")
     for axes in (left, right):
