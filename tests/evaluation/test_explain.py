@@ -68,8 +68,8 @@ def open_gates(model):
 def means(model, x, *, label, new):
     """Means of the children at m, under do(m=0), and under do(m=0) with another class; [5] each."""
     x = tf.constant(x[None])
-    y, z, m = model.latents_of(x, tf.constant([label]))
-    c = model.coparents(x)
+    y, m, c = tf.one_hot([[label]], 3), model.posterior_m(x).mean(), model.coparents(x)
+    z = model.posterior_z(x, y, m).mean()[None]
     other = tf.one_hot([new], 3)[:, None]
     found = model.p(y, z, m, c), model.p(y, z, 0.0 * m, c), model.p(other, z, 0.0 * m, c)
     return [distribution.mean().numpy()[0, 0, 0] for distribution in found]

@@ -25,6 +25,7 @@ TINY = Profile(
     radii=(0.0, 0.2),
     adapted_radii=(0.2,),
     strong_radii=(),
+    strong_seeds=(),
     misdeclared=(2,),
     graphs={},
     quadratic=True,

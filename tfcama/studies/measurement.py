@@ -55,6 +55,7 @@ class Profile(NamedTuple):
       radii: of the attacks.
       adapted_radii: at which CAMA is fine-tuned on the attacked rows.
       strong_radii: of the strong protocol's attacks, on fewer rows.
+      strong_seeds: that are attacked so.
       misdeclared: how many children are declared co-parents, of `measurement`.
       graphs: other wrong graphs, name -> MeasurementConfig.declared.
       quadratic: whether the CAMA with a quadratic NNpC is trained too.
@@ -71,6 +72,7 @@ class Profile(NamedTuple):
     radii: tuple[float, ...]
     adapted_radii: tuple[float, ...]
     strong_radii: tuple[float, ...]
+    strong_seeds: tuple[int, ...]
     misdeclared: tuple[int, ...]
     graphs: dict[str, tuple[str, ...]]
     quadratic: bool
@@ -93,6 +95,7 @@ PROFILES = {
         radii=_RADII,
         adapted_radii=(0.1, 0.3),
         strong_radii=(0.0, 0.1, 0.3),
+        strong_seeds=(0,),
         misdeclared=(1, 2, 4, 6, 8),
         graphs={"missing_parent": ("a1:ignored",), "reversed_edge": ("x1:parent",)},
         quadratic=True,
@@ -109,6 +112,7 @@ PROFILES = {
         radii=(0.0, 0.1, 0.3),
         adapted_radii=(),
         strong_radii=(),
+        strong_seeds=(),
         misdeclared=(),
         graphs={},
         quadratic=False,
@@ -125,6 +129,7 @@ PROFILES = {
         radii=(0.0, 0.3),
         adapted_radii=(0.3,),
         strong_radii=(0.0, 0.3),
+        strong_seeds=(0,),
         misdeclared=(2,),
         graphs={"missing_parent": ("a1:ignored",)},
         quadratic=True,
@@ -160,7 +165,7 @@ class MeasurementStudy(Study):
         workdirs = [dnn, cama]
         for workdir in workdirs:
             self._curves(workdir)
-            self._attacks(workdir)
+            self._attacks(workdir, seed)
         self.once(dnn, "bayes", self._bayes)
         workdirs += self._finetune_all(cama, seed)
         if self.profile.quadratic and self._has_coparents(cama):
@@ -253,8 +258,8 @@ class MeasurementStudy(Study):
                 rows.append(scored(guess == split.y, **{**identity, "model": "bayes"}))
         return rows
 
-    def _attacks(self, workdir: Workdir) -> None:
-        strong = self.profile.strong_radii
+    def _attacks(self, workdir: Workdir, seed: int) -> None:
+        strong = self.profile.strong_radii if seed in self.profile.strong_seeds else ()
         everything: dict[str, tuple[Sequence[float], int | None]] = {}
         everything |= dict.fromkeys(_ATTACKS, (self.profile.radii, None))
         everything |= dict.fromkeys(_STRONG if strong else (), (strong, _STRONG_ROWS))
