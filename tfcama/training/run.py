@@ -112,7 +112,6 @@ def train(
     chosen = strategy.make(devices.strategy)  # before TensorFlow computes anything
     dataset = load_data(config, data_dir=data_dir)
     config = dataclasses.replace(config, input_spec=dataset.spec)
-    workdir.claim(config.to_json())
     training = config.training
     one_pass = max(1, round(len(dataset.train) / training.batch_size))
     steps_per_epoch = training.steps_per_epoch or one_pass
@@ -123,6 +122,7 @@ def train(
             training.batch_size * (2 if training.augment else 1),
             random.stream(config.seed, "train", "noise"),
         )
+        workdir.claim(config.to_json())  # no model, no run: after it was built
         steps = steps_per_epoch * training.epochs
         learning_rate = WarmUp(
             training.learning_rate,
