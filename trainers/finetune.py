@@ -17,9 +17,10 @@ from absl import flags
 
 from tfcama import config as config_lib
 from tfcama.errors import InputError
+from tfcama.evaluation.subject import load_spec
 from tfcama.studies import steps
 from tfcama.training import run
-from tfcama.training.config import FinetuneConfig, RunConfig, clean_objective
+from tfcama.training.config import FinetuneConfig, clean_objective
 from tfcama.training.finetune import finetune_on_manipulation, finetune_on_table
 from tfcama.workdir import Workdir
 from trainers.shared_flags import DATA_DIR, STRATEGY, WORKDIR
@@ -59,12 +60,11 @@ def main() -> None:
     if (_MANIPULATION.value is None) == (_CSV.value is None):
         raise InputError("either --manipulation or --csv is needed: what is to be adapted to.")
     base = Workdir(WORKDIR.value)
-    spec = RunConfig.from_json(base.read_config()).input_spec
     config = FinetuneConfig(
         subject=_MANIPULATION.value or Path(_CSV.value).name,
         fraction=_FRACTION.value if _CSV.value is None else 1.0,
         alpha=_ALPHA.value,
-        clean=_CLEAN.value or clean_objective(spec),
+        clean=_CLEAN.value or clean_objective(load_spec(base)),
         steps=_STEPS.value,
         seed=_SEED.value,
     )

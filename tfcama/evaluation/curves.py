@@ -14,6 +14,7 @@ def manipulation_curve(
     manipulation: str,
     levels: Sequence[float],
     *,
+    experiment: str = "manipulation",
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:
     """Accuracy on the test rows, each manipulated by its own draw, at every level.
@@ -22,11 +23,12 @@ def manipulation_curve(
       subject: a finished run; what it was fine-tuned on stays fixed along the curve.
       manipulation: `name[:key=value…]`, see `data.manipulations.parse`.
       levels: of the manipulation; level 0 is clean.
+      experiment: what the rows are called.
       progress: called with a line of text after each level.
 
     Returns:
-      A row a level on all test rows ("manipulation"), and where the run was fine-tuned on a part
-      of the test images, another on the rest ("manipulation_held_out").
+      A row a level on all test rows, and where the run was fine-tuned on a part of the test
+      images, another on the rest ("<experiment>_held_out").
     """
     rows = []
     predictor, held_out = subject.predictor, subject.held_out
@@ -37,9 +39,9 @@ def manipulation_curve(
         split = manipulations.manipulate(subject.test, fitted, seed=subject.loaded.config.seed)
         hits = predictor.hits(split.x, split.y)
         fields = {"manipulation": manipulation, "level": level}
-        rows.append(scored(hits, **subject.identity("manipulation", **fields)))
+        rows.append(scored(hits, **subject.identity(experiment, **fields)))
         if held_out is not None:
-            identity = subject.identity("manipulation_held_out", **fields)
+            identity = subject.identity(f"{experiment}_held_out", **fields)
             rows.append(scored(hits[:, held_out], **identity))
         progress(f"{manipulation} {level:g}: accuracy {hits.mean():.4f}")
     return rows

@@ -11,7 +11,9 @@ from tfcama.data.base import Dataset, Split
 from tfcama.errors import InputError
 from tfcama.evaluation.predict import Predictor
 from tfcama.training import run
+from tfcama.training.config import RunConfig
 from tfcama.training.finetune import adapted_rows
+from tfcama.types import InputSpec
 from tfcama.workdir import Workdir
 
 
@@ -64,6 +66,18 @@ class Subject:
             "variant": config.variant,
             **fields,
         }
+
+
+def load_spec(workdir: Workdir) -> InputSpec:
+    """What a run was told of its inputs; builds no model and reads no data.
+
+    Raises:
+      InputError: there is no run.
+    """
+    spec = RunConfig.from_json(workdir.read_config()).input_spec
+    if spec is None:
+        raise InputError(f"{workdir.config_file} has no input_spec; train again.")
+    return spec
 
 
 def load_subject(workdir: Workdir, *, data_dir: str | None, limit: int | None = None) -> Subject:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from tfcama import specs
 from tfcama.evaluation.results import Row
+from tfcama.types import InputSpec
 
 _MODELS = {
     "cama": "CAMA",
@@ -35,6 +36,7 @@ _MATCHED = {
     STATIC_CLEAN: "eps",
 }
 _HELD_OUT = "_held_out"
+_RADII = {"image": "full scale = 1", "table": "training standard deviations"}
 _VARIANTS = {"coparent_features=quadratic": "quadratic NNpC"}
 
 
@@ -103,6 +105,11 @@ def attack_name(text: str) -> str:
     name, _, options = attack.partition(":")
     shown = _ATTACKS.get(name, name) + (f" ({options.replace(':', ', ')})" if options else "")
     return shown + (f" from {model_name(source)}" if source else "")
+
+
+def eps_label(spec: InputSpec) -> str:
+    """What an attack's radius is measured in."""
+    return f"eps (max norm, {_RADII[spec.kind]})"
 
 
 def manipulation_name(text: str) -> str:

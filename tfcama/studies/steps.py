@@ -14,8 +14,8 @@ from tfcama.evaluation.results import Row
 from tfcama.evaluation.subject import Subject
 from tfcama.report import pictures
 from tfcama.report.pictures import slug
-from tfcama.training import finetune as finetune_lib
 from tfcama.training.config import FinetuneConfig
+from tfcama.training.finetune import finetune, finetune_on_manipulation
 from tfcama.workdir import Workdir
 
 Progress = Callable[[str], None]
@@ -25,6 +25,13 @@ def finetuned_workdir(base: Workdir, config: FinetuneConfig) -> Workdir:
     """Where a fine-tuning of `base` goes unless told otherwise."""
     name = f"{config.subject}_{config.fraction:g}_seed{config.seed}"
     return Workdir(base.root / "finetuned" / slug(name))
+
+
+def finetuned(base: Workdir, config: FinetuneConfig, *, data_dir: str | None) -> Workdir:
+    """`base`, adapted to its own test inputs under the manipulation `config.subject`."""
+    workdir = finetuned_workdir(base, config)
+    finetune_on_manipulation(base, workdir, config.subject, config, data_dir=data_dir)
+    return workdir
 
 
 def evaluate(
@@ -106,7 +113,7 @@ def static_finetuning(
     made = registry.parse(attack, eps=eps)
     config = dataclasses.replace(config, fraction=1.0, subject=f"{attack} eps {eps:g}")
     workdir = finetuned_workdir(subject.workdir, config)
-    loaded = finetune_lib.finetune(
+    loaded = finetune(
         subject.workdir, workdir, config, clean=subject.dataset.train, unlabelled=adversarial
     )
     adapted = dataclasses.replace(subject, workdir=workdir, loaded=loaded)
