@@ -18,6 +18,7 @@ from absl import flags
 from tfcama import config as config_lib
 from tfcama.errors import InputError
 from tfcama.evaluation.subject import load_spec
+from tfcama.models.mechanisms.registry import MECHANISMS
 from tfcama.studies import steps
 from tfcama.training import run
 from tfcama.training.config import FinetuneConfig, clean_objective
@@ -46,6 +47,15 @@ _CLEAN = flags.DEFINE_string(
     "Clean data under do(m = 0), the default for images, or, with elbo, the default for tables, m "
     "inferred. Example: --clean=elbo",
 )
+_MECHANISM = flags.DEFINE_string(
+    "mechanism",
+    "",
+    f"How m acts from now on: one or several of {', '.join(MECHANISMS)}, joined by + in the order "
+    "in which they act; the trained model's unless given. Example: --mechanism=rotation+translation",
+)
+_DREAMS = flags.DEFINE_float(
+    "dreams", 0.0, "Weight of dreamt manipulations; 1 for mechanisms with parameters. Example: 0"
+)
 _STEPS = flags.DEFINE_integer("steps", 600, "Of the optimiser. Example: --steps=600")
 _SEED = flags.DEFINE_integer("seed", 0, "Of rows, order and noise. Example: --seed=0")
 _TARGET = flags.DEFINE_string(
@@ -65,6 +75,8 @@ def main() -> None:
         fraction=_FRACTION.value if _CSV.value is None else 1.0,
         alpha=_ALPHA.value,
         clean=_CLEAN.value or clean_objective(load_spec(base)),
+        mechanism=_MECHANISM.value,
+        dreams=_DREAMS.value,
         steps=_STEPS.value,
         seed=_SEED.value,
     )

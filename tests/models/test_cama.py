@@ -37,7 +37,7 @@ def naive_log_scores(model, x, seed):
         image = tf.constant(x[row : row + 1])
         q_m = model.posterior_m(image)
         m = q_m.mean() + q_m.stddev() * noise.m
-        ratio_m = model.prior_m().log_prob(m) - q_m.log_prob(m)
+        ratio_m = model.prior_m(tf.zeros([1, 1, 1])).log_prob(m)[0] - q_m.log_prob(m)
         for label in range(model.num_classes):
             y = tf.one_hot([[label]], model.num_classes)
             weights = []
@@ -139,9 +139,11 @@ def test_do_m_masks_exactly_the_clean_rows(open_gates, images):
 def test_a_known_m_is_set_and_costs_nothing(open_gates, images):
     noise = open_gates.shared_noise(SEED, num_samples=1, classes=1)
     m_do = tf.fill([7, open_gates.dim_m], 0.5)
-    m, ratio = open_gates.sample_m(images, noise=noise.m, manipulated=False, m_do=m_do)
+    m, ratio = open_gates.sample_m(
+        images, noise=noise.m, y=tf.eye(3)[None], manipulated=False, m_do=m_do
+    )
     np.testing.assert_array_equal(m, m_do)
-    np.testing.assert_array_equal(ratio, np.zeros(7))
+    np.testing.assert_array_equal(ratio, np.zeros([7, 1]))
 
 
 def test_analytic_ratios_are_the_expectation_of_sampled_ones(open_gates, images):

@@ -20,7 +20,6 @@ from tfcama import random
 from tfcama.errors import InputError
 from tfcama.models.cama_base import CamaBase, CamaBaseConfig
 from tfcama.models.mechanisms.base import Mechanism
-from tfcama.models.mechanisms.registry import MECHANISMS
 from tfcama.networks.heads import NormalHead
 from tfcama.networks.likelihoods import LIKELIHOODS, Likelihood
 from tfcama.networks.sum_dense import SumDense
@@ -97,10 +96,13 @@ class DecoderP(keras.layers.Layer):
         init = config.kernel_initializer
         self.p_y = Mlp(sizes.p_hidden, kernel_initializer=init, name="p_y")  # NNpY
         self.p_z = Mlp(sizes.p_hidden, kernel_initializer=init, name="p_z")  # NNpZ
-        parts = (sizes.p_hidden[-1], mechanism.feature_size, sizes.p_hidden[-1])
-        self._projection = SumDense(
+        self.projection = SumDense(
             _MERGE_SIZE * _MERGE_SIZE * _MERGE_CHANNELS,
-            sizes=tuple(size for size in parts if size),
+            sizes={
+                "y": sizes.p_hidden[-1],
+                "m": mechanism.feature_size,
+                "z": sizes.p_hidden[-1],
+            },
             kernel_initializer=init,
         )
         layers = len(sizes.deconvolutions)
@@ -114,7 +116,7 @@ class DecoderP(keras.layers.Layer):
 
     @property
     def merge_variables(self):
-        return self._projection.trainable_variables + self._deconvolutions.trainable_variables
+        return self.projection.trainable_variables + self._deconvolutions.trainable_variables
 
     def call(self, h_y: tf.Tensor, h_m: tf.Tensor | None, h_z: tf.Tensor) -> tf.Tensor:
         """Logits [K, B, C, H, W, channels].
@@ -125,7 +127,7 @@ class DecoderP(keras.layers.Layer):
           h_z: [K, B, C|1, .].
         """
         parts = (h_y, h_z) if h_m is None else (h_y, h_m, h_z)
-        merged = tf.nn.relu(self._projection(parts))  # [K, B, C, 1024]
+        merged = tf.nn.relu(self.projection(parts))  # [K, B, C, 1024]
         lead = tf.shape(merged)[:-1]
         images = tf.reshape(merged, [-1, _MERGE_SIZE, _MERGE_SIZE, _MERGE_CHANNELS])
         logits = self._deconvolutions(images)
@@ -173,10 +175,9 @@ class EncoderZ(keras.layers.Layer):
             )
         self._features = Mlp(sizes.q_z_features, kernel_initializer=init)
         encoded = (*[_MERGE_SIZE * _MERGE_SIZE * _CONV_CHANNELS[-1]], *sizes.q_z_features)[-1]
-        parts = (encoded, mechanism.code_size, spec.num_classes)
-        self._combined = SumDense(
+        self.combined = SumDense(
             sizes.q_z_hidden[0],
-            sizes=tuple(size for size in parts if size),
+            sizes={"x": encoded, "m": mechanism.code_size, "y": spec.num_classes},
             kernel_initializer=init,
         )
         self._hidden = Mlp(sizes.q_z_hidden[1:], kernel_initializer=init)
@@ -196,7 +197,7 @@ class EncoderZ(keras.layers.Layer):
           y: one-hots, [B, 1, C] or [1, C, C].
         """
         parts = [features[:, None]] + ([] if code is None else [code[:, None]]) + [y]
-        return self._head(self._hidden(tf.nn.relu(self._combined(tuple(parts)))))
+        return self._head(self._hidden(tf.nn.relu(self.combined(tuple(parts)))))
 
 
 class Cama(CamaBase):
@@ -217,19 +218,12 @@ class Cama(CamaBase):
             hint = " Take measurement_cama for tables." if spec.columns else ""
             raise InputError(f"cama takes images {allowed}; inputs are {list(shape)}.{hint}")
         sizes = _SIZES[shape[0]]
-        dim_m = config.dim_m or sizes.dim_m
-        mechanism = MECHANISMS[config.mechanism](
-            dim_m,
-            hidden=sizes.p_m_hidden,
-            gated=config.gated,
-            kernel_initializer=config.kernel_initializer,
-        )
         super().__init__(
             spec,
             config,
-            dim_z=config.dim_z or sizes.dim_z,
-            dim_m=dim_m,
-            mechanism=mechanism,
+            dim_z=sizes.dim_z,
+            dim_m=sizes.dim_m,
+            p_m_hidden=sizes.p_m_hidden,
             name="cama",
         )
         self.likelihood: Likelihood = LIKELIHOODS[config.likelihood](scale=config.likelihood_scale)
@@ -258,7 +252,7 @@ class Cama(CamaBase):
         del c
         h_m = self.mechanism.features(m)
         logits = self.p_x(self.p_x.p_y(y), None if h_m is None else h_m[:, None], self.p_x.p_z(z))
-        return self.likelihood(self.mechanism.apply(m, logits))
+        return self.likelihood(self.mechanism.apply(m, tf.cast(logits, tf.float32)))
 
     def log_py(self, x: tf.Tensor) -> tf.Tensor:
         del x
@@ -268,7 +262,7 @@ class Cama(CamaBase):
         groups = {
             "p_y": self.p_x.p_y.trainable_variables,
             "p_z": self.p_x.p_z.trainable_variables,
-            "p_m": self.mechanism.trainable_variables,
+            "p_m": self.mechanism.trainable_variables + self.prior_m.trainable_variables,
             "p_merge": self.p_x.merge_variables,
             "q_m": self.q_m.trainable_variables,
             "q_z": self.q_z.trainable_variables,
@@ -277,19 +271,12 @@ class Cama(CamaBase):
             groups["q_x"] = self.q_x.trainable_variables
         return groups
 
-    def reconstruct(self, x: tf.Tensor, *, seed: random.Seed, do_m0: bool) -> tf.Tensor:
-        """Mean of p(x | y, z, m) at the predicted class, its m and the posterior mean of z.
+    @property
+    def _sums(self):
+        return (self.p_x.projection, self.q_z.combined)
 
-        Args:
-          x: [B, *shape].
-          seed: of the prediction.
-          do_m0: decode under do(m = 0): what the input would be, had nobody manipulated it
-            (the papers' Figure 9).
-        """
-        labels = tf.argmax(self.log_scores(x, seed=seed), axis=-1)
-        y, z, m = self.latents_of(x, labels, seed=seed)
-        if do_m0:
-            m = tf.zeros_like(m)
+    def _mean(self, x, y, z, m):
+        del x
         return self.p(y, z, m).mean()[0, :, 0]
 
     def sample(self, y: tf.Tensor, *, seed: random.Seed) -> tf.Tensor:

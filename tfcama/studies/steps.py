@@ -23,7 +23,8 @@ Progress = Callable[[str], None]
 
 def finetuned_workdir(base: Workdir, config: FinetuneConfig) -> Workdir:
     """Where a fine-tuning of `base` goes unless told otherwise."""
-    name = f"{config.subject}_{config.fraction:g}_seed{config.seed}"
+    parts = [config.subject, f"{config.fraction:g}", config.mechanism, f"seed{config.seed}"]
+    name = "_".join(filter(None, parts))
     return Workdir(base.root / "finetuned" / slug(name))
 
 

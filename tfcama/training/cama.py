@@ -136,6 +136,9 @@ def _grid(images: tf.Tensor, columns: int) -> tf.Tensor:
     return tf.reshape(images, [1, rows * height, columns * width, channels])
 
 
+_DREAM_SPREAD = 2.0  # standard deviations of the prior
+
+
 class FinetuneTrainer(_CamaTrainer):
     """Maximises Eq. 8, alpha ELBO(x, y) on clean rows + (1 - alpha) ELBO(x) on unlabelled ones.
 
@@ -146,14 +149,23 @@ class FinetuneTrainer(_CamaTrainer):
       alpha: weight of the clean rows.
       clean_do_m0: clean rows under do(m = 0) (the papers' footnote 1); otherwise m is inferred.
       num_samples: K, samples of z in each ELBO.
+      dreams: see FinetuneConfig.
     """
 
     term_names = ("elbo_x", "kl_m", "elbo_clean")
 
     def __init__(
-        self, classifier: CamaBase, *, alpha: float, clean_do_m0: bool, num_samples: int, **kwargs
+        self,
+        classifier: CamaBase,
+        *,
+        alpha: float,
+        clean_do_m0: bool,
+        num_samples: int,
+        dreams: float = 0.0,
+        **kwargs,
     ):
         super().__init__(classifier, **kwargs)
+        self._dreams = dreams
         self._alpha = alpha
         self._clean_do_m0 = clean_do_m0
         self._num_samples = num_samples
@@ -182,9 +194,17 @@ class FinetuneTrainer(_CamaTrainer):
         )
         elbo_clean = bounds.elbo(of_clean)
         elbo_x = bounds.marginal_over_classes(bounds.elbo(of_unlabelled))
+        loss = -(self._alpha * elbo_clean + (1.0 - self._alpha) * elbo_x)
+        if self._dreams:
+            loss += self._dreams * self._surprise(clean.x, draws.fold(2))
         return {
-            "loss": -(self._alpha * elbo_clean + (1.0 - self._alpha) * elbo_x),
+            "loss": loss,
             "elbo_x": elbo_x,
             "kl_m": -tf.reduce_mean(of_unlabelled.log_ratio_m, axis=[0, 2]),
             "elbo_clean": elbo_clean,
         }
+
+    def _surprise(self, x: tf.Tensor, draws: random.RowDraws) -> tf.Tensor:
+        """-log q(m | T_m x) of dreamt manipulations m of clean inputs, [B] nats."""
+        m = _DREAM_SPREAD * draws.normal(self.classifier.dim_m)
+        return -self.classifier.posterior_m(self.classifier.simulate(m, x)).log_prob(m)

@@ -10,6 +10,7 @@ from tfcama.data import manipulations
 from tfcama.data.base import DataConfig
 from tfcama.data.datasets import DATASETS
 from tfcama.errors import InputError, unknown_name
+from tfcama.models.mechanisms.registry import check_mechanism
 from tfcama.models.registry import MODELS
 from tfcama.types import InputSpec
 
@@ -86,6 +87,11 @@ class FinetuneConfig:
       learning_rate: of Adam.
       num_samples: K, samples of z in each ELBO.
       groups: the variable groups that move.
+      mechanism: how m acts from now on, see make_mechanism; "" keeps the trained model's. What
+        was trained on clean data alone serves under any.
+      dreams: weight of -log q(m|T_m x), for clean x and m from twice the prior: the sleep phase of
+        wake-sleep, which teaches q(m|x) what the mechanism can do before anything was seen of
+        what it did do. 0 for none; only mechanisms with parameters dream.
       seed: of the draws, the permutation and the order of rows.
     """
 
@@ -98,6 +104,8 @@ class FinetuneConfig:
     learning_rate: float = 1e-3
     num_samples: int = 1
     groups: tuple[str, ...] = ("p_m", "q_m")
+    mechanism: str = ""
+    dreams: float = 0.0
     seed: int = 0
 
     def __post_init__(self):
@@ -108,6 +116,10 @@ class FinetuneConfig:
             raise InputError(f"fraction={self.fraction:g} was given; it must be in (0, 1].")
         if self.clean not in ("do_m0", "elbo"):
             raise unknown_name("clean", self.clean, ("do_m0", "elbo"))
+        if self.dreams < 0:
+            raise InputError(f"dreams={self.dreams:g} was given; it must be at least 0.")
+        if self.mechanism:
+            check_mechanism(self.mechanism)
 
 
 def clean_objective(spec: InputSpec) -> str:

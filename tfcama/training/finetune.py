@@ -129,7 +129,7 @@ def finetune(
     unlabelled = trained.classifier.spec.check(unlabelled, what="inputs to fine-tune on")
     if not len(unlabelled):
         raise InputError("fine-tuning needs at least one manipulated input; none was given.")
-    run_config = dataclasses.replace(trained.config, finetuned=config)
+    run_config = _with_mechanism(dataclasses.replace(trained.config, finetuned=config), trained)
     target.claim(run_config.to_json())
     shown = clean if isinstance(clean, Split) else clean.sample()
     epochs = math.ceil(config.steps / _STEPS_PER_EPOCH)
@@ -144,6 +144,7 @@ def finetune(
             alpha=config.alpha,
             clean_do_m0=config.clean == "do_m0",
             num_samples=config.num_samples,
+            dreams=config.dreams,
         )
         optimizer = keras.optimizers.Adam(config.learning_rate)
         trainer.compile(optimizer, jit_compile=devices.jit_compile)
@@ -152,8 +153,10 @@ def finetune(
             checkpoint = checkpoints.newest(target.checkpoints)
             checkpoints.restore(checkpoint, classifier=classifier, optimizer=optimizer)
             done = checkpoint.epoch
-        else:
+        elif run_config.architecture == trained.config.architecture:
             checkpoints.restore(trained.checkpoint, classifier=classifier)
+        else:
+            classifier.adopt(trained.classifier)
     if done < epochs:
         run.fit(
             trainer,
@@ -175,3 +178,19 @@ def finetune(
             ),
         )
     return run.load(target)
+
+
+def _with_mechanism(config: RunConfig, trained: run.LoadedRun) -> RunConfig:
+    """The adapted run's configuration, with the mechanism that its fine-tuning names."""
+    mechanism = config.finetuned.mechanism if config.finetuned is not None else ""
+    if mechanism in ("", config.architecture.mechanism):
+        return config
+    if trained.config.training.augment or trained.config.finetuned is not None:
+        done = "trained on manipulated rows" if trained.config.training.augment else "fine-tuned"
+        raise InputError(
+            f"mechanism '{mechanism}' was asked for, but the model was {done} with "
+            f"'{config.architecture.mechanism}'; only a model that was trained on clean data alone "
+            "can change it."
+        )
+    architecture = dataclasses.replace(config.architecture, mechanism=mechanism, dim_m=0)
+    return dataclasses.replace(config, architecture=architecture)
