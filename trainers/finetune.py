@@ -50,8 +50,8 @@ _CLEAN = flags.DEFINE_string(
 _MECHANISM = flags.DEFINE_string(
     "mechanism",
     "",
-    f"How m acts from now on: one or several of {', '.join(MECHANISMS)}, joined by + in the order "
-    "in which they act; the trained model's unless given. Example: --mechanism=rotation+translation",
+    f"How m acts from now on: one or several of {', '.join(MECHANISMS)}, joined by + in the "
+    "order in which they act; the trained model's unless given. Example: --mechanism=rotation+translation",
 )
 _DREAMS = flags.DEFINE_float(
     "dreams", 0.0, "Weight of dreamt manipulations; 1 for mechanisms with parameters. Example: 0"

@@ -90,10 +90,8 @@ class AffineMechanism(WarpMechanism):
         wide = tf.exp(-value("zoom") - value("aspect"))
         high = tf.exp(-value("zoom") + value("aspect"))
         # [[1, -shear], [0, 1]] diag(wide, high) [[cos, -sin], [sin, cos]]
-        upper = [
-            wide * cos - value("shear") * high * sin,
-            -wide * sin - value("shear") * high * cos,
-        ]
+        slant = value("shear") * high
+        upper = [wide * cos - slant * sin, -wide * sin - slant * cos]
         lower = [high * sin, high * cos]
         matrix = tf.stack([tf.stack(upper, axis=-1), tf.stack(lower, axis=-1)], axis=-2)
         return matrix, tf.stack([value("shift_x"), value("shift_y")], axis=-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -28,7 +28,7 @@ class CompositeMechanism(Mechanism):
     kinds = ("image", "table")
 
     def __init__(
-        self, context: Context, *, part: str, makers: list[Callable[[Context], Mechanism]]
+        self, context: Context, *, part: str, makers: Sequence[Callable[[Context], Mechanism]]
     ):
         super().__init__(context, part=part)
         if context.dim_m:
