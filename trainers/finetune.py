@@ -51,7 +51,7 @@ _MECHANISM = flags.DEFINE_string(
     "mechanism",
     "",
     f"How m acts from now on: one or several of {', '.join(MECHANISMS)}, joined by + in the "
-    "order in which they act; the trained model's unless given. Example: --mechanism=rotation+translation",
+    "order in which they act; the trained model's unless given. Example: rotation+translation",
 )
 _DREAMS = flags.DEFINE_float(
     "dreams", 0.0, "Weight of dreamt manipulations; 1 for mechanisms with parameters. Example: 0"
