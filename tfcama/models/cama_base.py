@@ -298,6 +298,7 @@ class CamaBase(ClassifierModel, abc.ABC):
         manipulated: tf.Tensor | bool = True,
         m_do: tf.Tensor | None = None,
         analytic: bool = False,
+        improved: bool = False,
     ) -> LogWeights:
         """The terms of K posterior samples, for given labels or for every class.
 
@@ -309,6 +310,7 @@ class CamaBase(ClassifierModel, abc.ABC):
           m_do: [B, M], see sample_m.
           analytic: the log-ratios are -KL, their expectations: less variance in an ELBO, and not
             to be used in an importance-weighted bound (Eq. 6).
+          improved: takes z from the proposal that prediction takes it from.
 
         Returns:
           LogWeights, [K, B] with labels, [K, B, C] without (or broadcasting to that).
@@ -318,6 +320,8 @@ class CamaBase(ClassifierModel, abc.ABC):
             x, noise=noise.m, y=y, manipulated=manipulated, m_do=m_do, analytic=analytic
         )
         q_z = self.posterior_z(x, y, m)
+        if improved:
+            q_z = self._improved(q_z, x, y, m)
         weights = self._weigh(x, y=y, m=m, q_z=q_z, noise_z=noise.z, analytic=analytic)
         weights = weights._replace(log_ratio_m=log_ratio_m[None])
         if labels is None:
@@ -373,15 +377,15 @@ class CamaBase(ClassifierModel, abc.ABC):
         x = tf.tile(x, [samples, *([1] * len(self.spec.shape))])
         m = tf.reshape(m, [-1, self.dim_m])
         q_z = self.posterior_z(x, y, m)
+
+        def weigh(
+            x: tf.Tensor, m: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor, noise_z: tf.Tensor
+        ) -> tf.Tensor:
+            q_z = self._improved(tfd.Independent(tfd.Normal(loc, scale), 1), x, y, m)
+            return self._weigh(x, y=y, m=m, q_z=q_z, noise_z=noise_z, analytic=False).total()
+
         log_weights = _in_chunks(
-            lambda x, m, loc, scale, noise_z: self._weigh(
-                x,
-                y=y,
-                m=m,
-                q_z=tfd.Independent(tfd.Normal(loc, scale), 1),
-                noise_z=noise_z,
-                analytic=False,
-            ).total(),
+            weigh,
             (x, m, q_z.mean(), q_z.stddev()),
             noise.z,
             max_rows=self.config.max_decoder_rows,
@@ -389,6 +393,13 @@ class CamaBase(ClassifierModel, abc.ABC):
         log_weights = tfp.math.reduce_logmeanexp(log_weights, axis=0)
         log_weights = tf.reshape(log_weights, [samples, -1, self.num_classes]) + log_ratio_m
         return tfp.math.reduce_logmeanexp(log_weights, axis=0)
+
+    def _improved(
+        self, q_z: tfd.Distribution, x: tf.Tensor, y: tf.Tensor, m: tf.Tensor
+    ) -> tfd.Distribution:
+        """A better proposal for z at prediction than q(z | x, y, m), where a family has one."""
+        del x, y, m
+        return q_z
 
     def _noise_at_test(self, seed: random.Seed, num_samples: int | None = None) -> Noise:
         posterior = self.config.m_at_test == "posterior"
@@ -482,7 +493,7 @@ class CamaBase(ClassifierModel, abc.ABC):
         y = self._one_hots(labels)
         noise = self._noise_at_test(seed)
         m = self._m_at_test(x, noise.m[:1], self._one_hots(None))[0][0]
-        return y, self.posterior_z(x, y, m).mean()[None], m
+        return y, self._improved(self.posterior_z(x, y, m), x, y, m).mean()[None], m
 
     @abc.abstractmethod
     def _mean(self, x: tf.Tensor, y: tf.Tensor, z: tf.Tensor, m: tf.Tensor) -> tf.Tensor:

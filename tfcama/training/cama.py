@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfcama import random
 from tfcama.data.base import Split
+from tfcama.errors import InputError
 from tfcama.models.cama_base import CamaBase, Noise
 from tfcama.objectives import bounds
 from tfcama.training.trainer import EVALUATION_SEED, Trainer
@@ -165,6 +166,11 @@ class FinetuneTrainer(_CamaTrainer):
         **kwargs,
     ):
         super().__init__(classifier, **kwargs)
+        if dreams and not classifier.mechanism.parameters:
+            raise InputError(
+                f"dreams={dreams:g} was given; mechanism '{classifier.config.mechanism}' has no "
+                "parameters to dream of. Give 0."
+            )
         self._dreams = dreams
         self._alpha = alpha
         self._clean_do_m0 = clean_do_m0
@@ -191,6 +197,7 @@ class FinetuneTrainer(_CamaTrainer):
             unlabelled.x,
             noise=model.row_noise(draws.fold(1), num_samples=samples),
             analytic=True,
+            improved=True,
         )
         elbo_clean = bounds.elbo(of_clean)
         elbo_x = bounds.marginal_over_classes(bounds.elbo(of_unlabelled))
@@ -206,5 +213,8 @@ class FinetuneTrainer(_CamaTrainer):
 
     def _surprise(self, x: tf.Tensor, draws: random.RowDraws) -> tf.Tensor:
         """-log q(m | T_m x) of dreamt manipulations m of clean inputs, [B] nats."""
-        m = _DREAM_SPREAD * draws.normal(self.classifier.dim_m)
-        return -self.classifier.posterior_m(self.classifier.simulate(m, x)).log_prob(m)
+        model = self.classifier
+        m = _DREAM_SPREAD * draws.normal(model.dim_m)
+        q_m = model.posterior_m(model.simulate(m, x)).distribution
+        known = list(model.mechanism.coordinates_of_parameters().values())
+        return -tf.reduce_sum(tf.gather(q_m.log_prob(m), known, axis=1), axis=1)

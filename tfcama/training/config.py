@@ -10,7 +10,7 @@ from tfcama.data import manipulations
 from tfcama.data.base import DataConfig
 from tfcama.data.datasets import DATASETS
 from tfcama.errors import InputError, unknown_name
-from tfcama.models.mechanisms.registry import check_mechanism
+from tfcama.models.mechanisms.registry import check_mechanism, has_parameters
 from tfcama.models.registry import MODELS
 from tfcama.types import InputSpec
 
@@ -122,15 +122,6 @@ class FinetuneConfig:
             check_mechanism(self.mechanism)
 
 
-def clean_objective(spec: InputSpec) -> str:
-    """What fine-tuning does with clean rows unless told otherwise, see FinetuneConfig.clean.
-
-    Under do(m = 0) q(m|x) never sees a clean row. On images it answers them well all the same; on
-    tables, whose few children a shift moves far, it takes them for moved ones (BUILD.md).
-    """
-    return "elbo" if spec.kind == "table" else "do_m0"
-
-
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
     """Everything that decides a run's numbers. What does not (paths, devices) is not here.
@@ -205,6 +196,26 @@ class RunConfig:
             if finetuned is None
             else config_lib.from_json(FinetuneConfig, finetuned, where="finetuned"),
         )
+
+
+def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfig:
+    """How a run is adapted unless told otherwise.
+
+    Under do(m = 0) q(m|x) never sees a clean row. With the additive mechanism it answers clean
+    images well all the same; on tables, whose few children a shift moves far, it takes them for
+    moved ones (BUILD.md), and with other mechanisms the term has no gradient at all. Those dream.
+
+    Args:
+      base: the trained run, with its input_spec.
+      mechanism: see FinetuneConfig.
+    """
+    parameters = has_parameters(mechanism or getattr(base.architecture, "mechanism", "additive"))
+    table = base.input_spec is not None and base.input_spec.kind == "table"
+    return FinetuneConfig(
+        mechanism=mechanism,
+        clean="elbo" if table or parameters else "do_m0",
+        dreams=float(parameters),
+    )
 
 
 def _at_least(config: Any, **minima: int) -> None:

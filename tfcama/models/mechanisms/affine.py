@@ -24,6 +24,8 @@ class WarpMechanism(ParametricMechanism, abc.ABC):
     outside is expected to be black, at a logit of -9. x is interpolated likewise in T_m^-1 x.
     """
 
+    hides = True
+
     def __init__(self, context: Context, **kwargs):
         super().__init__(context, **kwargs)
         height, width, _ = context.spec.shape
@@ -51,6 +53,9 @@ class WarpMechanism(ParametricMechanism, abc.ABC):
 
     def simulate(self, m, x):
         return sample_bilinear(x, self.source(self.values(m)))
+
+    def visible(self, m, shown):
+        return sample_bilinear(shown, self.target(self.values(m)))
 
     def invert(self, m, x):
         return sample_bilinear(x, self.target(self.values(m)))

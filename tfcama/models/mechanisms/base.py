@@ -65,6 +65,7 @@ class Mechanism(keras.layers.Layer, abc.ABC):
       size: of m.
       feature_size: size of h_m, a part of the decoder's first layer; 0 for none.
       code_size: size of code(m), a part of q(z|.)'s first layer; 0 for none.
+      hides: whether it may carry a part of the input out of sight, see `visible`.
 
     Raises:
       InputError: it does not act on inputs of this kind, or scale is not positive.
@@ -74,6 +75,7 @@ class Mechanism(keras.layers.Layer, abc.ABC):
     size: int
     feature_size: int = 0
     code_size: int = 0
+    hides: bool = False
 
     def __init__(self, context: Context, *, part: str, scale: float = 1.0, **kwargs: Any):
         super().__init__(name=part, **kwargs)
@@ -165,11 +167,22 @@ class Mechanism(keras.layers.Layer, abc.ABC):
           m: [B, M].
           x: images [B, H, W, channels] in [0, 1], or a table's children [B, children].
         """
+        x = tf.convert_to_tensor(x)
         if x.shape.rank == 2:
             return self.apply(m, x[None, :, None])[0, :, 0]
         inside = tf.clip_by_value(x, 1e-4, 1.0 - 1e-4)
         logits = tf.math.log(inside) - tf.math.log1p(-inside)
         return tf.sigmoid(self.apply(m, logits[None, :, None])[0, :, 0])
+
+    def visible(self, m: tf.Tensor, shown: tf.Tensor) -> tf.Tensor:
+        """How much of each pixel of T_m^-1 x was inside the frame, in [0, 1]; all here.
+
+        Args:
+          m: [B, M].
+          shown: the same of x, [B, H, W, 1].
+        """
+        del m
+        return shown
 
     def invert(self, m: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         """T_m^-1 on inputs, m [B, M]; the identity here.

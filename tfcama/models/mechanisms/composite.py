@@ -46,6 +46,7 @@ class CompositeMechanism(Mechanism):
         self.size = sum(mechanism.size for mechanism in self.mechanisms)
         self.feature_size = self.mechanisms[0].feature_size
         self.code_size = self.mechanisms[0].code_size
+        self.hides = any(mechanism.hides for mechanism in self.mechanisms)
 
     @property
     def parameters(self):
@@ -99,6 +100,11 @@ class CompositeMechanism(Mechanism):
         stretches = [mechanism.log_stretch(part) for mechanism, part in self._with_parts(m)]
         found = [stretch for stretch in stretches if stretch is not None]
         return functools.reduce(tf.add, found) if found else None
+
+    def visible(self, m, shown):
+        for mechanism, part in reversed(self._with_parts(m)):
+            shown = mechanism.visible(part, shown)
+        return shown
 
     def invert(self, m, x):
         for mechanism, part in reversed(self._with_parts(m)):

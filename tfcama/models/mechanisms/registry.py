@@ -18,6 +18,7 @@ from tfcama.models.mechanisms.blur_noise import BlurNoiseMechanism
 from tfcama.models.mechanisms.composite import CompositeMechanism
 from tfcama.models.mechanisms.elastic import ElasticMechanism
 from tfcama.models.mechanisms.location_scale import LocationScaleMechanism
+from tfcama.models.mechanisms.parametric import ParametricMechanism
 from tfcama.models.mechanisms.photometric import PhotometricMechanism
 from tfcama.registry import Registry
 
@@ -59,6 +60,11 @@ def make_mechanism(text: str, context: Context) -> Mechanism:
 def check_mechanism(text: str) -> None:
     """Raises InputError where `make_mechanism` would for any inputs."""
     _parse(text)
+
+
+def has_parameters(text: str) -> bool:
+    """Whether any part of a mechanism has numbers that people know."""
+    return any(issubclass(MECHANISMS[name], ParametricMechanism) for name, _ in _parse(text))
 
 
 def _parse(text: str) -> list[tuple[str, float]]:
