@@ -16,6 +16,8 @@ _MODELS = {
     "dnn": "DNN",
     "dnn_large": "large DNN",
     "cnn": "CNN",
+    "cnn_bn": "CNN with batch norm",
+    "stn_cnn": "spatial-transformer CNN",
     "cnn_binary": "CNN",
 }
 _ATTACKS = {
