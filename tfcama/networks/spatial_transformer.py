@@ -10,7 +10,7 @@ from tfcama.networks.warp import pixel_grid, sample_bilinear
 
 _CHANNELS = (16, 32)
 _UNITS = 32
-_PARAMETERS = 6
+_IDENTITY = np.array([1.0, 0.0, 0.0, 0.0, 1.0, 0.0], np.float32)
 
 
 class SpatialTransformer(keras.layers.Layer):
@@ -45,14 +45,14 @@ class SpatialTransformer(keras.layers.Layer):
             keras.layers.Flatten(),
             keras.layers.Dense(_UNITS, activation="relu", kernel_initializer=kernel_initializer),
         ]
-        self._move = keras.layers.Dense(_PARAMETERS, kernel_initializer="zeros")
+        self._move = keras.layers.Dense(len(_IDENTITY), kernel_initializer="zeros")
 
     def theta(self, x: tf.Tensor) -> tf.Tensor:
         """[B, 6] float32, where each image is looked at."""
         for layer in self._localisation:
             x = layer(x)
         # The identity is added here, not a bias: weight decay then pulls towards it.
-        return tf.cast(self._move(x), tf.float32) + [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+        return _IDENTITY + tf.cast(self._move(x), tf.float32)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """[B, H, W, channels] -> the same."""
@@ -68,6 +68,6 @@ def resampled(x: tf.Tensor, theta: tf.Tensor) -> tf.Tensor:
     """
     height, width = x.shape[1], x.shape[2]
     rows = tf.reshape(theta, [-1, 2, 3])
-    matrix, shift = rows[..., :2], rows[..., 2] * np.float32([(width - 1) / 2, (height - 1) / 2])
-    points = tf.einsum("bij,hwj->bhwi", matrix, pixel_grid(height, width))
-    return sample_bilinear(x, points + shift[:, None, None])
+    half = tf.constant([(width - 1) / 2, (height - 1) / 2], tf.float32)
+    points = tf.einsum("bij,hwj->bhwi", rows[..., :2], pixel_grid(height, width))
+    return sample_bilinear(x, points + (rows[..., 2] * half)[:, None, None])
