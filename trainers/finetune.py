@@ -1,8 +1,9 @@
-r"""Adapts a trained CAMA to unlabelled manipulated inputs (deep CAMA, Eq. 8).
+r"""Adapts a trained model to unlabelled manipulated inputs: a CAMA by Eq. 8, others see --method.
 
     python -m trainers.finetune --workdir=runs/mnist --manipulation=vertical_shift:0.5
     python -m trainers.finetune --workdir=runs/mnist --manipulation=vertical_shift:0.2 \
         --fraction=0.01 --alpha=0.5 --clean=elbo --steps=600
+    python -m trainers.finetune --workdir=runs/cnn_bn --manipulation=rotation:60 --method=tent
     python -m trainers.finetune --workdir=runs/table --csv=new.csv --target=runs/table_adapted
 
 The adapted model becomes a run of its own, under <workdir>/finetuned/ unless --target says
@@ -23,6 +24,7 @@ from tfcama.studies import steps
 from tfcama.training import run
 from tfcama.training.config import FinetuneConfig, clean_objective
 from tfcama.training.finetune import finetune_on_manipulation, finetune_on_table
+from tfcama.training.methods import EQ8, METHODS
 from tfcama.workdir import Workdir
 from trainers.shared_flags import DATA_DIR, STRATEGY, WORKDIR
 
@@ -56,6 +58,12 @@ _MECHANISM = flags.DEFINE_string(
 _DREAMS = flags.DEFINE_float(
     "dreams", 0.0, "Weight of dreamt manipulations; 1 for mechanisms with parameters. Example: 0"
 )
+_METHOD = flags.DEFINE_string(
+    "method",
+    EQ8,
+    f"One of {', '.join(METHODS)}, with its options; all but {EQ8} are for models with batch "
+    "normalisation. Example: --method=tent:epochs=5",
+)
 _STEPS = flags.DEFINE_integer("steps", 600, "Of the optimiser. Example: --steps=600")
 _SEED = flags.DEFINE_integer("seed", 0, "Of rows, order and noise. Example: --seed=0")
 _TARGET = flags.DEFINE_string(
@@ -64,6 +72,11 @@ _TARGET = flags.DEFINE_string(
 _SET = flags.DEFINE_multi_string(
     "set", [], "Any other key of the fine-tuning. Example: --set learning_rate=3e-4"
 )
+_REPORTED = {
+    "elbo_x": "ELBO(x)",
+    "entropy_before": "entropy of the answers before",
+    "entropy": "after",
+}
 
 
 def main() -> None:
@@ -79,6 +92,7 @@ def main() -> None:
         dreams=_DREAMS.value,
         steps=_STEPS.value,
         seed=_SEED.value,
+        method=_METHOD.value,
     )
     config = config_lib.override(config, _SET.value)
     target = Workdir(_TARGET.value) if _TARGET.value else steps.finetuned_workdir(base, config)
@@ -94,7 +108,12 @@ def main() -> None:
             data_dir=DATA_DIR.value,
             devices=devices,
         )
-    print(f"{target.root}: ELBO(x) {finished.checkpoint.logs['elbo_x']:.2f} nats")
+    shown = [
+        f"{text} {finished.checkpoint.logs[name]:.2f} nats"
+        for name, text in _REPORTED.items()
+        if name in finished.checkpoint.logs
+    ]
+    print(f"{target.root}: {', '.join(shown)}")
 
 
 if __name__ == "__main__":

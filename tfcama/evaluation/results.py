@@ -34,7 +34,8 @@ class Row:
       n: inputs scored.
       accuracy: in [0, 1]; of a stochastic model the mean over the draws that scored it.
       low, high: Wilson 95 % interval for `accuracy` of n inputs.
-      variant: how the model differs from its defaults, see RunConfig.variant; "" if it does not.
+      variant: how the model differs from its defaults, see RunConfig.variant, and what its answers
+        are means over, see Subject.augmentation; "" for neither.
     """
 
     experiment: str

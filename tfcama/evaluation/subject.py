@@ -13,7 +13,7 @@ from tfcama.evaluation.predict import Predictor
 from tfcama.training import run
 from tfcama.training.config import RunConfig
 from tfcama.training.finetune import adapted_rows
-from tfcama.types import InputSpec
+from tfcama.types import Classifier, InputSpec
 from tfcama.workdir import Workdir
 
 
@@ -26,16 +26,20 @@ class Subject:
       loaded: its configuration and classifier.
       dataset: of its configuration, split by its seed.
       test: the rows that are scored: the test split or the first `limit` of it.
+      augmentation: what its answers are means over, see `augmented`; "" for none.
+      scorer: what answers in place of the loaded classifier, such means.
     """
 
     workdir: Workdir
     loaded: run.LoadedRun
     dataset: Dataset
     test: Split
+    augmentation: str = ""
+    scorer: Classifier | None = None
 
     @property
     def predictor(self) -> Predictor:
-        return Predictor(self.loaded.classifier, seed=self.loaded.config.seed)
+        return Predictor(self.scorer or self.loaded.classifier, seed=self.loaded.config.seed)
 
     @property
     def held_out(self) -> np.ndarray | None:
@@ -63,7 +67,7 @@ class Subject:
             "attack": "",
             "eps": 0.0,
             "seed": config.seed,
-            "variant": config.variant,
+            "variant": ", ".join(filter(None, [config.variant, self.augmentation])),
             **fields,
         }
 

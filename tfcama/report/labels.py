@@ -16,6 +16,8 @@ _MODELS = {
     "dnn": "DNN",
     "dnn_large": "large DNN",
     "cnn": "CNN",
+    "cnn_bn": "CNN with batch norm",
+    "stn_cnn": "spatial-transformer CNN",
     "cnn_binary": "CNN",
 }
 _ATTACKS = {
@@ -120,7 +122,8 @@ def manipulation_name(text: str) -> str:
 
 def variant_name(text: str) -> str:
     """For example quadratic NNpC, of "coparent_features=quadratic"."""
-    parts = [_VARIANTS.get(part, part.replace("_", " ")) for part in text.split(", ")]
+    plain = str.maketrans("_:", "  ")
+    parts = [_VARIANTS.get(part, part.translate(plain)) for part in text.split(", ")]
     children = [part for part in parts if part.endswith("declared coparent")]
     if len(children) > 3:
         parts = [part for part in parts if part not in children]

@@ -16,6 +16,7 @@ from tfcama.report import pictures
 from tfcama.report.pictures import slug
 from tfcama.training.config import FinetuneConfig
 from tfcama.training.finetune import finetune, finetune_on_manipulation
+from tfcama.training.methods import EQ8
 from tfcama.workdir import Workdir
 
 Progress = Callable[[str], None]
@@ -23,7 +24,8 @@ Progress = Callable[[str], None]
 
 def finetuned_workdir(base: Workdir, config: FinetuneConfig) -> Workdir:
     """Where a fine-tuning of `base` goes unless told otherwise."""
-    parts = [config.subject, f"{config.fraction:g}", config.mechanism, f"seed{config.seed}"]
+    method = config.method if config.method != EQ8 else ""
+    parts = [config.subject, f"{config.fraction:g}", config.mechanism, method, f"seed{config.seed}"]
     name = "_".join(filter(None, parts))
     return Workdir(base.root / "finetuned" / slug(name))
 
@@ -53,7 +55,7 @@ def evaluate(
       pictured_level: of the do(m = 0) grid; None takes the middle one.
     """
     rows = curves.manipulation_curve(subject, manipulation, levels, progress=progress)
-    name = f"manipulation_{slug(manipulation)}"
+    name = "_".join(filter(None, ["manipulation", slug(manipulation), slug(subject.augmentation)]))
     results.save_rows(subject.workdir, name, rows)
     level = levels[len(levels) // 2] if pictured_level is None else pictured_level
     grid = pictures.do_m0_grid(subject, manipulation, level)

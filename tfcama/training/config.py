@@ -12,6 +12,7 @@ from tfcama.data.datasets import DATASETS
 from tfcama.errors import InputError, unknown_name
 from tfcama.models.mechanisms.registry import check_mechanism, has_parameters
 from tfcama.models.registry import MODELS
+from tfcama.training import methods
 from tfcama.types import InputSpec
 
 SCHEDULES = ("cosine", "constant")
@@ -75,7 +76,7 @@ class TrainingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
-    """How a trained CAMA is adapted to unlabelled manipulated inputs (Eq. 8).
+    """How a trained model is adapted to unlabelled manipulated inputs; a CAMA by Eq. 8.
 
     Attributes:
       subject: what the inputs are, for people: "vertical_shift:0.5", "pgd eps 0.2".
@@ -93,6 +94,8 @@ class FinetuneConfig:
         wake-sleep, which teaches q(m|x) what the mechanism can do before anything was seen of
         what it did do. 0 for none; only mechanisms with parameters dream.
       seed: of the draws, the permutation and the order of rows.
+      method: "eq8", or what a user would do to a model with batch normalisation, see METHODS:
+        "tent:epochs=5", "batch_norm"; these take no more than subject, fraction and seed.
     """
 
     subject: str = ""
@@ -107,6 +110,7 @@ class FinetuneConfig:
     mechanism: str = ""
     dreams: float = 0.0
     seed: int = 0
+    method: str = methods.EQ8
 
     def __post_init__(self):
         _at_least(self, steps=1, batch_size=1, num_samples=1)
@@ -120,6 +124,7 @@ class FinetuneConfig:
             raise InputError(f"dreams={self.dreams:g} was given; it must be at least 0.")
         if self.mechanism:
             check_mechanism(self.mechanism)
+        methods.parse(self.method)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +153,7 @@ class RunConfig:
 
     @property
     def variant(self) -> str:
-        """How model and data differ from their defaults, for tables and legends; "" if they do not.
+        """How model, data and method differ from their defaults, for tables and legends, or "".
 
         Left out is what names a data set's rows rather than changing what a model is told of them.
         """
@@ -158,7 +163,9 @@ class RunConfig:
             for field in dataclasses.fields(default)
             if getattr(self.architecture, field.name) != getattr(default, field.name)
         ]
-        return ", ".join([*own, *filter(None, [self.data.variant])])
+        method = self.finetuned.method if self.finetuned is not None else methods.EQ8
+        rival = method if method != methods.EQ8 else ""
+        return ", ".join([*own, *filter(None, [self.data.variant, rival])])
 
     def to_json(self) -> dict[str, Any]:
         value = config_lib.to_json(self)
