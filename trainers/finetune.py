@@ -12,17 +12,17 @@ otherwise; the trained one stays as it is. A killed fine-tuning continues: run i
 
 from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
 
+import dataclasses
 from pathlib import Path
 
 from absl import flags
 
 from tfcama import config as config_lib
 from tfcama.errors import InputError
-from tfcama.evaluation.subject import load_spec
 from tfcama.models.mechanisms.registry import MECHANISMS
 from tfcama.studies import steps
 from tfcama.training import run
-from tfcama.training.config import FinetuneConfig, clean_objective
+from tfcama.training.config import RunConfig, default_finetuning
 from tfcama.training.finetune import finetune_on_manipulation, finetune_on_table
 from tfcama.training.methods import EQ8, METHODS
 from tfcama.workdir import Workdir
@@ -56,7 +56,10 @@ _MECHANISM = flags.DEFINE_string(
     "order in which they act; the trained model's unless given. Example: rotation+translation",
 )
 _DREAMS = flags.DEFINE_float(
-    "dreams", 0.0, "Weight of dreamt manipulations; 1 for mechanisms with parameters. Example: 0"
+    "dreams",
+    None,
+    "Weight of dreamt manipulations of clean images; 1 where the mechanism has parameters, else 0. "
+    "Example: --dreams=0",
 )
 _METHOD = flags.DEFINE_string(
     "method",
@@ -83,13 +86,14 @@ def main() -> None:
     if (_MANIPULATION.value is None) == (_CSV.value is None):
         raise InputError("either --manipulation or --csv is needed: what is to be adapted to.")
     base = Workdir(WORKDIR.value)
-    config = FinetuneConfig(
+    config = default_finetuning(RunConfig.from_json(base.read_config()), mechanism=_MECHANISM.value)
+    config = dataclasses.replace(
+        config,
         subject=_MANIPULATION.value or Path(_CSV.value).name,
         fraction=_FRACTION.value if _CSV.value is None else 1.0,
         alpha=_ALPHA.value,
-        clean=_CLEAN.value or clean_objective(load_spec(base)),
-        mechanism=_MECHANISM.value,
-        dreams=_DREAMS.value,
+        clean=_CLEAN.value or config.clean,
+        dreams=config.dreams if _DREAMS.value is None else _DREAMS.value,
         steps=_STEPS.value,
         seed=_SEED.value,
         method=_METHOD.value,

@@ -309,7 +309,8 @@ class Cama(CamaBase):
             features = self.q_z.encode(whole if self.q_x is None else self.q_x(whole))
             q_z = self.q_z(features, code, y_each)
             parameters = tuple(
-                tf.stop_gradient(tf.reshape(value, [-1, classes, self.dim_z])) for value in (q_z.mean(), q_z.stddev())
+                tf.stop_gradient(tf.reshape(value, [-1, classes, self.dim_z]))
+                for value in (q_z.mean(), q_z.stddev())
             )
             z = parameters[0]
         return tfd.Independent(tfd.Normal(*parameters), 1)

@@ -29,7 +29,7 @@ from tfcama.specs import with_number
 from tfcama.studies import steps
 from tfcama.studies.measurement_claims import claims
 from tfcama.studies.study import FRACTION, Study, finetuned_experiment, fraction_pictures
-from tfcama.training.config import FinetuneConfig, TrainingConfig, clean_objective
+from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig, default_finetuning
 from tfcama.types import COPARENT
 from tfcama.workdir import Workdir
 
@@ -189,10 +189,10 @@ class MeasurementStudy(Study):
     def _finetuning(
         self, cama: Workdir, subject: str, fraction: float, seed: int
     ) -> FinetuneConfig:
-        return FinetuneConfig(
+        return dataclasses.replace(
+            default_finetuning(RunConfig.from_json(cama.read_config())),
             subject=subject,
             fraction=fraction,
-            clean=clean_objective(load_spec(cama)),
             steps=self.profile.finetune_steps,
             seed=seed,
         )
