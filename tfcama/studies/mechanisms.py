@@ -2,8 +2,8 @@
 
 A clean-trained CAMA is adapted to half of the manipulated test images, without labels, by the
 mechanism of that manipulation. Its rivals: DNNs and CNNs that were trained on that very
-manipulation with labels, test-time augmentation, recomputed batch statistics, Tent, a spatial transformer, and
-the papers' additive mechanism. All are scored on all manipulations.
+manipulation with labels, test-time augmentation, recomputed batch statistics, Tent, a spatial
+transformer, and the papers' additive mechanism. All are scored on all manipulations.
 """
 
 from __future__ import annotations
