@@ -95,7 +95,7 @@ class Profile(NamedTuple):
 
 PROFILES = {
     "full": Profile(15, 20, 10, 900, _CASES, (0.01,), None, None),
-    "core": Profile(15, 10, 3, 400, _CASES, (0.01,), 2000, 600),
+    "core": Profile(15, 10, 2, 400, _CASES, (0.01,), 1500, 300),
     "quick": Profile(1, 1, 1, 50, _CASES[:2], (), 100, 100),
 }
 
