@@ -55,7 +55,7 @@ class SumDense(keras.layers.Layer):
     def adopt(self, other: SumDense) -> None:
         """Takes over the bias and the kernels of the parts that both have."""
         self.bias.assign(other.bias)
-        kernel, theirs = np.array(self.kernel), dict(other._kernels())
+        kernel, theirs = np.array(self.kernel.numpy()), dict(other._kernels())
         start = 0
         for name, size in self._sizes.items():
             if name in theirs:
@@ -64,7 +64,7 @@ class SumDense(keras.layers.Layer):
         self.kernel.assign(kernel)
 
     def _kernels(self) -> Iterator[tuple[str, np.ndarray]]:
-        start, kernel = 0, np.array(self.kernel)
+        start, kernel = 0, self.kernel.numpy()
         for name, size in self._sizes.items():
             yield name, kernel[start : start + size]
             start += size
