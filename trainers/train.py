@@ -5,6 +5,8 @@ r"""Trains a classifier.
         --workdir=runs/mnist --epochs=15 --seed=0 --set precision=mixed_bfloat16
     python -m trainers.train --model=dnn --dataset=mnist --workdir=runs/dnn \
         --augment=vertical_shift:0.5 --augment_weight=0.5
+    python -m trainers.train --model=causal_ib --backbone=mlp --dataset=fashion_mnist \
+        --workdir=runs/causal_ib --set alpha=0.05 --set beta=0.05
     python -m trainers.train --dataset=measurement --workdir=runs/scm
     python -m trainers.train --workdir=runs/table --csv=data.csv --target=y --parents=a1,a2 \
         --children=x1,x2 --coparents=c1
@@ -15,11 +17,16 @@ A killed run continues where it was: run the same command again.
 
 from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
 
+from typing import Any
+
 from absl import flags
 
 from tfcama import config as config_lib
 from tfcama.data.datasets import DATASETS
+from tfcama.errors import InputError
+from tfcama.models.backbone_classifier import BackboneConfig
 from tfcama.models.registry import MODELS
+from tfcama.networks.backbones.registry import BACKBONES
 from tfcama.training import run
 from tfcama.training.config import RunConfig, TrainingConfig
 from tfcama.workdir import Workdir
@@ -31,6 +38,12 @@ _MODEL = flags.DEFINE_string(
     None,
     f"One of {', '.join(MODELS)}; cama for images, measurement_cama for tables. "
     "Example: --model=cama",
+)
+_BACKBONE = flags.DEFINE_string(
+    "backbone",
+    None,
+    f"Of classifier, vib and causal_ib, with its options: one of {', '.join(BACKBONES)}; mlp. "
+    "Example: --backbone=wide_resnet:depth=28:width=10:norm=group",
 )
 _DATASET = flags.DEFINE_string(
     "dataset", None, f"One of {', '.join(DATASETS)}; digits, or csv with --csv. Example: mnist"
@@ -62,12 +75,11 @@ def main() -> None:
     dataset = table_flags.dataset_name(_DATASET.value)
     made = DATASETS[dataset]
     model = _MODEL.value or {"image": "cama", "table": "measurement_cama"}[made.kind]
-    entry = MODELS[model]
     config = RunConfig(
         model=model,
         dataset=dataset,
         seed=_SEED.value,
-        architecture=entry.config_class(),
+        architecture=_architecture(model),
         training=TrainingConfig(
             epochs=made.epochs if _EPOCHS.value is None else _EPOCHS.value,
             steps_per_epoch=made.steps_per_epoch,
@@ -87,6 +99,19 @@ def main() -> None:
     )
     accuracy, epoch = finished.checkpoint.score[0], finished.checkpoint.epoch
     print(f"{WORKDIR.value}: best epoch {epoch}, validation accuracy {accuracy:.4f}")
+
+
+def _architecture(model: str) -> Any:
+    """The model's own configuration, with the backbone that was named."""
+    config_class = MODELS[model].config_class
+    if _BACKBONE.value is None:
+        return config_class()
+    if not issubclass(config_class, BackboneConfig):
+        raise InputError(
+            f"--backbone={_BACKBONE.value} was given; {model} has networks of its own. "
+            "classifier, vib and causal_ib take one."
+        )
+    return config_class(backbone=_BACKBONE.value)
 
 
 if __name__ == "__main__":

@@ -56,12 +56,10 @@ class TrainingConfig:
     validation_fraction: float = 0.05
 
     def __post_init__(self):
-        _at_least(self, epochs=1, steps_per_epoch=0, batch_size=1, warmup_steps=0)
-        _positive(self, "learning_rate")
-        if self.weight_decay < 0:
-            raise InputError(
-                f"weight_decay={self.weight_decay:g} was given; it must be at least 0."
-            )
+        config_lib.check_at_least(
+            self, epochs=1, steps_per_epoch=0, batch_size=1, warmup_steps=0, weight_decay=0
+        )
+        config_lib.check_positive(self, "learning_rate")
         _fraction(self, "augment_weight")
         for name, allowed in (
             ("schedule", SCHEDULES),
@@ -113,15 +111,13 @@ class FinetuneConfig:
     method: str = methods.EQ8
 
     def __post_init__(self):
-        _at_least(self, steps=1, batch_size=1, num_samples=1)
-        _positive(self, "learning_rate")
+        config_lib.check_at_least(self, steps=1, batch_size=1, num_samples=1, dreams=0)
+        config_lib.check_positive(self, "learning_rate")
         _fraction(self, "alpha")
         if not 0.0 < self.fraction <= 1.0:
             raise InputError(f"fraction={self.fraction:g} was given; it must be in (0, 1].")
         if self.clean not in ("do_m0", "elbo"):
             raise unknown_name("clean", self.clean, ("do_m0", "elbo"))
-        if self.dreams < 0:
-            raise InputError(f"dreams={self.dreams:g} was given; it must be at least 0.")
         if self.mechanism:
             check_mechanism(self.mechanism)
         methods.parse(self.method)
@@ -223,19 +219,6 @@ def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfi
         clean="elbo" if table or parameters else "do_m0",
         dreams=float(parameters),
     )
-
-
-def _at_least(config: Any, **minima: int) -> None:
-    for name, minimum in minima.items():
-        if getattr(config, name) < minimum:
-            raise InputError(
-                f"{name}={getattr(config, name)} was given; it must be at least {minimum}."
-            )
-
-
-def _positive(config: Any, name: str) -> None:
-    if not getattr(config, name) > 0:
-        raise InputError(f"{name}={getattr(config, name):g} was given; it must be positive.")
 
 
 def _fraction(config: Any, name: str) -> None:
