@@ -7,6 +7,8 @@ r"""Trains a classifier.
         --augment=vertical_shift:0.5 --augment_weight=0.5
     python -m trainers.train --model=causal_ib --backbone=mlp --dataset=fashion_mnist \
         --workdir=runs/causal_ib --set alpha=0.05 --set beta=0.05
+    python -m trainers.train --model=vib --dataset=mnist --workdir=runs/vib_at \
+        --defence=adversarial:attack=pgd:eps=0.196:steps=20
     python -m trainers.train --dataset=measurement --workdir=runs/scm
     python -m trainers.train --workdir=runs/table --csv=data.csv --target=y --parents=a1,a2 \
         --children=x1,x2 --coparents=c1
@@ -29,6 +31,7 @@ from tfcama.models.registry import MODELS
 from tfcama.networks.backbones.registry import BACKBONES
 from tfcama.training import run
 from tfcama.training.config import RunConfig, TrainingConfig
+from tfcama.training.defences import DEFENCES
 from tfcama.workdir import Workdir
 from trainers import table_flags
 from trainers.shared_flags import DATA_DIR, STRATEGY, WORKDIR
@@ -60,6 +63,12 @@ _AUGMENT = flags.DEFINE_string(
 _AUGMENT_WEIGHT = flags.DEFINE_float(
     "augment_weight", 0.5, "Their weight, 1 - lambda. Example: --augment_weight=0.5"
 )
+_DEFENCE = flags.DEFINE_string(
+    "defence",
+    "",
+    f"What hardens the training step: one of {', '.join(DEFENCES)}, with its options. "
+    "Example: --defence=adversarial:attack=pgd:eps=0.196:steps=20",
+)
 _JIT = flags.DEFINE_bool(
     "jit_compile", False, "XLA for the step; slower on CPU. Example: --jit_compile"
 )
@@ -85,6 +94,7 @@ def main() -> None:
             steps_per_epoch=made.steps_per_epoch,
             augment=_AUGMENT.value,
             augment_weight=_AUGMENT_WEIGHT.value,
+            defence=_DEFENCE.value,
         ),
         data=table_flags.data_config(dataset),
     )

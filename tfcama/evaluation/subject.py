@@ -38,8 +38,13 @@ class Subject:
     scorer: Classifier | None = None
 
     @property
+    def classifier(self) -> Classifier:
+        """What answers, and what is attacked."""
+        return self.scorer or self.loaded.classifier
+
+    @property
     def predictor(self) -> Predictor:
-        return Predictor(self.scorer or self.loaded.classifier, seed=self.loaded.config.seed)
+        return Predictor(self.classifier, seed=self.loaded.config.seed)
 
     @property
     def held_out(self) -> np.ndarray | None:

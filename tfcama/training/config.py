@@ -12,7 +12,7 @@ from tfcama.data.datasets import DATASETS
 from tfcama.errors import InputError, unknown_name
 from tfcama.models.mechanisms.registry import check_mechanism, has_parameters
 from tfcama.models.registry import MODELS
-from tfcama.training import methods
+from tfcama.training import defences, methods
 from tfcama.types import InputSpec
 
 SCHEDULES = ("cosine", "constant")
@@ -40,6 +40,7 @@ class TrainingConfig:
       augment_weight: 1 - lambda of Eq. 5.
       augment_m: "unknown" infers m of manipulated rows, "known" sets do(m = m0) to what was done.
       validation_fraction: of the training rows.
+      defence: what hardens the step, `name[:key=value…]` of DEFENCES; "" for none.
     """
 
     epochs: int = 15
@@ -54,6 +55,7 @@ class TrainingConfig:
     augment_weight: float = 0.5
     augment_m: str = "unknown"
     validation_fraction: float = 0.05
+    defence: str = ""
 
     def __post_init__(self):
         config_lib.check_at_least(
@@ -70,6 +72,11 @@ class TrainingConfig:
                 raise unknown_name(name, getattr(self, name), allowed)
         if self.augment:
             manipulations.parse(self.augment)
+        if self.defence and defences.parse(self.defence).mixes_rows and self.augment:
+            raise InputError(
+                f"defence={self.defence} and augment={self.augment} were given; a defence that "
+                "mixes rows cannot tell manipulated ones from clean ones. Give one of them."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +156,7 @@ class RunConfig:
 
     @property
     def variant(self) -> str:
-        """How model, data and method differ from their defaults, for tables and legends, or "".
+        """How model, data, defence and method differ from the defaults, for legends, or "".
 
         Left out is what names a data set's rows rather than changing what a model is told of them.
         """
@@ -161,7 +168,7 @@ class RunConfig:
         ]
         method = self.finetuned.method if self.finetuned is not None else methods.EQ8
         rival = method if method != methods.EQ8 else ""
-        return ", ".join([*own, *filter(None, [self.data.variant, rival])])
+        return ", ".join([*own, *filter(None, [self.training.defence, self.data.variant, rival])])
 
     def to_json(self) -> dict[str, Any]:
         value = config_lib.to_json(self)
