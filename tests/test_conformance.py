@@ -51,9 +51,10 @@ MODEL_CATALOGUE = {
     "classifier": (GREY, TABLE),
     "vib": (GREY,),
     "causal_ib": (GREY,),
+    "ciiv": (GREY,),
 }
 SMALL = {"cama": {"num_samples": 2}, "measurement_cama": {"num_samples": 2}}
-SMALL |= {key: {"backbone": "mlp:units=32"} for key in ("classifier", "vib", "causal_ib")}
+SMALL |= {key: {"backbone": "mlp:units=32"} for key in ("classifier", "vib", "causal_ib", "ciiv")}
 # backbone -> the model and the input shape it is exercised on, and a small one of full depth
 BACKBONE_CATALOGUE = {
     "mlp": ("classifier", GREY, "mlp:units=32"),

@@ -10,6 +10,7 @@ from tfcama.models.base import ClassifierModel
 from tfcama.models.batch_norm_classifier import cnn_bn
 from tfcama.models.cama import Cama, CamaConfig
 from tfcama.models.causal_ib import CausalIb, CausalIbConfig
+from tfcama.models.ciiv import Ciiv, CiivConfig
 from tfcama.models.discriminative import (
     DiscriminativeConfig,
     cnn,
@@ -54,5 +55,6 @@ MODELS: Registry[ModelEntry] = Registry(
         "classifier": ModelEntry(BackboneClassifier, ClassifierConfig, "discriminative"),
         "vib": ModelEntry(Vib, VibConfig, "vib"),
         "causal_ib": ModelEntry(CausalIb, CausalIbConfig, "causal_ib"),
+        "ciiv": ModelEntry(Ciiv, CiivConfig, "ciiv"),
     },
 )

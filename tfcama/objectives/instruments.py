@@ -1,4 +1,4 @@
-"""CausalIB's causal loss: samples of the code as instruments, Eqs. 8 to 10.
+"""The causal loss of CausalIB (samples of the code as instruments, Eqs. 8 to 10) and of CiiV.
 
 An effect per unit of instrument, w_i = effect_i / r_i (Eq. 9), should be the same for any two
 samples i and j of one input (Eq. 10). K samples, B inputs, Z dimensions.

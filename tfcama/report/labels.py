@@ -22,6 +22,7 @@ _MODELS = {
     "classifier": "plain net",
     "vib": "VIB",
     "causal_ib": "CausalIB",
+    "ciiv": "CiiV",
 }
 _ATTACKS = {
     "fgsm": "FGSM",

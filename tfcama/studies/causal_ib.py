@@ -25,10 +25,10 @@ from tfcama.evaluation import results, robustness
 from tfcama.evaluation.results import Row, scored
 from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.smoothed import smoothed
-from tfcama.evaluation.subject import Subject
-from tfcama.report import figures
+from tfcama.evaluation.subject import Subject, load_subject
+from tfcama.report import bottleneck, figures
 from tfcama.report.build import training_pictures
-from tfcama.report.pictures import Picture, slug, to_png
+from tfcama.report.pictures import Picture, load_all, save, slug, to_png
 from tfcama.studies.study import Study
 from tfcama.training.config import TrainingConfig
 from tfcama.workdir import Workdir, write_text
@@ -72,6 +72,7 @@ METHODS = {
     "randomized_smoothing": Method(
         "randomized smoothing", "classifier", _PLAIN, "noise:sigma=0.25", smoothed=True
     ),
+    "ciiv": Method("CiiV", "ciiv", {}, costly=True),
     "vib": Method("VIB", "vib", _VIB),
     "causal_ib": Method("CausalIB", "causal_ib", _CAUSAL),
     "at_fgsm": Method("AT (FGSM)", "classifier", _PLAIN, _FGSM_TRAINING),
@@ -97,6 +98,7 @@ ATTACKS = {
 """Attack -> column; the first two are the paper's, the last is the headline."""
 
 CLEAN = "clean"
+_PICTURED = ("vib", "causal_ib")
 _PAPER_COLUMNS = {CLEAN: "clean", _FGSM: "fgsm", _PGD: "pgd20"}
 _PAPER_DATASETS = {"mnist": "mnist", "fashion_mnist": "fashion"}
 
@@ -145,7 +147,23 @@ class CausalIbStudy(Study):
         return page
 
     def one_seed(self, seed: int) -> list[Workdir]:
-        return [self._method(name, seed) for name in self.profile.methods]
+        workdirs = [self._method(name, seed) for name in self.profile.methods]
+        self._picture_bottlenecks(seed)
+        return workdirs
+
+    def _picture_bottlenecks(self, seed: int) -> None:
+        """Codes, information plane and adversarial examples of VIB and CausalIB, once."""
+        names = [name for name in _PICTURED if name in self.profile.methods]
+        if not names or load_all(self._workdir(names[0], seed)):
+            return
+        subjects = [
+            load_subject(self._workdir(name, seed), data_dir=self.data_dir) for name in names
+        ]
+        for subject in subjects[1:]:
+            save(subject.workdir, bottleneck.latent_scatter(subject))
+        save(subjects[0].workdir, bottleneck.latent_scatter(subjects[0]))
+        save(subjects[0].workdir, bottleneck.adversarial_side_by_side(subjects, _PGD, EPS))
+        save(subjects[0].workdir, bottleneck.information_plane(subjects))
 
     def _workdir(self, name: str, seed: int) -> Workdir:
         return Workdir(self.root / f"seed{seed}" / name)
@@ -233,7 +251,13 @@ class CausalIbStudy(Study):
             shown.append(
                 Picture("trade_off", "attack", "Which defence to take", caption, to_png(figure))
             )
-        return shown + training_pictures(workdirs)
+        kept = [
+            picture._replace(name=f"{picture.name}_{workdir.root.name}")
+            for workdir in workdirs
+            if workdir.root.parent == workdirs[0].root.parent  # of the first seed
+            for picture in load_all(workdir)
+        ]
+        return shown + kept + training_pictures(workdirs)
 
     def checks(self, rows: Sequence[Row]) -> dict[str, list[Check]]:
         seeds = sorted({row.seed for row in rows})

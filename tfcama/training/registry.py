@@ -11,6 +11,7 @@ from tfcama.models.base import ClassifierModel
 from tfcama.registry import Registry
 from tfcama.training.bottleneck import CausalIbTrainer, VibTrainer
 from tfcama.training.cama import CamaTrainer
+from tfcama.training.ciiv import CiivTrainer
 from tfcama.training.config import TrainingConfig
 from tfcama.training.discriminative import DiscriminativeTrainer
 from tfcama.training.trainer import Trainer
@@ -48,5 +49,6 @@ TRAINERS: Registry[MakeTrainer] = Registry(
         "discriminative": _plain(DiscriminativeTrainer),
         "vib": _plain(VibTrainer),
         "causal_ib": _plain(CausalIbTrainer),
+        "ciiv": _plain(CiivTrainer),
     },
 )
