@@ -107,6 +107,11 @@ class Sweep:
             raise InputError("the grid names the same value twice; every value is needed once.")
         return cells
 
+    @property
+    def _experiment(self) -> str:
+        """What rows are called that were scored so; others in the workdir are not ours."""
+        return f"{_SCORES}_{self.eps:g}_{self.limit or 'all'}"
+
     def _line(self, cell: Cell) -> dict[str, Any]:
         """The cell's numbers, by column."""
         about = ", ".join(f"{key}={value}" for key, value in cell.values.items())
@@ -115,7 +120,7 @@ class Sweep:
         except FloatingPointError as error:
             self.progress(f"{about}: {error}")
             return {**cell.values, "error": str(error)}
-        name = f"{_SCORES}_{slug(f'{self.eps:g}')}_{self.limit}"
+        name = self._experiment
         for attack in ("", *self.attacks):
             part = f"{name}_{slug(attack or CLEAN)}"
             if not results.has_rows(cell.workdir, part):
@@ -131,12 +136,11 @@ class Sweep:
         return {**cell.values, **scores, "best_epoch": finished.checkpoint.epoch, "error": ""}
 
     def _score(self, subject: Subject, attack: str) -> Row:
-        experiment = f"{_SCORES}_{slug(f'{self.eps:g}')}_{self.limit}"
         if not attack:
             hits = subject.predictor.hits(subject.test.x, subject.test.y)
-            return scored(hits, **subject.identity(experiment))
+            return scored(hits, **subject.identity(self._experiment))
         (row,), _ = robustness.attack_curve(subject, attack, [self.eps])
-        return dataclasses.replace(row, experiment=experiment)
+        return dataclasses.replace(row, experiment=self._experiment)
 
     def _heat_map(self, lines: Sequence[Mapping[str, Any]], score: str) -> bytes:
         """A row a combination of all keys but the last, a column a value of the last."""
