@@ -31,7 +31,8 @@ def dataset(x):
 
 
 def apply(text, x):
-    return parse(text).fit(dataset(x))(tf.constant(x), seed=SEED)
+    y = tf.range(len(x)) % 2
+    return parse(text).fit(dataset(x))(tf.constant(x), y=y, seed=SEED)
 
 
 def test_a_fixed_wrapped_shift_is_a_roll(pictures):
@@ -175,3 +176,19 @@ def test_manipulate_is_the_same_for_the_same_seed(pictures):
     np.testing.assert_array_equal(one.x, two.x)
     assert not np.allclose(one.x, other.x)
     np.testing.assert_array_equal(one.y, split.y)
+
+
+def test_every_class_turns_by_its_own_angle(pictures):
+    found = apply("class_rotation:40", pictures)
+    angles = 90.0 * found.code.numpy()[:, 0]
+    assert np.ptp(angles[::2]) > 1.0
+    assert np.abs(angles[::2] + 40.0).max() <= 4.0  # class 0
+    assert np.abs(angles[1::2] - 40.0).max() <= 4.0  # class 1
+    turn = parse("rotation:40:mode=fixed").fit(dataset(pictures)).parts[0]
+    expected = turn(tf.constant(pictures[1:2]), seed=SEED).x
+    alike = parse("class_rotation:40:mode=fixed").fit(dataset(pictures)).parts[0]
+    moved = alike(tf.constant(pictures[1:2]), y=tf.constant([1]), seed=SEED)
+    np.testing.assert_allclose(moved.code, [[44.0 / 90.0]], rtol=1e-6)
+    assert np.abs(moved.x - expected).mean() < 0.02
+    with pytest.raises(InputError, match=r"call fit\(\) before it, and give it labels"):
+        alike(tf.constant(pictures[:1]), seed=SEED)

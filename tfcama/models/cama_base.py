@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import keras
@@ -523,6 +523,29 @@ class CamaBase(ClassifierModel, abc.ABC):
             kept[self.mechanism.coordinates(do_m0)] = 0.0
             m = m * kept
         return self._mean(x, y, z, m)
+
+    def interpolate(
+        self, x: tf.Tensor, parameter: str, steps: Sequence[float], *, seed: random.Seed
+    ) -> tf.Tensor:
+        """Means of p(x | y, z, m) along one parameter of the mechanism, y, z and the rest held.
+
+        Args:
+          x: [B, *shape].
+          parameter: the name of one that a coordinate of m alone decides.
+          steps: what that coordinate is set to, in standard deviations of p(m).
+          seed: of the prediction.
+
+        Returns:
+          [steps, B, *shape].
+
+        Raises:
+          InputError: there is no such parameter.
+        """
+        (place,) = self.mechanism.coordinates((parameter,))
+        labels = tf.argmax(self.log_scores(x, seed=seed), axis=-1)
+        y, z, m = self.latents_of(x, labels, seed=seed)
+        along = tf.one_hot(place, self.dim_m)
+        return tf.stack([self._mean(x, y, z, m * (1.0 - along) + step * along) for step in steps])
 
     def simulate(self, m: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         """What clean inputs [B, *shape] would become under do(m), m [B, M]."""

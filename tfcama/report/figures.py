@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -207,11 +208,14 @@ def recovered_parameters(
       found: (name and unit, true [N], inferred [N]), one a panel.
       title: above all.
     """
-    figure = Figure(figsize=(3.1 * len(found), 3.3), dpi=150, layout="constrained")
+    columns = min(5, len(found))
+    lines = math.ceil(len(found) / columns)
+    figure = Figure(figsize=(3.1 * columns, 3.0 * lines + 0.3), dpi=150, layout="constrained")
     figure.suptitle(title, fontsize=10)
-    for axes, (name, true, inferred) in zip(
-        figure.subplots(1, len(found), squeeze=False)[0], found, strict=True
-    ):
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes in panels[len(found) :]:
+        axes.set_axis_off()
+    for axes, (name, true, inferred) in zip(panels, found, strict=False):
         ends = [min(true.min(), inferred.min()), max(true.max(), inferred.max())]
         axes.plot(ends, ends, color=GREY, linewidth=0.8, linestyle="--")
         axes.scatter(true, inferred, s=4, color=COLOURS[1], alpha=0.5, linewidths=0)

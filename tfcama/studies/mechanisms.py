@@ -1,9 +1,10 @@
-"""Mechanisms with structure against what a user would do instead, on any image data set.
+"""Mechanisms with structure against what a user would do instead, on images and on tables.
 
 A clean-trained CAMA is adapted to half of the manipulated test images, without labels, by the
 mechanism of that manipulation. Its rivals: DNNs and CNNs that were trained on that very
 manipulation with labels, test-time augmentation, recomputed batch statistics, Tent, a spatial
-transformer, and the papers' additive mechanism. All are scored on all manipulations.
+transformer, and the papers' additive mechanism. All are scored on all manipulations. On tables,
+instruments shift: location-scale against the additive mechanism and against training on the shift.
 """
 
 from __future__ import annotations
@@ -16,22 +17,21 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
+from tfcama.data.datasets import DATASETS
+from tfcama.errors import InputError
 from tfcama.evaluation import curves
 from tfcama.evaluation.augmented import augmented
-from tfcama.evaluation.recovered import recover
 from tfcama.evaluation.results import Row
 from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject
 from tfcama.report import figures, labels
-from tfcama.report.pictures import Picture, do_m0_grid, do_parts_grid, load_all, save, slug, to_png
+from tfcama.report.pictures import Picture, load_all, slug, to_png
 from tfcama.specs import with_number
 from tfcama.studies import steps
 from tfcama.studies.mechanism_claims import claims
 from tfcama.studies.study import FRACTION, Study, finetuned_experiment
 from tfcama.training.config import RunConfig, TrainingConfig, default_finetuning
 from tfcama.workdir import Workdir, write_json
-
-_PICTURED = 300  # test images whose parameters are compared with the truth
 
 
 class Case(NamedTuple):
@@ -67,15 +67,23 @@ _CASES = (
     Case("inversion", 0.5, "photometric"),
     Case("rotation:30+zoom:0.3+shift:0.15+contrast:0.5", None, "affine+photometric"),
 )
+_SHIFTS = tuple(case for case in _CASES if case.mechanism == "translation")
+_TABLE_CASES = (
+    Case("children_shift", 1.0, "location_scale"),
+    Case("children_shift", 3.0, "location_scale"),
+    Case("children_shift:direction=down", 3.0, "location_scale"),
+)
 
 
 class Profile(NamedTuple):
     """How much of the study is run.
 
     Attributes:
+      kind: of inputs, see InputSpec.
       cama_epochs, dnn_epochs, cnn_epochs: of training; without CNN epochs there are no CNNs.
       steps: of each fine-tuning.
       cases: what is adapted to, and scored.
+      additive: so many of the cases are adapted to by the papers' mechanism, too.
       fractions: of the test images that fine-tuning sees, besides the usual half, for the first
         case.
       limit: test images of which the scored ones are taken, on the model's own manipulation and on
@@ -83,20 +91,24 @@ class Profile(NamedTuple):
       cross_limit: the same on the other manipulations.
     """
 
+    kind: str
     cama_epochs: int
     dnn_epochs: int
     cnn_epochs: int
     steps: int
     cases: tuple[Case, ...]
+    additive: int
     fractions: tuple[float, ...]
     limit: int | None
     cross_limit: int | None
 
 
 PROFILES = {
-    "full": Profile(15, 20, 10, 900, _CASES, (0.01,), None, None),
-    "core": Profile(15, 10, 2, 400, _CASES, (0.01,), 1500, 300),
-    "quick": Profile(1, 1, 1, 50, _CASES[:2], (), 100, 100),
+    "full": Profile("image", 15, 20, 10, 900, _CASES, 1, (0.01,), None, None),
+    "core": Profile("image", 15, 10, 2, 400, _CASES, 1, (0.01,), 1500, 300),
+    "shifts": Profile("image", 15, 10, 0, 400, _SHIFTS, 1, (0.01,), 1500, 300),
+    "quick": Profile("image", 1, 1, 1, 50, _CASES[:2], 1, (), 100, 100),
+    "tables": Profile("table", 20, 60, 0, 800, _TABLE_CASES, 3, (0.01,), None, None),
 }
 
 
@@ -112,7 +124,12 @@ class MechanismStudy(Study):
         return f"Mechanisms with structure on {self.dataset}"
 
     def one_seed(self, seed: int) -> list[Workdir]:
-        profile = self.profile
+        profile, kind = self.profile, DATASETS[self.dataset].kind
+        if kind != profile.kind:
+            raise InputError(
+                f"{self.dataset} holds {kind}s, the profile is for {profile.kind}s; take one of "
+                f"{', '.join(n for n, p in self.PROFILES.items() if p.kind == kind)}."
+            )
         cama = self._train("cama", seed, epochs=profile.cama_epochs, precision=self.precision)
         dnn = self._train("dnn", seed, epochs=profile.dnn_epochs)
         workdirs = [cama, dnn]
@@ -120,10 +137,12 @@ class MechanismStudy(Study):
             workdirs.append(self._adapt(cama, case, FRACTION, seed))
         for case in profile.cases:
             workdirs.append(self._train("dnn", seed, epochs=profile.dnn_epochs, case=case))
-            self._score(dnn, case, augmentation=case.text)
+            if kind == "image":
+                self._score(dnn, case, augmentation=case.text)
         for fraction in profile.fractions:
             workdirs.append(self._adapt(cama, profile.cases[0], fraction, seed))
-        workdirs.append(self._adapt(cama, profile.cases[0]._replace(mechanism=""), FRACTION, seed))
+        for case in profile.cases[: profile.additive]:
+            workdirs.append(self._adapt(cama, case._replace(mechanism=""), FRACTION, seed))
         if profile.cnn_epochs:
             workdirs += self._convolutional(seed)
         return workdirs
@@ -158,13 +177,19 @@ class MechanismStudy(Study):
         case: Case | None = None,
         precision: str = "float32",
     ) -> Workdir:
-        """A model that was trained, clean or with the manipulation of a case, and its scores."""
+        """A model that was trained, clean or with the manipulation of a case, and its scores.
+
+        Of tables, the model of that name for tables.
+        """
         workdir = self.trained(
             model if case is None else f"{model}_{slug(case.text)}",
             seed,
-            model=model,
+            model=f"measurement_{model}" if self.profile.kind == "table" else model,
             training=TrainingConfig(
-                epochs=epochs, augment="" if case is None else case.text, precision=precision
+                epochs=epochs,
+                steps_per_epoch=DATASETS[self.dataset].steps_per_epoch,
+                augment="" if case is None else case.text,
+                precision=precision,
             ),
         )
         self._score(workdir, case)
@@ -233,32 +258,10 @@ class MechanismStudy(Study):
         """Saves what the model found, beside its rows."""
         if case.level is None:
             return
-        found = recover(subject, case.manipulation, case.level, limit=_PICTURED)
-        if not found:
-            return
-        write_json(
-            subject.workdir.results / _RECOVERED,
-            {each.parameter.name: each.median_error for each in found},
-        )
-        mechanism = labels.variant_name(case.mechanism)
-        title = f"What '{mechanism}' finds of {labels.manipulation_name(case.text)}"
-        figure = figures.recovered_parameters(
-            [(f"{p.name} ({p.unit})", true, inferred) for p, true, inferred in found], title=title
-        )
-        caption = (
-            "Each point is a test image that fine-tuning did not see: what was done to it and what "
-            "the model, which was told neither that nor any label, infers. Parameters that nobody "
-            "moved should stay at 0."
-        )
-        save(
-            subject.workdir, Picture(_recovered_name(case), "shift", title, caption, to_png(figure))
-        )
-        for grid in (
-            do_m0_grid(subject, case.manipulation, case.level),
-            do_parts_grid(subject, case.manipulation, case.level),
-        ):
-            if grid is not None:
-                save(subject.workdir, grid)
+        found = steps.explain(subject, case.manipulation, case.level)
+        if found:
+            errors = {each.parameter.name: each.median_error for each in found}
+            write_json(subject.workdir.results / _RECOVERED, errors)
 
     # --- report --------------------------------------------------------------------------------
 
@@ -308,10 +311,6 @@ class MechanismStudy(Study):
 _RECOVERED = "recovered.json"
 
 
-def _recovered_name(case: Case) -> str:
-    return f"recovered_{slug(case.text)}"
-
-
 def _pictures_of(workdir: Workdir) -> list[Picture]:
     subject = RunConfig.from_json(workdir.read_config()).finetuned
     about = slug(subject.subject) if subject is not None else workdir.root.name
@@ -354,7 +353,7 @@ def matrix(rows: Sequence[Row], cases: Sequence[Case]) -> tuple[list[str], list[
     named = [
         "clean"
         if level == 0
-        else labels.manipulation_name(f"{name}:{level:g}")
+        else labels.manipulation_name(with_number(name, level))
         if case is None or case.level is not None
         else "all at once"
         for (name, level), case in zip(columns, (None, *cases), strict=True)

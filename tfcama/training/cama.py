@@ -49,13 +49,18 @@ class _CamaTrainer(Trainer):
         }
 
     def summary_images(self, rows: Split) -> dict[str, tf.Tensor]:
-        """Samples of every class, reconstructions, and reconstructions under do(m = 0)."""
+        """Samples of every class, reconstructions, also under do(m = 0), and what m does.
+
+        Of mechanisms of several parts, reconstructions under do(part = 0); of those whose
+        parameters have names, inputs along each of them, a row an input, from -2 to 2 standard
+        deviations of p(m).
+        """
         model, seed = self.classifier, tf.constant(EVALUATION_SEED)
         if not isinstance(model, Generative) or not isinstance(model, Sampler):
             return {}
         x = tf.constant(rows.x[:_PICTURED])
         labels = tf.tile(tf.range(model.num_classes), [_PICTURED // model.num_classes])
-        return {
+        images = {
             "samples": _grid(model.sample(labels, seed=seed), model.num_classes),
             "inputs": _grid(x, _PICTURED // 4),
             "reconstructions": _grid(model.reconstruct(x, seed=seed, do_m0=False), _PICTURED // 4),
@@ -63,6 +68,15 @@ class _CamaTrainer(Trainer):
                 model.reconstruct(x, seed=seed, do_m0=True), _PICTURED // 4
             ),
         }
+        parts = model.mechanism.parts
+        for part in parts if len(parts) > 1 else ():
+            intervened = model.reconstruct(x, seed=seed, do_m0=(part,))
+            images[f"reconstructions_do_{part}_0"] = _grid(intervened, _PICTURED // 4)
+        for name in model.mechanism.coordinates_of_parameters():
+            along = model.interpolate(x[:_INTERPOLATED], name, _STEPS, seed=seed)
+            by_input = tf.concat(tf.unstack(along, axis=1), axis=0)
+            images[f"along_{name}"] = _grid(by_input, len(_STEPS))
+        return images
 
 
 class CamaTrainer(_CamaTrainer):
@@ -83,6 +97,11 @@ class CamaTrainer(_CamaTrainer):
         self, classifier: CamaBase, *, augmented: bool = False, m_known: bool = False, **kwargs
     ):
         super().__init__(classifier, **kwargs)
+        if m_known and classifier.mechanism.parameters:
+            raise InputError(
+                "augment_m=known sets the first coordinates of m to what was done, in units of its "
+                f"own; mechanism '{classifier.config.mechanism}' has others. Take unknown."
+            )
         self._infers_m = augmented and not m_known
         self._m_known = augmented and m_known
 
@@ -122,6 +141,8 @@ class CamaTrainer(_CamaTrainer):
 
 
 _PICTURED = 40
+_INTERPOLATED = 4  # inputs
+_STEPS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 
 
 def _grid(images: tf.Tensor, columns: int) -> tf.Tensor:
@@ -210,6 +231,16 @@ class FinetuneTrainer(_CamaTrainer):
             "kl_m": -tf.reduce_mean(of_unlabelled.log_ratio_m, axis=[0, 2]),
             "elbo_clean": elbo_clean,
         }
+
+    def summary_scalars(self, rows: Split) -> dict[str, float]:
+        """Active units of m, and how far the mechanism moves these rows, in its own units."""
+        model = self.classifier
+        q_m = model.posterior_m(tf.constant(rows.x))
+        spread = tf.math.reduce_std(model.mechanism.values(q_m.mean()), axis=0)
+        found = {"active_units/m": float(active_units(q_m.mean()))}
+        for parameter, value in zip(model.mechanism.parameters, spread, strict=True):
+            found[f"spread/{parameter.name}"] = float(value)
+        return found
 
     def _surprise(self, x: tf.Tensor, draws: random.RowDraws) -> tf.Tensor:
         """-log q(m | T_m x) of dreamt manipulations m of clean inputs, [B] nats."""

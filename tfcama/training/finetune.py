@@ -157,7 +157,8 @@ def _eq8(
         raise InputError("fine-tuning needs at least one manipulated input; none was given.")
     run_config = _with_mechanism(dataclasses.replace(trained.config, finetuned=config), trained)
     target.claim(run_config.to_json())
-    shown = clean if isinstance(clean, Split) else clean.sample()
+    # Nobody knows their labels, and what FinetuneTrainer shows of them needs none.
+    shown = Split(unlabelled[: run.PICTURED], np.zeros(len(unlabelled[: run.PICTURED]), np.int32))
     epochs = math.ceil(config.steps / _STEPS_PER_EPOCH)
     steps_per_epoch = math.ceil(config.steps / epochs)
     with chosen.scope():
@@ -199,7 +200,7 @@ def _eq8(
             steps_per_epoch=steps_per_epoch,
             validation=None,
             callbacks=(
-                *run.run_callbacks(target, shown.take(slice(run.PICTURED)), done, devices),
+                *run.run_callbacks(target, shown, done, devices),
                 *extra_callbacks,
             ),
         )
