@@ -28,6 +28,7 @@ IMAGES = mechanisms.Profile(
     fractions=(),
     limit=10,
     cross_limit=8,
+    attacked=0,
 )
 TABLES = IMAGES._replace(
     kind="table",
@@ -38,6 +39,7 @@ TABLES = IMAGES._replace(
     ),
     additive=1,
     fractions=(0.1,),
+    attacked=4,
 )
 
 
@@ -84,6 +86,15 @@ def test_a_study_of_tables_compares_with_the_additive_mechanism(tmp_path):
     assert {row["finetuned_on"] for row in rows} == {"", "children_shift:1", down}
     adapted = {row["variant"] for row in rows if row["finetuned_on"] == "children_shift:1"}
     assert adapted == {"", "mechanism=location_scale"}
+    attacked = {(row["attack"], row["finetuned_on"]) for row in rows if row["attack"]}
+    own = {
+        (attack, name) for attack in ("fgsm", "pgd:steps=20") for name in ("", "children_shift:1")
+    }
+    assert attacked == own | {
+        (f"{attack} from measurement_cama", "children_shift:1")
+        for attack in ("fgsm", "pgd:steps=20")
+    }
+    assert (page.parent / "attack_fgsm-from-cama.png").exists()
     assert "children shift 1: its mechanism above the additive one" in page.read_text()
     assert {row["experiment"] for row in rows} >= {"fraction_0.1_held_out", "manipulation_held_out"}
 

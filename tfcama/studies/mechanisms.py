@@ -19,11 +19,11 @@ import numpy as np
 
 from tfcama.data.datasets import DATASETS
 from tfcama.errors import InputError
-from tfcama.evaluation import curves
+from tfcama.evaluation import curves, results, robustness
 from tfcama.evaluation.augmented import augmented
 from tfcama.evaluation.results import Row
 from tfcama.evaluation.robustness import Check
-from tfcama.evaluation.subject import Subject
+from tfcama.evaluation.subject import Subject, load_spec, load_subject
 from tfcama.report import figures, labels
 from tfcama.report.pictures import Picture, load_all, slug, to_png
 from tfcama.specs import with_number
@@ -32,6 +32,9 @@ from tfcama.studies.mechanism_claims import claims
 from tfcama.studies.study import FRACTION, Study, finetuned_experiment
 from tfcama.training.config import RunConfig, TrainingConfig, default_finetuning
 from tfcama.workdir import Workdir, write_json
+
+_ATTACKS = ("fgsm", "pgd:steps=20")
+_RADII = (0.0, 0.1, 0.2, 0.3)
 
 
 class Case(NamedTuple):
@@ -89,6 +92,8 @@ class Profile(NamedTuple):
       limit: test images of which the scored ones are taken, on the model's own manipulation and on
         clean images; None for all.
       cross_limit: the same on the other manipulations.
+      attacked: test images that are attacked, on models adapted to the first case of every
+        mechanism; 0 for no attacks.
     """
 
     kind: str
@@ -101,14 +106,15 @@ class Profile(NamedTuple):
     fractions: tuple[float, ...]
     limit: int | None
     cross_limit: int | None
+    attacked: int
 
 
 PROFILES = {
-    "full": Profile("image", 15, 20, 10, 900, _CASES, 1, (0.01,), None, None),
-    "core": Profile("image", 15, 10, 2, 400, _CASES, 1, (0.01,), 1500, 300),
-    "shifts": Profile("image", 15, 10, 0, 400, _SHIFTS, 1, (0.01,), 1500, 300),
-    "quick": Profile("image", 1, 1, 1, 50, _CASES[:2], 1, (), 100, 100),
-    "tables": Profile("table", 20, 60, 0, 800, _TABLE_CASES, 3, (0.01,), None, None),
+    "full": Profile("image", 15, 20, 10, 900, _CASES, 1, (0.01,), None, None, 500),
+    "core": Profile("image", 15, 10, 2, 400, _CASES, 1, (0.01,), 1500, 300, 50),
+    "shifts": Profile("image", 15, 10, 0, 400, _SHIFTS, 1, (0.01,), 1500, 300, 0),
+    "quick": Profile("image", 1, 1, 1, 50, _CASES[:2], 1, (), 100, 100, 10),
+    "tables": Profile("table", 20, 60, 0, 800, _TABLE_CASES, 3, (0.01,), None, None, 200),
 }
 
 
@@ -133,8 +139,15 @@ class MechanismStudy(Study):
         cama = self._train("cama", seed, epochs=profile.cama_epochs, precision=self.precision)
         dnn = self._train("dnn", seed, epochs=profile.dnn_epochs)
         workdirs = [cama, dnn]
+        mechanisms = set()
         for case in profile.cases:
             workdirs.append(self._adapt(cama, case, FRACTION, seed))
+            if profile.attacked and case.mechanism not in mechanisms:
+                self._attack(workdirs[-1], source=cama)
+                mechanisms.add(case.mechanism)
+        if profile.attacked:
+            for workdir in (cama, dnn):
+                self._attack(workdir)
         for case in profile.cases:
             workdirs.append(self._train("dnn", seed, epochs=profile.dnn_epochs, case=case))
             if kind == "image":
@@ -254,6 +267,26 @@ class MechanismStudy(Study):
         self.once(workdir, f"own{about}", own, limit=self.profile.limit)
         self.once(workdir, f"others{about}", others, limit=self.profile.cross_limit)
 
+    def _attack(self, workdir: Workdir, *, source: Workdir | None = None) -> None:
+        """Attacks a run itself, which knows of its adaptation, and by what fools `source`."""
+        sources = {"attacks": None} | ({"static_attacks": source} if source else {})
+        for name, crafted_on in sources.items():
+            if results.has_rows(workdir, name):
+                continue
+            subject = self._few(workdir)
+            other = None if crafted_on is None else self._few(crafted_on)
+            rows = [
+                row
+                for attack in _ATTACKS
+                for row in robustness.attack_curve(
+                    subject, attack, _RADII, source=other, progress=self.progress
+                )[0]
+            ]
+            results.save_rows(workdir, name, rows)
+
+    def _few(self, workdir: Workdir) -> Subject:
+        return load_subject(workdir, data_dir=self.data_dir, limit=self.profile.attacked)
+
     def _picture(self, subject: Subject, case: Case) -> None:
         """Saves what the model found, beside its rows."""
         if case.level is None:
@@ -268,7 +301,6 @@ class MechanismStudy(Study):
     def pictures(
         self, rows: Sequence[Row], workdirs: Sequence[Workdir], *, chance: float
     ) -> list[Picture]:
-        del chance
         title = f"Accuracy of every model under every manipulation, {self.dataset} (%)"
         names, columns, accuracies = matrix(rows, self.profile.cases)
         figure = figures.accuracy_matrix(accuracies, rows=names, columns=columns, title=title)
@@ -277,12 +309,47 @@ class MechanismStudy(Study):
             "named in brackets; models 'trained on' a manipulation saw it with labels."
         )
         shown = [Picture("accuracy_matrix", "shift", title, caption, to_png(figure))]
-        return shown + [
-            picture
-            for workdir in workdirs
-            if (workdir.results / _RECOVERED).exists() and "seed0" in workdir.root.parts
-            for picture in _pictures_of(workdir)
-        ]
+        return (
+            shown
+            + self._attack_pictures(rows, workdirs, chance=chance)
+            + [
+                picture
+                for workdir in workdirs
+                if (workdir.results / _RECOVERED).exists() and "seed0" in workdir.root.parts
+                for picture in _pictures_of(workdir)
+            ]
+        )
+
+    def _attack_pictures(
+        self, rows: Sequence[Row], workdirs: Sequence[Workdir], *, chance: float
+    ) -> list[Picture]:
+        pictures = []
+        for attack in _ATTACKS:
+            for source in ("", " from cama"):
+                group = [
+                    row for row in rows if row.attack.replace("measurement_", "") == attack + source
+                ]
+                if not group:
+                    continue
+                about = labels.attack_name(attack) + (
+                    ", made for CAMA before it was adapted" if source else ""
+                )
+                figure = figures.accuracy_curves(
+                    group,
+                    axis="eps",
+                    xlabel=labels.eps_label(load_spec(workdirs[0])),
+                    title=about,
+                    chance=chance,
+                )
+                caption = (
+                    "No mechanism here is a model of adversarial noise: adapted to manipulations, "
+                    "not to attacks."
+                )
+                name = f"attack_{slug(attack + source)}"
+                pictures.append(
+                    Picture(name, "attack", f"Accuracy under {about}", caption, to_png(figure))
+                )
+        return pictures
 
     def checks(self, rows: Sequence[Row]) -> dict[str, list[Check]]:
         return {"Does it do what was asked of it?": claims(rows, self._errors(rows))}
@@ -338,7 +405,7 @@ def matrix(rows: Sequence[Row], cases: Sequence[Case]) -> tuple[list[str], list[
     found: dict[str, list[list[float]]] = {}
     for row in rows:
         adapted = row.finetuned_on != ""
-        if adapted != row.experiment.endswith("_held_out"):
+        if row.attack or adapted != row.experiment.endswith("_held_out"):
             continue
         place = places.get(("clean" if row.level == 0 else row.manipulation, row.level))
         if place is not None:
