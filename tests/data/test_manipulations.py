@@ -136,18 +136,19 @@ def test_a_sequence_applies_its_parts_in_order(pictures):
 def test_every_manipulation_keeps_its_promises(name, pictures):
     level = MANIPULATIONS[name].max_level / 4
     made = parse(name, level=level).fit(dataset(pictures))
-    moved = made(tf.constant(pictures), seed=SEED)
+    y = tf.range(len(pictures)) % 2
+    moved = made(tf.constant(pictures), y=y, seed=SEED)
     assert moved.x.shape == pictures.shape
     assert moved.x.dtype == tf.float32
     assert moved.code.shape == (len(pictures), made.code_size)
     assert float(tf.reduce_min(moved.x)) >= 0.0
     assert float(tf.reduce_max(moved.x)) <= 1.0
     assert not np.allclose(moved.x, pictures)
-    again = made(tf.constant(pictures), seed=SEED)
+    again = made(tf.constant(pictures), y=y, seed=SEED)
     np.testing.assert_array_equal(again.x, moved.x)
-    graph = tf.function(lambda x: made(x, seed=SEED).x)(tf.constant(pictures))
+    graph = tf.function(lambda x: made(x, y=y, seed=SEED).x)(tf.constant(pictures))
     np.testing.assert_allclose(graph, moved.x, atol=1e-5)
-    still = parse(name, level=0.0).fit(dataset(pictures))(tf.constant(pictures), seed=SEED)
+    still = parse(name, level=0.0).fit(dataset(pictures))(tf.constant(pictures), y=y, seed=SEED)
     np.testing.assert_allclose(still.x, pictures, atol=1e-6)
 
 

@@ -224,11 +224,13 @@ def test_fine_tuning_makes_a_run_of_its_own_and_leaves_the_base(tmp_path, traine
 
 
 def test_a_clean_model_takes_another_mechanism(tmp_path, trained, bars):
-    config = FinetuneConfig(steps=4, batch_size=4, mechanism="rotation", clean="elbo", dreams=1.0)
+    config = FinetuneConfig(
+        steps=4, batch_size=4, mechanism="rotation", prior_m="class", clean="elbo", dreams=1.0
+    )
     target = Workdir(tmp_path / "turned")
     adapted = finetune_on_manipulation(trained, target, "rotation:30", config, data_dir=None)
     assert adapted.config.architecture.mechanism == "rotation"
-    assert adapted.config.variant.endswith("mechanism=rotation")
+    assert adapted.config.variant == "mechanism=rotation, prior_m=class"
     assert adapted.classifier.dim_m == 1
     assert {"spread/rotation", "along_rotation", "reconstructions_do_m0"} <= tags_of(target)
     base = run.load(trained).classifier
@@ -240,6 +242,8 @@ def test_a_clean_model_takes_another_mechanism(tmp_path, trained, bars):
         for ours, theirs in pairs:
             np.testing.assert_array_equal(ours, theirs)
     # Once adapted, it keeps its mechanism; naming it again is no change.
+    assert adapted.config.architecture.prior_m == "class"
+    assert adapted.classifier.prior_m(tf.eye(3)[None]).batch_shape == (1, 3)
     again = dataclasses.replace(config, mechanism="zoom")
     with pytest.raises(InputError, match="the model was fine-tuned with 'rotation'"):
         finetune_on_manipulation(target, Workdir(tmp_path / "no"), "zoom:0.3", again, data_dir=None)
@@ -319,6 +323,7 @@ def test_inputs_that_do_not_fit_are_refused(tmp_path, trained, bars, x, sentence
         (lambda: TrainingConfig(augment="vertical_shft:1"), "did you mean 'vertical_shift'"),
         (lambda: FinetuneConfig(fraction=0.0), r"fraction=0 was given; it must be in \(0, 1\]"),
         (lambda: FinetuneConfig(dreams=-1.0), "dreams=-1 was given; it must be at least 0"),
+        (lambda: FinetuneConfig(prior_m="clas"), "did you mean 'class'"),
         (lambda: FinetuneConfig(mechanism="rotatoin"), "did you mean 'rotation'"),
         (lambda: FinetuneConfig(clean="do_m"), "did you mean 'do_m0'"),
         (lambda: FinetuneConfig(alpha=-0.1), r"alpha=-0.1 was given; it must be in \[0, 1\]"),

@@ -80,14 +80,14 @@ class CamaBaseConfig:
                 given = getattr(self, name)
                 if given < minimum:
                     raise InputError(f"{name}={given} was given; it must be at least {minimum}.")
-        for name, allowed in (("m_at_test", _M_AT_TEST), ("prior_m", _PRIORS)):
+        for name, allowed in (("m_at_test", _M_AT_TEST), ("prior_m", PRIORS)):
             if getattr(self, name) not in allowed:
                 raise unknown_name(name, getattr(self, name), allowed)
         check_mechanism(self.mechanism)
 
 
 _M_AT_TEST = ("posterior", "mean", "do_m0")
-_PRIORS = ("shared", "class")
+PRIORS = ("shared", "class")
 _START_SPREAD = 2.0  # standard deviations of the prior
 _STARTS_SEED = (0, 1)  # the same starts for every prediction
 _STEP = 0.3  # of the ascent, in standard deviations of the prior; falls to a tenth

@@ -224,6 +224,31 @@ def recovered_parameters(
     return figure
 
 
+def intervals(
+    found: np.ndarray, *, true: np.ndarray, xlabel: str, ylabel: str, title: str
+) -> Figure:
+    """An interval a class beside the truth.
+
+    Args:
+      found: [classes, 3], low, middle and high.
+      true: [classes].
+      xlabel: what the classes are.
+      ylabel: what is told of them.
+      title: above.
+    """
+    figure = Figure(figsize=(6.4, 3.8), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    places = np.arange(len(found))
+    low, middle, high = found.T
+    bars = [np.abs(middle - low), np.abs(high - middle)]
+    axes.errorbar(places, middle, yerr=bars, fmt="o", color=COLOURS[1], capsize=3, label="learned")
+    axes.plot(places, true, "x", color=COLOURS[0], label="true")
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xticks=places)
+    tidy(axes)
+    axes.legend(fontsize=7.5, frameon=False)
+    return figure
+
+
 def tidy(axes: Axes) -> None:
     """A faint grid, and no frame at the top and on the right."""
     axes.grid(alpha=0.3, linewidth=0.6)

@@ -28,7 +28,8 @@ _RECOVERED = 300  # test inputs whose parameters are compared with the truth
 def finetuned_workdir(base: Workdir, config: FinetuneConfig) -> Workdir:
     """Where a fine-tuning of `base` goes unless told otherwise."""
     method = config.method if config.method != EQ8 else ""
-    parts = [config.subject, f"{config.fraction:g}", config.mechanism, method, f"seed{config.seed}"]
+    how = [config.mechanism, config.prior_m and f"prior_{config.prior_m}", method]
+    parts = [config.subject, f"{config.fraction:g}", *how, f"seed{config.seed}"]
     name = "_".join(filter(None, parts))
     return Workdir(base.root / "finetuned" / slug(name))
 

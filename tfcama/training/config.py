@@ -10,6 +10,7 @@ from tfcama.data import manipulations
 from tfcama.data.base import DataConfig
 from tfcama.data.datasets import DATASETS
 from tfcama.errors import InputError, unknown_name
+from tfcama.models.cama_base import PRIORS
 from tfcama.models.mechanisms.registry import check_mechanism, has_parameters
 from tfcama.models.registry import MODELS
 from tfcama.training import methods
@@ -90,6 +91,7 @@ class FinetuneConfig:
       groups: the variable groups that move.
       mechanism: how m acts from now on, see make_mechanism; "" keeps the trained model's. What
         was trained on clean data alone serves under any.
+      prior_m: what p(m) is from now on, see CamaBaseConfig; "" keeps the trained model's.
       dreams: weight of -log q(m|T_m x), for clean x and m from twice the prior: the sleep phase of
         wake-sleep, which teaches q(m|x) what the mechanism can do before anything was seen of
         what it did do. 0 for none; only mechanisms with parameters dream.
@@ -108,6 +110,7 @@ class FinetuneConfig:
     num_samples: int = 1
     groups: tuple[str, ...] = ("p_m", "q_m")
     mechanism: str = ""
+    prior_m: str = ""
     dreams: float = 0.0
     seed: int = 0
     method: str = methods.EQ8
@@ -124,6 +127,8 @@ class FinetuneConfig:
             raise InputError(f"dreams={self.dreams:g} was given; it must be at least 0.")
         if self.mechanism:
             check_mechanism(self.mechanism)
+        if self.prior_m not in ("", *PRIORS):
+            raise unknown_name("prior_m", self.prior_m, PRIORS)
         methods.parse(self.method)
 
 

@@ -208,18 +208,22 @@ def _eq8(
 
 
 def _with_mechanism(config: RunConfig, trained: run.LoadedRun) -> RunConfig:
-    """The adapted run's configuration, with the mechanism that its fine-tuning names."""
-    mechanism = config.finetuned.mechanism if config.finetuned is not None else ""
-    if mechanism in ("", config.architecture.mechanism):
+    """The adapted run's configuration, with the mechanism and prior that its fine-tuning names."""
+    if config.finetuned is None:
         return config
-    if trained.config.training.augment or trained.config.finetuned is not None:
+    before = config.architecture
+    asked = {"mechanism": config.finetuned.mechanism, "prior_m": config.finetuned.prior_m}
+    changed = {key: v for key, v in asked.items() if v not in ("", getattr(before, key))}
+    if changed and (trained.config.training.augment or trained.config.finetuned is not None):
         done = "trained on manipulated rows" if trained.config.training.augment else "fine-tuned"
+        key, value = next(iter(changed.items()))
         raise InputError(
-            f"mechanism '{mechanism}' was asked for, but the model was {done} with "
-            f"'{config.architecture.mechanism}'; only a model that was trained on clean data alone "
-            "can change it."
+            f"{key} '{value}' was asked for, but the model was {done} with "
+            f"'{getattr(before, key)}'; only a model that was trained on clean data alone can "
+            "change it."
         )
-    architecture = dataclasses.replace(config.architecture, mechanism=mechanism, dim_m=0)
+    dim_m = 0 if "mechanism" in changed else before.dim_m
+    architecture = dataclasses.replace(before, dim_m=dim_m, **changed)
     return dataclasses.replace(config, architecture=architecture)
 
 
