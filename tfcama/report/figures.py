@@ -272,17 +272,18 @@ def stream_course(
         )  # fmt: skip
     upper.set(ylabel="log p(x), nats")
     upper.legend(fontsize=7.5, frameon=False, loc="lower right")
-    lower.set(xlabel="inputs", ylabel="accuracy, answered before learning", ylim=(0.0, 1.02))
+    lower.set(xlabel="inputs", ylabel="accuracy", ylim=(0.0, 1.02))
     lower.set_xlim(0, size)
     return figure
 
 
 def _trailing_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Means over the last `window` values, or over as many as there are, [N]."""
+    """Means over the last `window` values, [N]; NaN before there is a tenth of them."""
     sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(0, ends - window)
-    return (sums[ends] - sums[starts]) / (ends - starts)
+    means = (sums[ends] - sums[starts]) / (ends - starts)
+    return np.where(ends >= window // 10, means, np.nan)
 
 
 def tidy(axes: Axes) -> None:

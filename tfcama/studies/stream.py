@@ -187,8 +187,7 @@ class _Experiment:
             self._score(frozen, "", self.trained.config)
             log_scores = frozen.log_scores(self._reference.x)
             self._write("reference", log_px=special.logsumexp(log_scores, axis=1))
-            if self._stream.warm_up:
-                adapter.warm_up()
+            if adapter.warm_up():
                 self._score(adapted, DREAMS, self.config)
         trainer = adapter.trainer
         sizes = [len(self._parts(split)) for split in self.arriving]

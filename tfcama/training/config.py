@@ -138,7 +138,8 @@ class StreamConfig:
       steps_per_arrival: of the optimiser, after what arrived was answered.
       reservoir: how many earlier inputs are kept for replay, a uniform sample of all of them.
       replay: share of a step's unlabelled rows that comes from the reservoir.
-      warm_up: steps before the stream, on clean inputs and dreams alone; only q(m|x) moves.
+      warm_up: steps before the stream in which q(m|x) learns from dreams alone; none where
+        FinetuneConfig.dreams is 0.
     """
 
     segments: str

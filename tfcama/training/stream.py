@@ -18,7 +18,7 @@ from tfcama import random
 from tfcama.data import pipeline
 from tfcama.data.base import GeneratedSplit, Split
 from tfcama.training import checkpoints, run
-from tfcama.training.cama import FinetuneTrainer
+from tfcama.training.cama import DreamTrainer
 from tfcama.training.config import RunConfig
 from tfcama.training.finetune import make_trainer
 
@@ -98,25 +98,21 @@ class StreamAdapter:
         """The model, whose M-networks move."""
         return self.trainer.classifier
 
-    def warm_up(self) -> None:
-        """The `warm_up` steps before anything arrived."""
-        finetuned = self._finetuned
-        trainer = FinetuneTrainer(
+    def warm_up(self) -> bool:
+        """The `warm_up` steps before anything arrived; False where there are none to do."""
+        if not (self._stream.warm_up and self._finetuned.dreams):
+            return False
+        trainer = DreamTrainer(
             self.classifier,
-            num_rows=finetuned.batch_size,
-            seed=random.stream(finetuned.seed, "stream", "warm-up"),
-            groups=("q_m",),
-            alpha=0.0,
-            clean_do_m0=True,
-            num_samples=finetuned.num_samples,
-            dreams=finetuned.dreams,
+            num_rows=self._finetuned.batch_size,
+            seed=random.stream(self._finetuned.seed, "stream", "dreams"),
         )
-        trainer.compile(keras.optimizers.Adam(finetuned.learning_rate))
+        trainer.compile(keras.optimizers.Adam(self._finetuned.learning_rate))
         step = tf.function(trainer.train_step, jit_compile=self._devices.jit_compile)
-        rows = self._clean_rows("warm-up", start_step=0)
+        rows = self._clean_rows("dreamt of", start_step=0)
         for _ in range(self._stream.warm_up):
-            batch = next(rows)
-            step({"clean": batch, "unlabelled": batch})
+            step(next(rows))
+        return True
 
     def learn(self, x: np.ndarray) -> dict[str, float]:
         """The steps after inputs [N, *shape] arrived, N > 0; they may be replayed from then on.
