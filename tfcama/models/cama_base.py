@@ -32,6 +32,8 @@ from tfcama.models.mechanisms.registry import check_mechanism, make_mechanism
 from tfcama.networks.sum_dense import SumDense
 from tfcama.types import InputSpec, LogWeights
 
+AT_TEST = {"at_test": True}  # decides predictions and no variable: may be set after training
+
 
 @dataclasses.dataclass(frozen=True)
 class CamaBaseConfig:
@@ -63,13 +65,13 @@ class CamaBaseConfig:
     mechanism: str = "additive"
     prior_m: str = "shared"
     gated: bool = True
-    m_samples: int = 1
-    m_starts: int = 0
-    m_steps: int = 0
-    m_at_test: str = "posterior"
-    num_samples: int = 10
+    m_samples: int = dataclasses.field(default=1, metadata=AT_TEST)
+    m_starts: int = dataclasses.field(default=0, metadata=AT_TEST)
+    m_steps: int = dataclasses.field(default=0, metadata=AT_TEST)
+    m_at_test: str = dataclasses.field(default="posterior", metadata=AT_TEST)
+    num_samples: int = dataclasses.field(default=10, metadata=AT_TEST)
     kernel_initializer: str = "he_normal"
-    max_decoder_rows: int = 2048
+    max_decoder_rows: int = dataclasses.field(default=2048, metadata=AT_TEST)
 
     def __post_init__(self):
         for minimum, names in (

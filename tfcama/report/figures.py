@@ -249,6 +249,72 @@ def intervals(
     return figure
 
 
+def stream_course(
+    *,
+    log_px: Mapping[str, np.ndarray],
+    hits: Mapping[str, np.ndarray],
+    segments: Sequence[tuple[int, str]],
+    changes: Sequence[int],
+    alarms: Sequence[int],
+    window: int,
+    title: str,
+) -> Figure:
+    """Log p(x) and accuracy along a stream, with the changes that were and that were found.
+
+    Args:
+      log_px: model -> [N] nats.
+      hits: model -> [N] bool.
+      segments: first input and name of each; lines are means within one.
+      changes: the inputs at which something changed.
+      alarms: the inputs at which a detector said so.
+      window: inputs over which lines are means.
+      title: above both panels.
+    """
+    figure = Figure(figsize=(8.4, 5.2), dpi=150, layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    starts = [start for start, _ in segments]
+    size = len(next(iter(log_px.values())))
+    for axes, series in ((upper, log_px), (lower, hits)):
+        for place, (name, values) in enumerate(series.items()):
+            colour = COLOURS[(2, 0)[place]]
+            for start, end in itertools.pairwise([*starts, size]):
+                axes.plot(
+                    np.arange(start, end),
+                    _trailing_mean(values[start:end], window),
+                    color=colour,
+                    linewidth=1.6,
+                    label=name if start == starts[0] else None,
+                )
+        for change in changes:
+            axes.axvline(change, color=GREY, linewidth=0.8, linestyle="--")
+        tidy(axes)
+    low, high = upper.get_ylim()
+    upper.set_ylim(low, high + 0.18 * (high - low))
+    upper.plot(
+        alarms, [low] * len(alarms), "^", color=COLOURS[3], clip_on=False, label="alarm", zorder=5
+    )
+    for start, name in segments:
+        upper.annotate(
+            name, (start, 1.0), xycoords=("data", "axes fraction"), fontsize=7.5, color=GREY,
+            xytext=(4, -2), textcoords="offset points", va="top",
+        )  # fmt: skip
+    upper.set(ylabel="log p(x), nats")
+    upper.legend(fontsize=7.5, frameon=False, loc="lower right")
+    lower.set(xlabel="inputs", ylabel="accuracy", ylim=(0.0, 1.02))
+    lower.set_xlim(0, size)
+    return figure
+
+
+def _trailing_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Means over the last `window` values, [N]; NaN before there is a tenth of them."""
+    sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - window)
+    means = (sums[ends] - sums[starts]) / (ends - starts)
+    return np.where(ends >= window // 10, means, np.nan)
+
+
 def tidy(axes: Axes) -> None:
     """A faint grid, and no frame at the top and on the right."""
     axes.grid(alpha=0.3, linewidth=0.6)

@@ -139,7 +139,7 @@ def do_m0_grid(subject: Subject, manipulation: str, level: float) -> Picture | N
         captions=[names[label] for label in guess],
     )
     return Picture(
-        name=f"do_m0_{slug(manipulation)}",
+        name="_".join(slug(p) for p in ("do_m0", manipulation, subject.at_test) if p),
         section="shift",
         title=f"What {_who(subject)} makes of {about}",
         caption=(

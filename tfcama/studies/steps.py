@@ -59,8 +59,8 @@ def evaluate(
       pictured_level: of the explanations; None takes the middle one.
     """
     rows = curves.manipulation_curve(subject, manipulation, levels, progress=progress)
-    name = "_".join(filter(None, ["manipulation", slug(manipulation), slug(subject.augmentation)]))
-    results.save_rows(subject.workdir, name, rows)
+    parts = ("manipulation", manipulation, subject.augmentation, subject.at_test)
+    results.save_rows(subject.workdir, "_".join(slug(part) for part in parts if part), rows)
     level = levels[len(levels) // 2] if pictured_level is None else pictured_level
     explain(subject, manipulation, level)
     samples = pictures.samples_by_class(subject)

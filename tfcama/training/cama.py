@@ -187,11 +187,8 @@ class FinetuneTrainer(_CamaTrainer):
         **kwargs,
     ):
         super().__init__(classifier, **kwargs)
-        if dreams and not classifier.mechanism.parameters:
-            raise InputError(
-                f"dreams={dreams:g} was given; mechanism '{classifier.config.mechanism}' has no "
-                "parameters to dream of. Give 0."
-            )
+        if dreams:
+            _check_dreams(classifier)
         self._dreams = dreams
         self._alpha = alpha
         self._clean_do_m0 = clean_do_m0
@@ -224,7 +221,7 @@ class FinetuneTrainer(_CamaTrainer):
         elbo_x = bounds.marginal_over_classes(bounds.elbo(of_unlabelled))
         loss = -(self._alpha * elbo_clean + (1.0 - self._alpha) * elbo_x)
         if self._dreams:
-            loss += self._dreams * self._surprise(clean.x, draws.fold(2))
+            loss += self._dreams * _surprise(model, clean.x, draws.fold(2))
         return {
             "loss": loss,
             "elbo_x": elbo_x,
@@ -242,10 +239,35 @@ class FinetuneTrainer(_CamaTrainer):
             found[f"spread/{parameter.name}"] = float(value)
         return found
 
-    def _surprise(self, x: tf.Tensor, draws: random.RowDraws) -> tf.Tensor:
-        """-log q(m | T_m x) of dreamt manipulations m of clean inputs, [B] nats."""
-        model = self.classifier
-        m = _DREAM_SPREAD * draws.normal(model.dim_m)
-        q_m = model.posterior_m(model.simulate(m, x)).distribution
-        known = list(model.mechanism.coordinates_of_parameters().values())
-        return -tf.reduce_sum(tf.gather(q_m.log_prob(m), known, axis=1), axis=1)
+
+class DreamTrainer(_CamaTrainer):
+    """The sleep phase alone: q(m|x) learns to tell which m made of a clean input what it sees.
+
+    Raises:
+      InputError: the mechanism has no parameters to dream of.
+    """
+
+    def __init__(self, classifier: CamaBase, **kwargs):
+        super().__init__(classifier, groups=("q_m",), **kwargs)
+        _check_dreams(classifier)
+
+    def terms(self, batch: Batch, *, draws: random.RowDraws | None) -> dict[str, tf.Tensor]:
+        if draws is None:
+            raise TypeError("dreams have no validation step: draws are needed.")
+        return {"loss": _surprise(self.classifier, batch.x, draws)}
+
+
+def _check_dreams(classifier: CamaBase) -> None:
+    if not classifier.mechanism.parameters:
+        raise InputError(
+            f"mechanism '{classifier.config.mechanism}' has no parameters to dream of; "
+            "give dreams=0."
+        )
+
+
+def _surprise(model: CamaBase, x: tf.Tensor, draws: random.RowDraws) -> tf.Tensor:
+    """-log q(m | T_m x) of dreamt manipulations m of clean inputs, [B] nats."""
+    m = _DREAM_SPREAD * draws.normal(model.dim_m)
+    q_m = model.posterior_m(model.simulate(m, x)).distribution
+    known = list(model.mechanism.coordinates_of_parameters().values())
+    return -tf.reduce_sum(tf.gather(q_m.log_prob(m), known, axis=1), axis=1)
