@@ -215,17 +215,17 @@ def test_the_signature_is_one_vector_a_column(served):
 
 def test_metadata_tells_which_input_a_column_is(published):
     metadata = json.loads((published / "tfcama.json").read_text())
-    assert metadata["target"] == "health"
-    assert [column["input"] for column in metadata["columns"]] == list(NAMES)
-    assert metadata["columns"][3] == {
+    assert metadata["input"]["target"] == "health"
+    assert [column["input"] for column in metadata["input"]["columns"]] == list(NAMES)
+    assert metadata["input"]["columns"][3] == {
         "name": "1st",
         "input": "column_1st",
         "kind": "categorical",
         "roles": ["coparent"],
         "categories": ["no", "yes", "größer"],
     }
-    assert metadata["columns"][4]["kind"] == "numeric"
-    assert metadata["columns"][4]["roles"] == ["parent", "coparent"]
+    assert metadata["input"]["columns"][4]["kind"] == "numeric"
+    assert metadata["input"]["columns"][4]["roles"] == ["parent", "coparent"]
 
 
 def test_a_discriminative_export_has_no_density(tmp_path):
@@ -234,7 +234,7 @@ def test_a_discriminative_export_has_no_density(tmp_path):
     version = publish_lib.publish(loaded_run(classifier, "measurement_dnn", tmp_path), tmp_path)
     reloaded = tf.saved_model.load(str(version))
     answer = ask(reloaded, sent())
-    assert set(answer) == {"probabilities", "label"}
+    assert set(answer) == {"probabilities", "label", "entropy"}
     x = tf.constant(tables.encode(classifier.spec, pd.DataFrame(ROWS)))
     np.testing.assert_allclose(answer["probabilities"], classifier(x), atol=1e-5)
 
