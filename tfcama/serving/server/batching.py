@@ -10,8 +10,8 @@ from collections.abc import Callable, Hashable
 
 import numpy as np
 
+from tfcama.serving.errors import Code, ServingError, invalid
 from tfcama.serving.server.config import Batching
-from tfcama.serving.server.errors import Code, ServingError, invalid
 
 Arrays = dict[str, np.ndarray]
 

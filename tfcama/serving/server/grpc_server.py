@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent import futures
@@ -14,8 +15,8 @@ from tensorflow_serving.apis import (
 )
 
 from tfcama.errors import InputError
+from tfcama.serving.errors import Code, ServingError
 from tfcama.serving.server import messages
-from tfcama.serving.server.errors import Code, ServingError
 from tfcama.serving.server.metrics import Metrics
 from tfcama.serving.server.service import Service
 
@@ -74,10 +75,14 @@ class GrpcServer:
             ) from None
         self._server.start()
 
-    def stop(self, grace: float) -> None:
-        """Refuses new requests and waits for running ones, but no longer than `grace` seconds."""
+    def stop(self, grace: float) -> threading.Event:
+        """Refuses new requests and cancels running ones after `grace` seconds.
+
+        Returns:
+          Set when all have ended.
+        """
         self._health.serving = False
-        self._server.stop(grace).wait()
+        return self._server.stop(grace)
 
 
 class _Calls:

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import classification_pb2, predict_pb2, prediction_log_pb2
 
+from tfcama.serving.errors import Code, ServingError, invalid
 from tfcama.serving.server import tensors
-from tfcama.serving.server.errors import Code, ServingError, invalid
 from tfcama.serving.server.version import LoadedVersion
 
 DEFAULT_SIGNATURE = "serving_default"

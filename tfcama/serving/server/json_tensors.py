@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import classification_pb2
 
+from tfcama.serving.errors import ServingError, invalid
 from tfcama.serving.server.batching import Arrays
-from tfcama.serving.server.errors import ServingError, invalid
 from tfcama.serving.server.tensors import check_shape
 
 _B64 = "b64"

@@ -14,9 +14,9 @@ from typing import Any
 from tensorflow_serving.apis import get_model_status_pb2
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
+from tfcama.serving.errors import Code, ServingError, invalid
 from tfcama.serving.server import inference
 from tfcama.serving.server.config import Batching, Limits, problem
-from tfcama.serving.server.errors import Code, ServingError, invalid
 from tfcama.serving.server.version import LoadedVersion
 
 State = get_model_status_pb2.ModelVersionStatus.State

@@ -22,7 +22,7 @@ from tensorflow_serving.apis import (
 )
 
 from tfcama.errors import InputError
-from tfcama.serving.server.errors import Code, ServingError, invalid
+from tfcama.serving.errors import Code, ServingError, invalid
 from tfcama.serving.server.metrics import Metrics
 from tfcama.serving.server.service import Service
 

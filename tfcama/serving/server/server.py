@@ -75,8 +75,9 @@ class Server:
 
     def stop(self, grace: float = 10.0) -> None:
         """Refuses new requests, lets running ones end for at most `grace` seconds each way."""
+        stopped = self._grpc.stop(grace)
         self._rest.stop(grace)
-        self._grpc.stop(grace)
+        stopped.wait()
         self.manager.close()
 
     def __enter__(self) -> Server:

@@ -10,9 +10,9 @@ from tensorflow_serving.apis import (
     predict_pb2,
 )
 
+from tfcama.serving.errors import invalid
 from tfcama.serving.server import inference, json_tensors
 from tfcama.serving.server.config import Limits
-from tfcama.serving.server.errors import invalid
 from tfcama.serving.server.manager import ModelManager
 
 _SIGNATURES = "signature_def"  # the one field of metadata that there is

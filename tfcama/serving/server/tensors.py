@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfcama.serving.errors import invalid
 from tfcama.serving.server.batching import Arrays
-from tfcama.serving.server.errors import invalid
 
 # Clients read `float_val` and its like directly, and the model server fills those.
 _FIELDS = {

@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfcama.errors import InputError
+from tfcama.serving.errors import Code, ServingError, invalid, of_tensorflow
 from tfcama.serving.server.batching import Arrays, Batcher
 from tfcama.serving.server.config import BATCHING_FILE, Batching, read_batching
-from tfcama.serving.server.errors import Code, ServingError, invalid, of_tensorflow
 
 _TAGS = ["serve"]
 _INTERNAL = "__saved_model_init_op"  # loading runs it; no client may

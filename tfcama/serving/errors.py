@@ -44,10 +44,23 @@ class ServingError(Exception):
         """What TF-Serving's REST API answers for the code."""
         return _HTTP.get(self.code, 500)
 
+    @property
+    def passing(self) -> bool:
+        """Whether the same request may succeed a little later."""
+        return self.code in (Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED)
+
 
 def invalid(sentence: str) -> ServingError:
     """An INVALID_ARGUMENT."""
     return ServingError(Code.INVALID_ARGUMENT, sentence)
+
+
+def of_http(status: int, sentence: str) -> ServingError:
+    """The error that a REST API answered, with the most common code for its status."""
+    codes = {number: code for code, number in reversed(_HTTP.items())}
+    # A body that is too large today is too large tomorrow, unlike a 429.
+    codes[413] = Code.OUT_OF_RANGE
+    return ServingError(codes.get(status, Code.UNKNOWN), sentence)
 
 
 def of_tensorflow(error: tf.errors.OpError) -> ServingError:
