@@ -274,7 +274,7 @@ class Explaining(Protocol):
     def latents_of(
         self, x: tf.Tensor, labels: tf.Tensor, *, seed: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """One-hots y [B, 1, C], z [1, B, 1, Z] and m [B, M] behind x, if it is of class `labels`."""
+        """One-hots y [B, 1, C], z [1, B, 1, Z] and m [B, M] behind x of those classes."""
         ...
 
     def p(self, y: tf.Tensor, z: tf.Tensor, m: tf.Tensor, c: tf.Tensor | None = None) -> Any:

@@ -142,18 +142,17 @@ class ImageInputs(Inputs):
         # TF-Serving does not hold what it is sent against the signature: a shape that happens to
         # have as many values would be answered.
         image = tf.ensure_shape(image, [None, *self.spec.shape])
-        checks = [
-            tf.debugging.Assert(
-                tf.shape(image)[0] > 0, [f"{IMAGE}: empty; at least one image is needed."]
-            ),
-            tf.debugging.assert_all_finite(image, f"{IMAGE}: every value must be finite."),
-        ]
-        if self.spec.bounds is not None:
-            low, high = self.spec.bounds
-            inside = tf.reduce_all((image >= low) & (image <= high))
-            sentence = f"{IMAGE}: every value must be in [{low:g}, {high:g}]."
-            checks.append(tf.debugging.Assert(inside, [sentence]))
-        with tf.control_dependencies(checks):
+        some = tf.debugging.Assert(
+            tf.shape(image)[0] > 0, [f"{IMAGE}: empty; at least one image is needed."]
+        )
+        with tf.control_dependencies([some]):
+            image = tf.debugging.assert_all_finite(image, f"{IMAGE}: every value must be finite.")
+        if self.spec.bounds is None:
+            return image
+        low, high = self.spec.bounds
+        inside = tf.reduce_all((image >= low) & (image <= high))
+        sentence = f"{IMAGE}: every value must be in [{low:g}, {high:g}]."
+        with tf.control_dependencies([tf.debugging.Assert(inside, [sentence])]):
             return tf.identity(image)
 
     @property

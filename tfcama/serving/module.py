@@ -94,6 +94,7 @@ class ServingModule(tf.Module):
 
     Attributes:
       model_variables: the model's.
+      answers: what the signatures share.
       serve: serving_default.
       offered: the signatures by name.
       clean_scores: log p(x, y = c) of the clean rows, [N, C] nats, or None.
@@ -116,12 +117,14 @@ class ServingModule(tf.Module):
         self.model_variables = [
             v.value if isinstance(v, keras.Variable) else v for v in classifier.variables
         ]
-        answers = Answers(classifier, seed=seed)
+        self.answers = answers = Answers(classifier, seed=seed)
         self.clean_scores: np.ndarray | None = None
         self.detector: Detector | None = None
         if clean is not None:
             blocks = (clean.x[i : i + _AT_ONCE] for i in range(0, len(clean), _AT_ONCE))
-            self.clean_scores = np.concatenate([answers.scores(block).numpy() for block in blocks])
+            self.clean_scores = np.concatenate(
+                [answers.scores(tf.constant(block)).numpy() for block in blocks]
+            )
             if isinstance(classifier, Generative):
                 log_px = np.logaddexp.reduce(self.clean_scores, axis=1)
                 self.detector = Detector.fit(log_px, false_alarms=false_alarms)

@@ -84,7 +84,7 @@ def publish(
             _compare(module, temporary, loaded)
             write_text(
                 temporary / batching.FILE,
-                batching.parameters(batching.rows_together(loaded.classifier)),
+                batching.parameters(batching.rows_together(module.answers)),
             )
             write_json(
                 temporary / METADATA,
@@ -214,7 +214,7 @@ def _of_export(
         "noise_seed": [int(part) for part in serving_seed(loaded.config.seed)],
         "signatures": {name: _described(graph.signature_def[name]) for name in module.offered},
         "limits": {
-            "rows_at_once": inputs_of(classifier.spec).rows_at_once,
+            "rows_at_once": 1 if module.answers.row_by_row else module.answers.rows_at_once,
             "max_decoder_rows": getattr(architecture, "max_decoder_rows", None),
             "png_bytes": png.MAX_BYTES if png.decodable(classifier.spec) else None,
         },

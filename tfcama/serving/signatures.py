@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,7 +12,7 @@ import tensorflow as tf
 
 from tfcama.registry import Registry
 from tfcama.serving import png
-from tfcama.serving.answers import Answers
+from tfcama.serving.answers import Answers, traced
 from tfcama.serving.detector import Detector
 from tfcama.serving.inputs import LABEL, SEED
 from tfcama.types import Explaining, Generative
@@ -28,14 +29,14 @@ class Signature:
     Attributes:
       name: its key in the SavedModel.
       inputs: shape, type and name of every input.
-      function: of them, to a dictionary of outputs [B, ...].
+      answer: from values in the order of `inputs` to a dictionary of outputs [B, ...].
       examples: (generator, B) -> valid values in the order of `inputs`.
       method: as TF-Serving calls it.
     """
 
     name: str
     inputs: tuple[tf.TensorSpec, ...]
-    function: Any
+    answer: Callable[..., dict[str, tf.Tensor]]
     examples: Callable[[np.random.Generator, int], tuple[np.ndarray, ...]]
     method: str = PREDICT
 
@@ -43,6 +44,11 @@ class Signature:
     def names(self) -> tuple[str, ...]:
         """The inputs' names."""
         return tuple(tensor.name for tensor in self.inputs)
+
+    @functools.cached_property
+    def function(self) -> Any:
+        """`answer` as a graph, traced once for export and for every call here."""
+        return traced(self.answer, self.inputs)
 
 
 def signatures_of(answers: Answers, detector: Detector | None) -> dict[str, Signature]:
@@ -72,9 +78,8 @@ def _predict_seeded(name: str, answers: Answers, detector: Detector | None) -> S
 def _classify(name: str, answers: Answers, detector: Detector | None) -> Signature:
     del detector
     inputs = answers.inputs
-    labels = tf.TensorSpec([None], tf.string, name=_EXAMPLES)
+    texts = tf.TensorSpec([None], tf.string, name=_EXAMPLES)
 
-    @tf.function(input_signature=[labels])
     def classify(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         x = inputs.features(inputs.parse(serialized))
         scores = answers.prediction(answers.scores(x))["probabilities"]
@@ -83,7 +88,7 @@ def _classify(name: str, answers: Answers, detector: Detector | None) -> Signatu
 
     return Signature(
         name,
-        (labels,),
+        (texts,),
         classify,
         lambda generator, size: (inputs.serialize(inputs.examples(generator, size).values),),
         CLASSIFY,
@@ -97,7 +102,6 @@ def _predict_png(name: str, answers: Answers, detector: Detector | None) -> Sign
         return None
     files = tf.TensorSpec([None], tf.string, name=png.IMAGE_BYTES)
 
-    @tf.function(input_signature=[files])
     def predict_png(contents: tf.Tensor) -> dict[str, tf.Tensor]:
         x = answers.inputs.features((png.decode(contents, spec),))
         return answers.prediction(answers.scores(x))
@@ -180,7 +184,6 @@ def _of_inputs(
     extras = () if extra is None else (extra,)
     columns = len(inputs.names)
 
-    @tf.function(input_signature=[*inputs.signature, *extras])
     def serve(*values: tf.Tensor) -> dict[str, tf.Tensor]:
         x = inputs.features(values[:columns])
         told = zip(values[columns:], extras, strict=True)
