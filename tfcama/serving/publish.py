@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from tfcama.errors import InputError
 from tfcama.evaluation.results import load_rows
 from tfcama.report import provenance
 from tfcama.serving import batching, ops, png, warmup
-from tfcama.serving.detector import FALSE_ALARMS
+from tfcama.serving.detector import FALSE_ALARMS, rows_needed
 from tfcama.serving.inputs import inputs_of
 from tfcama.serving.module import ServingModule, serving_seed
+from tfcama.training import run
 from tfcama.training.run import LoadedRun
+from tfcama.types import Generative
 from tfcama.workdir import Workdir, atomic_directory, is_disk_full, write_json, write_text
 
 METADATA = "tfcama.json"
@@ -103,6 +105,35 @@ def publish(
             raise InputError(f"the disk is full; {target} was not written.") from error
         raise
     return target
+
+
+def held_out(
+    loaded: LoadedRun,
+    *,
+    data_dir: str | None,
+    false_alarms: float = FALSE_ALARMS,
+    progress: Callable[[str], object],
+) -> Split | None:
+    """The run's validation split as `publish` takes it; None where it is too small for a detector.
+
+    Args:
+      loaded: a finished run.
+      data_dir: of tensorflow-datasets.
+      false_alarms: of the detector.
+      progress: told so, if there can be no detector.
+
+    Raises:
+      InputError: the data cannot be read, or the share of false alarms is not inside (0, 1).
+    """
+    needed = rows_needed(false_alarms)
+    clean = run.load_data(loaded.config, data_dir=data_dir).validation
+    if isinstance(loaded.classifier, Generative) and len(clean) < needed:
+        progress(
+            f"the export has no `detect`: {len(clean)} rows are held out for validation, "
+            f"{needed} are needed for {false_alarms:g} false alarms"
+        )
+        return None
+    return clean
 
 
 def _next_version(base: Path) -> int:
