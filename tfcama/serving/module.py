@@ -48,7 +48,8 @@ tfcama.json:
     signatures             {name: {"method", "inputs", "outputs"}}, the latter two
                            {key: {"dtype": "float32", "shape": [null, 28, 28, 1]}}
     stochastic, num_samples, seed, noise_seed
-    limits                 {"rows_at_once", "max_decoder_rows", "png_bytes"}
+    limits                 {"rows_at_once" that are scored, "rows_together" that are worth batching,
+                           "max_decoder_rows", "png_bytes" of a file}
     clean                  {"rows", "accuracy", "log_px": mean or null}: what this export answers on
                            clean held-out inputs; null where none were given
     detector               {"rows", "false_alarms", "log_px": {percentile: nats}}, or null

@@ -246,6 +246,7 @@ def _of_export(
         "signatures": {name: _described(graph.signature_def[name]) for name in module.offered},
         "limits": {
             "rows_at_once": 1 if module.answers.row_by_row else module.answers.rows_at_once,
+            "rows_together": batching.rows_together(module.answers),
             "max_decoder_rows": getattr(architecture, "max_decoder_rows", None),
             "png_bytes": png.MAX_BYTES if png.decodable(classifier.spec) else None,
         },
