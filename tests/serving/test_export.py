@@ -175,6 +175,23 @@ def test_few_clean_rows_make_no_detector(loaded, bars, tmp_path):
     assert not (tmp_path / "export").exists()
 
 
+@pytest.mark.parametrize("false_alarms", [0.05, 0.09])
+def test_the_validation_split_is_the_reference_if_it_is_large_enough(
+    loaded, small, bars_everywhere, false_alarms
+):
+    told = []
+    options = {"data_dir": None, "false_alarms": false_alarms, "progress": told.append}
+    found = publish_lib.held_out(loaded, **options)  # 24 rows
+    if false_alarms == 0.09:
+        assert found is bars_everywhere.validation
+        assert told == []
+    else:
+        assert found is None
+        (sentence,) = told
+        assert "no `detect`: 24 rows are held out for validation, 39 are needed" in sentence
+    assert publish_lib.held_out(small, **options) is bars_everywhere.validation
+
+
 def test_of_many_clean_rows_some_are_compared_with(small, spec, tmp_path):
     x = np.zeros([2 * publish_lib.MAX_CLEAN + 5, *spec.shape], np.float32)
     version = publish(small, tmp_path, clean=Split(x, np.zeros(len(x), np.int32)))
