@@ -1,7 +1,7 @@
 r"""Asks a served model about images or rows, and prints what it answers.
 
     python -m export.predict --endpoint=localhost:8500 --model_name=cama --image=7.png
-    python -m export.predict --endpoint=http://localhost:8501 --image=7.png --image=3.png --out=o.png
+    python -m export.predict --endpoint=http://localhost:8501 --image=7.png --out=m0.png
     python -m export.predict --endpoint=localhost:8500 --model_name=health --csv=rows.csv
 
 HOST:PORT is gRPC, http://HOST:PORT is REST; tensorflow_model_server and export.serve both answer.

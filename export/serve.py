@@ -22,7 +22,7 @@ import dataclasses
 import os
 import signal
 import sys
-import threading
+import time
 from pathlib import Path
 
 from absl import flags
@@ -93,15 +93,16 @@ _NOTICE = (
 
 
 def main() -> None:
-    stop = threading.Event()
+    asked: list[int] = []  # signals; an Event's lock could be held when its own thread gets one
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda number, _: asked.append(number))
     if not _ENABLE_BATCHING.value and _BATCHING_PARAMETERS_FILE.value:
         raise InputError("--batching_parameters_file was given without --enable_batching.")
+    models, batching = _models(), _batching()
     print(_NOTICE, file=sys.stderr, flush=True)
     server = Server(
-        _models(),
-        batching=_batching(),
+        models,
+        batching=batching,
         limits=_limits(),
         host=_HOST.value,
         port=_PORT.value,
@@ -111,7 +112,8 @@ def main() -> None:
     )
     print(f"gRPC at {_HOST.value}:{server.grpc_port}", flush=True)
     print(f"REST at http://{_HOST.value}:{server.rest_port}", flush=True)
-    stop.wait()
+    while not asked:  # a wait without end may never see a signal that another thread received
+        time.sleep(0.1)
     print("stopping; running requests end.", file=sys.stderr, flush=True)
     server.stop(_GRACE.value)
 

@@ -42,9 +42,7 @@ def read_images(paths: Sequence[Path], definition: Any) -> dict[str, np.ndarray]
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}).") from None
         except tf.errors.InvalidArgumentError:
-            raise InputError(
-                f"{path} is no image that can be read (PNG, JPEG, BMP, GIF)."
-            ) from None
+            raise InputError(f"{path} is no PNG, JPEG, BMP or GIF that can be read.") from None
         if pixels.shape[:2] != (height, width):
             raise InputError(
                 f"{path} has {pixels.shape[1]} x {pixels.shape[0]} pixels; the model takes "

@@ -211,8 +211,10 @@ def _text(leaves: list[Any]) -> np.ndarray:
     for place, leaf in enumerate(leaves):
         if isinstance(leaf, str):
             values[place] = leaf.encode("utf-8", "surrogatepass")
-        else:
+        elif isinstance(leaf, dict):
             values[place] = _decoded(leaf)
+        else:
+            raise _wrong_type(leaf, tf.string)
     return values
 
 
@@ -221,10 +223,7 @@ def _numbers(leaves: list[Any], dtype: tf.DType) -> np.ndarray:
     wanted = (int, float) if dtype.is_floating else wanted
     if not set(map(type, leaves)) <= set(wanted):
         wrong = next(leaf for leaf in leaves if type(leaf) not in wanted)
-        raise invalid(
-            f"JSON Value: {_shown(wrong)} Type: {_kind(wrong)} is not of expected type: "
-            f"{dtype.name}"
-        )
+        raise _wrong_type(wrong, dtype)
     kind = np.dtype(dtype.as_numpy_dtype)
     if dtype.is_integer:
         limits = np.iinfo(kind)
@@ -246,6 +245,12 @@ def _in_range(values: Iterable[int], low: int, high: int, dtype: tf.DType) -> No
     for value in values:
         if not low <= value <= high:
             _lossy(value, dtype)
+
+
+def _wrong_type(value: Any, dtype: tf.DType) -> ServingError:
+    return invalid(
+        f"JSON Value: {_shown(value)} Type: {_kind(value)} is not of expected type: {dtype.name}"
+    )
 
 
 def _lossy(value: Any, dtype: tf.DType) -> None:

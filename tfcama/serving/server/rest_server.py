@@ -192,6 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
     timeout = _IDLE
     disable_nagle_algorithm = True
+    wbufsize = 1 << 16  # head and body leave together
     _unread = 0  # bytes of the body
 
     def do_GET(self) -> None:
@@ -213,8 +214,8 @@ class _Handler(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What http.server itself refuses, in the API's form."""
         self.close_connection = True
-        if not hasattr(self, "request_version"):
-            self.request_version, self.requestline, self.command = self.protocol_version, "", ""
+        # What could not be parsed would get an answer of HTTP/0.9, which has no status.
+        self.request_version = self.protocol_version
         self._send(code, Page(_JSON, _error(f"Malformed request: {message or code}")))
 
     def _answer(self, work: Callable[[float], Page]) -> None:
@@ -317,6 +318,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _length(self) -> int:
         """Bytes of the body, as its header says."""
         if not self._has_length():
+            self.close_connection = True  # nobody knows where the next request begins
             raise _HttpError(411, Code.INVALID_ARGUMENT, "a Content-Length is needed.")
         size, most = int(self.headers["Content-Length"]), self.server.service.limits.request_bytes
         if size > most:
@@ -372,6 +374,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(page.content)
+        self.wfile.flush()
         if self._unread:
             self._discard()
 

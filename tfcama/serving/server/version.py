@@ -64,7 +64,9 @@ class LoadedVersion:
                 batching = read_batching(path / BATCHING_FILE)
         except tf.errors.OpError as error:
             self._session.close()
-            raise of_tensorflow(error) from None
+            found = of_tensorflow(error)
+            sentence = f"{path} holds no whole SavedModel ({found.sentence})."
+            raise ServingError(found.code, sentence) from None
         except InputError as error:
             self._session.close()
             raise invalid(str(error)) from None
