@@ -389,7 +389,7 @@ def test_what_waits_becomes_one_batch_and_a_bad_request_fails_alone():
             raise ServingError(Code.INVALID_ARGUMENT, "x: negative.")
         return {"y": 2 * inputs["x"]}
 
-    batcher = Batcher(run, Batching(max_batch_size=4))
+    batcher = Batcher(run, Batching(max_batch_size=4, threads=1))
     found = {}
 
     def ask_(value, key="a"):
@@ -424,7 +424,7 @@ def test_a_full_queue_and_a_passed_deadline():
         go_on.wait(20.0)
         return inputs
 
-    batcher = Batcher(run, Batching(max_batch_size=2, max_enqueued_batches=1))
+    batcher = Batcher(run, Batching(max_batch_size=2, max_enqueued_batches=1, threads=1))
     x = {"x": np.zeros(1)}
     with pytest.raises(ServingError, match="deadline passed") as caught:
         batcher.ask("a", x, deadline=time.monotonic() + 0.05)

@@ -30,7 +30,7 @@ class _Task:
 
 
 class Batcher:
-    """One thread that answers what has gathered while the last batch was running.
+    """A few threads that answer what has gathered while the last batches were running.
 
     A batch that fails is asked again request by request, so that a bad one is told what is wrong
     with it and the others get their answers.
@@ -46,8 +46,12 @@ class Batcher:
         self._waiting: deque[_Task] = deque()
         self._changed = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._work, name="batcher", daemon=True)
+            for _ in range(batching.threads)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def ask(self, key: Hashable, inputs: Arrays, *, deadline: float | None) -> Arrays:
         """The outputs for inputs [rows, ...], batched with others of the same key.
@@ -82,11 +86,12 @@ class Batcher:
         return task.answer
 
     def close(self) -> None:
-        """Answers what waits, then ends the thread."""
+        """Answers what waits, then ends the threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _work(self) -> None:
         while tasks := self._next():

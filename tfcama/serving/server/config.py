@@ -24,11 +24,13 @@ class Batching:
       max_batch_size: rows of a batch; a larger request is a batch of its own.
       timeout: seconds that a request waits for others; 0 takes those that wait already.
       max_enqueued_batches: full batches that may wait; more are refused as UNAVAILABLE.
+      threads: batches of a version that are computed at once.
     """
 
     max_batch_size: int = 64
     timeout: float = 0.0
     max_enqueued_batches: int = 64
+    threads: int = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +99,7 @@ def read_batching(path: Path) -> Batching:
         number("max_execution_batch_size", rows, 1),
         number("batch_timeout_micros", 0, 0) / 1e6,
         number("max_enqueued_batches", default.max_enqueued_batches, 1),
+        number("num_batch_threads", default.threads, 1),
     )
 
 
