@@ -30,7 +30,9 @@ from tests.serving.endpoints import (
     model_server,
     save_tiny,
 )
+from tfcama.errors import InputError
 from tfcama.serving.client import Client
+from tfcama.serving.errors import ServingError
 from tfcama.serving.server.server import Server
 
 TOLERANCE = 1e-5
@@ -243,6 +245,20 @@ def test_features_of_a_context_hold_for_every_example(prediction):
     assert [[c.score for c in row.classes] for row in rows] == [[0.5, 1.0, 2.0]] * 2
 
 
+def test_examples_in_json_hold_every_kind_of_feature(endpoint):
+    body = {
+        "signature_name": "classify",
+        "context": {"x": [0.25, 0.5, 1.0]},
+        "examples": [{"n": 3, "t": True, "s": ["a", {"b64": "AA=="}]}, {"x": [1.0, 0.5, 0.25]}],
+    }
+    status, answer = ask(endpoint, "/v1/models/tiny:classify", body)
+    assert status == 200
+    scores = [[score for _, score in row] for row in answer["results"]]
+    assert scores == [[0.5, 1.0, 2.0], [2.0, 1.0, 0.5]]
+    body["examples"] = [{"x": [1.0, 2]}]
+    assert ask(endpoint, "/v1/models/tiny:classify", body)[0] == 400
+
+
 def test_metadata_over_grpc_and_rest(endpoint, prediction, clients):
     request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
     request.model_spec.name = "cama"
@@ -288,6 +304,30 @@ def test_versions_and_labels_choose(endpoint, prediction):
         assert response.model_spec.version.value == version
         assert tf.make_ndarray(response.outputs["y"])[0, 0] == version
     assert ask(endpoint, TINY, x)[1] == {"predictions": [[2.0, 0.0, 0.0]]}  # the latest
+
+
+@pytest.mark.parametrize("transport", ["grpc", "rest"])
+def test_a_client_chooses_too_and_sends_text(endpoint, transport):
+    where = getattr(endpoint, transport)
+    for choice, factor in (({"label": "stable"}, 1.0), ({"version": 2}, 2.0), ({}, 2.0)):
+        with Client(where, model="tiny", **choice) as client:
+            assert client.ready()
+            y = client.predict({"x": np.ones([5, 3])}, batch_size=2)["y"]
+            np.testing.assert_array_equal(y, np.full([5, 3], factor, np.float32))
+            answer = client.predict({"text": ["a", b"\xff"]}, signature="echo")
+            assert answer["same_bytes"].tolist() == [b"a", b"\xff"]
+            assert answer["length"].tolist() == [1, 1]
+    with Client(where, model="tiny") as client:
+        for given, word in (
+            ({"y": [[0.0]]}, "inputs y were given; signature 'serving_default' takes x"),
+            ({"x": 0.0}, "the same number of rows"),
+        ):
+            with pytest.raises(ServingError, match=word):
+                client.predict(given)
+        with pytest.raises(InputError, match="did you mean 'echo'"):
+            client.predict({"text": ["a"]}, signature="ecko")
+    with Client(where, model="absent") as client:
+        assert not client.ready()
 
 
 def test_an_answer_names_what_was_asked_and_holds_what_was_wanted(prediction, images):

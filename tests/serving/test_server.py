@@ -531,6 +531,25 @@ def test_a_client_that_leaves_in_mid_request_harms_nobody(serve):
     assert first(server) == 1.0
 
 
+def test_memory_and_connections_are_shared_out(serve):
+    server = serve(limits=Limits(http_bytes=1000, http_timeout=0.3, http_connections=2))
+    head = b"POST /v1/models/tiny:predict HTTP/1.1\r\nContent-Length: 990\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.rest_port)) as slow:
+        slow.sendall(head)
+        until(lambda: server._rest._server._bytes == 990)
+        status, answer = ask(server.endpoint, PREDICT, X)
+        assert status == 503
+        assert "too many large requests" in answer["error"]
+        until(lambda: server._rest._server._connections._value == 1)
+        with (
+            socket.create_connection(("127.0.0.1", server.rest_port)),
+            pytest.raises((ConnectionError, http.client.HTTPException)),
+        ):
+            ask(server.endpoint, PREDICT, X)  # the third connection
+    until(lambda: server._rest._server._bytes == 0)
+    assert first(server) == 1.0
+
+
 def test_a_deadline_ends_the_computation(serve, stub):
     server = serve(limits=Limits(http_timeout=0.2, concurrent_runs=1))
     started = time.monotonic()
