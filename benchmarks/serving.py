@@ -39,7 +39,7 @@ from tfcama.types import Bounds, InputSpec
 _ONLY = flags.DEFINE_list("only", [], "Blocks to run; all by default. Example: --only=load")
 _SECONDS = flags.DEFINE_float("seconds", 5.0, "Of load for each row.", lower_bound=0.1)
 _REQUESTS = flags.DEFINE_integer("requests", 10_000, "Of the endurance block.", lower_bound=10)
-_TRANSPORT = flags.DEFINE_enum("transport", "grpc", ["grpc", "rest"], "Of load and endurance.")
+_TRANSPORT = flags.DEFINE_enum("transport", "grpc", ["grpc", "rest"], "Of the clients.")
 _SPEC = InputSpec((28, 28, 1), tuple("0123456789"), Bounds(0.0, 1.0))
 _SAMPLES = (1, 10)
 _CONCURRENCY = (1, 8, 32)
@@ -151,7 +151,7 @@ def memory(exports: dict[int, Path]) -> Table:
     table = _table(memory, "rows", "request, MiB", "peak, MiB", "more than before, MiB", "images/s")
     with _serving(exports[10]) as server, Client(server.endpoint, timeout=300.0) as client:
         for rows in _ROWS:
-            images = np.full([rows, *_SPEC.shape], 0.5, np.float32)
+            images = np.random.default_rng(0).uniform(size=(rows, *_SPEC.shape)).astype(np.float32)
             # Since the last peak was forgotten; needs the right to write there, which owners have.
             Path(f"/proc/{server.process}/clear_refs").write_text("5")
             before = _memory(server, "VmRSS")
