@@ -32,24 +32,28 @@ def read_images(paths: Sequence[Path], definition: Any) -> dict[str, np.ndarray]
             "--image was given, but the model takes columns "
             f"({', '.join(sorted(definition.inputs))}); send --csv."
         )
-    height, width, channels = (d.size for d in definition.inputs[IMAGE].tensor_shape.dim[1:])
-    images = []
-    for path in paths:
-        try:
-            pixels = tf.io.decode_image(
-                path.expanduser().read_bytes(), channels=channels, expand_animations=False
-            ).numpy()
-        except OSError as error:
-            raise InputError(f"{path} cannot be read ({error.strerror}).") from None
-        except tf.errors.InvalidArgumentError:
-            raise InputError(f"{path} is no PNG, JPEG, BMP or GIF that can be read.") from None
-        if pixels.shape[:2] != (height, width):
-            raise InputError(
-                f"{path} has {pixels.shape[1]} x {pixels.shape[0]} pixels; the model takes "
-                f"{width} x {height}."
-            )
-        images.append(pixels.astype(np.float32) / 255.0)
+    shape = tuple(d.size for d in definition.inputs[IMAGE].tensor_shape.dim[1:])
+    images = [read_image(path, shape) for path in paths]
     return {IMAGE: np.stack(images)}
+
+
+def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """One image file as [H, W, channels] float32 in [0, 1]; see `read_images`."""
+    height, width, channels = shape
+    try:
+        pixels = tf.io.decode_image(
+            path.expanduser().read_bytes(), channels=channels, expand_animations=False
+        ).numpy()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).") from None
+    except tf.errors.InvalidArgumentError:
+        raise InputError(f"{path} is no PNG, JPEG, BMP or GIF that can be read.") from None
+    if pixels.shape[:2] != (height, width):
+        raise InputError(
+            f"{path} has {pixels.shape[1]} x {pixels.shape[0]} pixels; the model takes "
+            f"{width} x {height}."
+        )
+    return pixels.astype(np.float32) / 255.0
 
 
 def read_rows(path: Path, definition: Any) -> dict[str, np.ndarray]:

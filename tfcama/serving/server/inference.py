@@ -71,7 +71,7 @@ def classify(
     outputs = tuple(key for key in ("classes", "scores") if key in definition.outputs)
     if not outputs or len(definition.outputs) > 2:
         raise invalid(f"signature '{name}' cannot classify: outputs classes or scores are needed.")
-    examples = _examples(request.input)
+    examples = serialized_examples(request.input)
     found = version.run(name, {"inputs": examples}, outputs, deadline=deadline)
     for key, value in found.items():
         if value.ndim != 2 or len(value) != len(examples):
@@ -156,7 +156,12 @@ def warm_up(version: LoadedVersion, *, most_bytes: int) -> int:
     return len(logs)
 
 
-def _examples(given: Any) -> np.ndarray:
+def serialized_examples(given: Any) -> np.ndarray:
+    """The tf.Examples of a ClassificationRequest's input, [B] bytes.
+
+    Raises:
+      ServingError: INVALID_ARGUMENT; there is none.
+    """
     kind = given.WhichOneof("kind")
     prefix = b""
     if kind == "example_list_with_context":

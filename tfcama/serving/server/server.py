@@ -11,6 +11,7 @@ from tfcama.serving.server.config import Batching, Limits
 from tfcama.serving.server.grpc_server import GrpcServer
 from tfcama.serving.server.manager import ModelManager
 from tfcama.serving.server.metrics import Metrics
+from tfcama.serving.server.request_log import RequestLog
 from tfcama.serving.server.rest_server import Page, RestServer
 from tfcama.serving.server.service import Service
 
@@ -30,7 +31,8 @@ class Server:
       rest_api_port: of REST; 0 takes a free one.
       poll: seconds between looks for new versions.
       log: takes a line for each event.
-      pages: further GET paths of the REST port.
+      pages: further GET paths of the REST port; "/" is the web page unless this says otherwise.
+      request_log: keeps requests that were answered; it is closed with the server.
 
     Attributes:
       manager: of the models.
@@ -53,10 +55,12 @@ class Server:
         poll: float = 1.0,
         log: Callable[[str], None] = lambda line: None,
         pages: Mapping[str, Page] = _NO_PAGES,
+        request_log: RequestLog | None = None,
     ):
         metrics = Metrics()
         self.manager = ModelManager(batching=batching, limits=limits, poll=poll, log=log)
-        service = Service(self.manager, limits)
+        self._request_log = request_log
+        service = Service(self.manager, limits, request_log=request_log)
         self.manager.start(config)
         try:
             self._grpc = GrpcServer(service, metrics, host=host, port=port)
@@ -79,6 +83,8 @@ class Server:
         self._rest.stop(grace)
         stopped.wait()
         self.manager.close()
+        if self._request_log is not None:
+            self._request_log.close()
 
     def __enter__(self) -> Server:
         return self

@@ -14,6 +14,7 @@ from tfcama.serving.errors import invalid
 from tfcama.serving.server import inference, json_tensors
 from tfcama.serving.server.config import Limits
 from tfcama.serving.server.manager import ModelManager
+from tfcama.serving.server.request_log import RequestLog
 
 _SIGNATURES = "signature_def"  # the one field of metadata that there is
 
@@ -24,11 +25,15 @@ class Service:
     Args:
       manager: of the models.
       limits: of requests.
+      request_log: keeps requests that were answered; None: nobody does.
     """
 
-    def __init__(self, manager: ModelManager, limits: Limits):
+    def __init__(
+        self, manager: ModelManager, limits: Limits, *, request_log: RequestLog | None = None
+    ):
         self.manager = manager
         self.limits = limits
+        self._request_log = request_log
 
     def predict(
         self, request: predict_pb2.PredictRequest, *, deadline: float | None
@@ -36,9 +41,13 @@ class Service:
         """PredictionService.Predict; deadline as time.monotonic tells it."""
         _check_spec(request)
         with self.manager.version(request.model_spec) as version:
-            return inference.predict(
+            response = inference.predict(
                 version, request, deadline=deadline, most_bytes=self.limits.request_bytes
             )
+            if self._request_log is not None:
+                name = response.model_spec.signature_name
+                self._request_log.predicted(version, name, request.inputs)
+        return response
 
     def classify(
         self, request: classification_pb2.ClassificationRequest, *, deadline: float | None
@@ -46,7 +55,11 @@ class Service:
         """PredictionService.Classify."""
         _check_spec(request)
         with self.manager.version(request.model_spec) as version:
-            return inference.classify(version, request, deadline=deadline)
+            response = inference.classify(version, request, deadline=deadline)
+            if self._request_log is not None:
+                name = response.model_spec.signature_name
+                self._request_log.classified(version, name, request)
+        return response
 
     def predict_json(self, spec, body: bytes, *, deadline: float | None) -> str:
         """REST's :predict.
@@ -65,6 +78,8 @@ class Service:
             outputs = version.run(
                 name, inputs, inference.wanted_outputs(definition, ()), deadline=deadline
             )
+            if self._request_log is not None:
+                self._request_log.predicted(version, name, inputs)
         return json_tensors.answer(outputs, rows=rows)
 
     def classify_json(self, spec, body: bytes, *, deadline: float | None) -> str:
