@@ -53,6 +53,8 @@ MODEL_CATALOGUE = {
     "dnn_large": (GREY,),
     "cnn": (GREY, COLOUR),
     "cnn_binary": (COLOUR,),
+    "cnn_bn": (GREY,),
+    "stn_cnn": (GREY, COLOUR),
     "measurement_cama": (TABLE,),
     "measurement_dnn": (TABLE,),
 }

@@ -20,6 +20,12 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
 
 
+def test_a_file_that_cannot_be_written_says_so(tmp_path):
+    write_text(tmp_path / "file", "old")
+    with pytest.raises(InputError, match="cannot be written: File exists"):
+        write_text(tmp_path / "file" / "below", "new")
+
+
 def test_a_directory_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "report"
     with atomic_directory(target) as temporary:

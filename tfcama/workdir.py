@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tfcama.config import differences
 from tfcama.errors import InputError
@@ -113,18 +113,40 @@ def atomic_directory(target: Path, *, replace: bool = True) -> Iterator[Path]:
         shutil.rmtree(replaced, ignore_errors=True)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+@contextlib.contextmanager
+def atomic_file(target: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:
+    """A file beside `target` that takes its name when the block ends well, for what is streamed.
+
+    Args:
+      target: what it held before is replaced.
+      mode: of `open`.
+      **options: of `open`.
+
+    Raises:
+      InputError: `target` cannot be written.
+    """
+    temporary = target.with_name(f".{target.name}-{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file = temporary.open(mode, **options)
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        raise InputError(f"{target} cannot be written: {error.strerror}.") from error
+    try:
+        with file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    with atomic_file(path) as file:
+        file.write(content)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -19,7 +19,7 @@ from tfcama.evaluation import robustness
 from tfcama.evaluation.subject import load_subject
 from tfcama.report.build import build
 from tfcama.studies import steps
-from tfcama.training.config import FinetuneConfig, clean_objective
+from tfcama.training.config import default_finetuning
 from tfcama.workdir import Workdir
 from trainers.shared_flags import DATA_DIR, WORKDIR
 
@@ -69,7 +69,7 @@ def main() -> None:
                     subject,
                     attack,
                     eps,
-                    FinetuneConfig(clean=clean_objective(subject.dataset.spec)),
+                    default_finetuning(subject.loaded.config),
                     adversarial=found[eps].x,
                     progress=print,
                 )

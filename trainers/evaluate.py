@@ -3,6 +3,8 @@ r"""Measures a trained classifier on manipulated test images and writes a report
     python -m trainers.evaluate --workdir=runs/mnist --manipulation=vertical_shift \
         --levels=0:0.9:0.1
     python -m trainers.evaluate --workdir=runs/mnist --manipulation=rotation --levels=0,15,30,60
+    python -m trainers.evaluate --workdir=runs/cnn --manipulation=rotation --levels=0,30,60 \
+        --test_time_augmentation=rotation:60
 
 Rows, pictures and the page go to <workdir>/report/.
 """
@@ -13,6 +15,7 @@ from absl import flags
 
 from tfcama import specs
 from tfcama.data import manipulations
+from tfcama.evaluation.augmented import COPIES, augmented
 from tfcama.evaluation.subject import load_subject
 from tfcama.report.build import build
 from tfcama.studies import steps
@@ -30,6 +33,15 @@ _LEVELS = flags.DEFINE_string(
 _LIMIT = flags.DEFINE_integer(
     "limit", None, "Score the first so many test images only. Example: --limit=1000"
 )
+_AUGMENTATION = flags.DEFINE_string(
+    "test_time_augmentation",
+    None,
+    "Answer with the mean of the probabilities over the input and randomly manipulated copies of "
+    "it. Example: --test_time_augmentation=rotation:60",
+)
+_COPIES = flags.DEFINE_integer(
+    "copies", COPIES, "Of each input in that mean, the input included. Example: --copies=16"
+)
 
 
 def main() -> None:
@@ -38,7 +50,11 @@ def main() -> None:
     for manipulation in _MANIPULATION.value:
         for level in levels:
             manipulations.parse(manipulation, level=level)  # a bad one costs no work
+    if _AUGMENTATION.value:
+        manipulations.parse(_AUGMENTATION.value)
     subject = load_subject(workdir, data_dir=DATA_DIR.value, limit=_LIMIT.value)
+    if _AUGMENTATION.value:
+        subject = augmented(subject, _AUGMENTATION.value, copies=_COPIES.value)
     for manipulation in _MANIPULATION.value:
         steps.evaluate(subject, manipulation, levels, progress=print)
     build([workdir], workdir.report, title=f"tfcama: {workdir.root.name}")

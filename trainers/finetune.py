@@ -1,8 +1,9 @@
-r"""Adapts a trained CAMA to unlabelled manipulated inputs (deep CAMA, Eq. 8).
+r"""Adapts a trained model to unlabelled manipulated inputs: a CAMA by Eq. 8, others see --method.
 
     python -m trainers.finetune --workdir=runs/mnist --manipulation=vertical_shift:0.5
     python -m trainers.finetune --workdir=runs/mnist --manipulation=vertical_shift:0.2 \
         --fraction=0.01 --alpha=0.5 --clean=elbo --steps=600
+    python -m trainers.finetune --workdir=runs/cnn_bn --manipulation=rotation:60 --method=tent
     python -m trainers.finetune --workdir=runs/table --csv=new.csv --target=runs/table_adapted
 
 The adapted model becomes a run of its own, under <workdir>/finetuned/ unless --target says
@@ -11,16 +12,19 @@ otherwise; the trained one stays as it is. A killed fine-tuning continues: run i
 
 from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
 
+import dataclasses
 from pathlib import Path
 
 from absl import flags
 
 from tfcama import config as config_lib
 from tfcama.errors import InputError
+from tfcama.models.mechanisms.registry import MECHANISMS
 from tfcama.studies import steps
 from tfcama.training import run
-from tfcama.training.config import FinetuneConfig, RunConfig, clean_objective
+from tfcama.training.config import RunConfig, default_finetuning
 from tfcama.training.finetune import finetune_on_manipulation, finetune_on_table
+from tfcama.training.methods import EQ8, METHODS
 from tfcama.workdir import Workdir
 from trainers.shared_flags import DATA_DIR, STRATEGY, WORKDIR
 
@@ -45,6 +49,24 @@ _CLEAN = flags.DEFINE_string(
     "Clean data under do(m = 0), the default for images, or, with elbo, the default for tables, m "
     "inferred. Example: --clean=elbo",
 )
+_MECHANISM = flags.DEFINE_string(
+    "mechanism",
+    "",
+    f"How m acts from now on: one or several of {', '.join(MECHANISMS)}, joined by + in the "
+    "order in which they act; the trained model's unless given. Example: rotation+translation",
+)
+_DREAMS = flags.DEFINE_float(
+    "dreams",
+    None,
+    "Weight of dreamt manipulations of clean images; 1 where the mechanism has parameters, else 0. "
+    "Example: --dreams=0",
+)
+_METHOD = flags.DEFINE_string(
+    "method",
+    EQ8,
+    f"One of {', '.join(METHODS)}, with its options; all but {EQ8} are for models with batch "
+    "normalisation. Example: --method=tent:epochs=5",
+)
 _STEPS = flags.DEFINE_integer("steps", 600, "Of the optimiser. Example: --steps=600")
 _SEED = flags.DEFINE_integer("seed", 0, "Of rows, order and noise. Example: --seed=0")
 _TARGET = flags.DEFINE_string(
@@ -53,20 +75,28 @@ _TARGET = flags.DEFINE_string(
 _SET = flags.DEFINE_multi_string(
     "set", [], "Any other key of the fine-tuning. Example: --set learning_rate=3e-4"
 )
+_REPORTED = {
+    "elbo_x": "ELBO(x)",
+    "entropy_before": "entropy of the answers before",
+    "entropy": "after",
+}
 
 
 def main() -> None:
     if (_MANIPULATION.value is None) == (_CSV.value is None):
         raise InputError("either --manipulation or --csv is needed: what is to be adapted to.")
     base = Workdir(WORKDIR.value)
-    spec = RunConfig.from_json(base.read_config()).input_spec
-    config = FinetuneConfig(
+    config = default_finetuning(RunConfig.from_json(base.read_config()), mechanism=_MECHANISM.value)
+    config = dataclasses.replace(
+        config,
         subject=_MANIPULATION.value or Path(_CSV.value).name,
         fraction=_FRACTION.value if _CSV.value is None else 1.0,
         alpha=_ALPHA.value,
-        clean=_CLEAN.value or clean_objective(spec),
+        clean=_CLEAN.value or config.clean,
+        dreams=config.dreams if _DREAMS.value is None else _DREAMS.value,
         steps=_STEPS.value,
         seed=_SEED.value,
+        method=_METHOD.value,
     )
     config = config_lib.override(config, _SET.value)
     target = Workdir(_TARGET.value) if _TARGET.value else steps.finetuned_workdir(base, config)
@@ -82,7 +112,12 @@ def main() -> None:
             data_dir=DATA_DIR.value,
             devices=devices,
         )
-    print(f"{target.root}: ELBO(x) {finished.checkpoint.logs['elbo_x']:.2f} nats")
+    shown = [
+        f"{text} {finished.checkpoint.logs[name]:.2f} nats"
+        for name, text in _REPORTED.items()
+        if name in finished.checkpoint.logs
+    ]
+    print(f"{target.root}: {', '.join(shown)}")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,15 @@ r"""Repeats the papers' experiments, resumable, and writes their report.
     python -m trainers.reproduce --study=shift --dataset=digits --workdir=runs/quick \
         --report=runs/quick/report --profile=quick
 
+    python -m trainers.reproduce --study=mechanisms --dataset=mnist --data_dir=../shared/tfds \
+        --workdir=runs/mechanisms --report=results/mnist_mechanisms --profile=core
     python -m trainers.reproduce --study=measurement --workdir=runs/measurement \
         --report=results/measurement --seeds=0,1,2,3,4
 
 shift: deep CAMA's Figures 1, 7, 8 and 10. A seed on two cores takes about six hours with
 --profile=full, two with --profile=core (fewer ranges are fine-tuned), minutes with quick.
+mechanisms: translation, rotation, zoom, photometric and their composition against augmentation with
+labels, test-time augmentation, Tent, batch statistics and a spatial transformer.
 measurement: the tables' Figures 13 to 15 (ICLR) and 12 to 14 (NeurIPS), half an hour a seed.
 """
 
@@ -22,12 +26,13 @@ from absl import flags
 from tfcama import specs
 from tfcama.registry import Registry
 from tfcama.studies.measurement import MeasurementStudy
+from tfcama.studies.mechanisms import MechanismStudy
 from tfcama.studies.shift import ShiftStudy
 from tfcama.studies.study import Study
 from trainers.shared_flags import DATA_DIR, WORKDIR
 
 _STUDIES: Registry[type[Study]] = Registry(
-    "study", {"shift": ShiftStudy, "measurement": MeasurementStudy}
+    "study", {"shift": ShiftStudy, "measurement": MeasurementStudy, "mechanisms": MechanismStudy}
 )
 _STUDY = flags.DEFINE_string("study", "shift", "What to repeat. Example: --study=shift")
 _DATASET = flags.DEFINE_string(

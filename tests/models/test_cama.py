@@ -1,7 +1,9 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy import special
+from scipy import special, stats
 
 from tfcama import random
 from tfcama.errors import InputError
@@ -37,7 +39,7 @@ def naive_log_scores(model, x, seed):
         image = tf.constant(x[row : row + 1])
         q_m = model.posterior_m(image)
         m = q_m.mean() + q_m.stddev() * noise.m
-        ratio_m = model.prior_m().log_prob(m) - q_m.log_prob(m)
+        ratio_m = model.prior_m(tf.zeros([1, 1, 1])).log_prob(m)[0] - q_m.log_prob(m)
         for label in range(model.num_classes):
             y = tf.one_hot([[label]], model.num_classes)
             weights = []
@@ -139,9 +141,11 @@ def test_do_m_masks_exactly_the_clean_rows(open_gates, images):
 def test_a_known_m_is_set_and_costs_nothing(open_gates, images):
     noise = open_gates.shared_noise(SEED, num_samples=1, classes=1)
     m_do = tf.fill([7, open_gates.dim_m], 0.5)
-    m, ratio = open_gates.sample_m(images, noise=noise.m, manipulated=False, m_do=m_do)
+    m, ratio = open_gates.sample_m(
+        images, noise=noise.m, y=tf.eye(3)[None], manipulated=False, m_do=m_do
+    )
     np.testing.assert_array_equal(m, m_do)
-    np.testing.assert_array_equal(ratio, np.zeros(7))
+    np.testing.assert_array_equal(ratio, np.zeros([7, 1]))
 
 
 def test_analytic_ratios_are_the_expectation_of_sampled_ones(open_gates, images):
@@ -268,3 +272,138 @@ def test_bad_choices_are_one_clear_sentence(spec, config, sentence):
 def test_other_input_shapes_are_refused(shape):
     with pytest.raises(InputError, match=r"cama takes images \[28, 28, channels\] or \[32, 32"):
         Cama(InputSpec(shape, ("a", "b"), None), CamaConfig())
+
+
+def copied(model, **config):
+    """The same variables under another configuration."""
+    other = Cama(model.spec, dataclasses.replace(model.config, **config))
+    for ours, theirs in zip(other.variables, model.variables, strict=True):
+        ours.assign(theirs)
+    return other
+
+
+@pytest.fixture(scope="module")
+def shifting(spec):
+    """A CAMA with translation+rotation whose q(m|x) says something."""
+    random.seed_everything(1)
+    made = Cama(spec, CamaConfig(num_samples=2, mechanism="rotation+translation", completions=0))
+    generator = np.random.default_rng(0)
+    for variable in [*made.mechanism.trainable_variables, *made.q_m.trainable_variables]:
+        variable.assign_add(0.03 * generator.normal(size=variable.shape))
+    return made
+
+
+def test_several_samples_of_m_are_weighted_by_equation_6(shifting, images):
+    x = tf.constant(images[:2])
+    model = copied(shifting, m_samples=3)
+    noise = model.shared_noise(SEED, num_samples=2, m_samples=3)
+    weights = []
+    for sample in range(3):
+        for z in range(2):
+            one = noise._replace(m=noise.m[sample : sample + 1], z=noise.z[z : z + 1])
+            weights.append(model.log_weights(x, noise=one).total()[0])
+    expected = special.logsumexp(weights, axis=0) - np.log(6)
+    np.testing.assert_allclose(model.log_scores(x, seed=SEED), expected, rtol=1e-5)
+
+
+def test_a_search_for_m_never_ends_below_its_start(shifting, images):
+    x = tf.constant(images[:3])
+    values = []
+    for settings in ({}, {"m_starts": 2}, {"m_starts": 2, "m_steps": 2}):
+        model = copied(shifting, m_at_test="mean", **settings)
+        y = tf.eye(3)[None]
+        m = model._m_at_test(x, tf.zeros([1, model.dim_m]), y)[0][0]
+        q_z = model.posterior_z(x, y, m)
+        joint = model._weigh(
+            x, y=y, m=m, q_z=q_z, noise_z=tf.zeros([1, 1, 3, model.dim_z]), analytic=True
+        ).total()[0]
+        prior = model.prior_m(y).log_prob(m[:, None])
+        values.append(tf.reduce_logsumexp(joint + prior, axis=-1).numpy())
+    assert np.all(values[1] >= values[0] - 1e-2)
+    assert np.all(values[2] >= values[1] - 1e-2)
+    assert np.any(values[2] > values[0] + 1.0)
+
+
+def test_p_m_may_depend_on_the_class(spec, images):
+    random.seed_everything(0)
+    model = Cama(spec, CamaConfig(num_samples=2, mechanism="rotation", prior_m="class"))
+    loc, log_scale = model.prior_m.trainable_variables
+    loc.assign([[0.5], [-1.0], [0.0]])
+    log_scale.assign([[0.1], [0.0], [-0.5]])
+    noise = model.shared_noise(SEED, num_samples=1)
+    q_m = model.posterior_m(tf.constant(images))
+    m = (q_m.mean() + q_m.stddev() * noise.m).numpy()
+    sampled = model.log_weights(images, noise=noise).log_ratio_m[0]
+    analytic = model.log_weights(images, noise=noise, analytic=True).log_ratio_m[0]
+    for label, (mean, scale) in enumerate([(0.5, np.exp(0.1)), (-1.0, 1.0), (0.0, np.exp(-0.5))]):
+        own = stats.norm(q_m.mean(), q_m.stddev())
+        expected = stats.norm(mean, scale).logpdf(m) - own.logpdf(m)
+        np.testing.assert_allclose(sampled[:, label], expected[:, 0], atol=1e-4)
+        kl = (
+            np.log(scale / own.std())
+            + (own.var() + (own.mean() - mean) ** 2) / (2 * scale**2)
+            - 0.5
+        )
+        np.testing.assert_allclose(analytic[:, label], -kl[:, 0], atol=1e-4)
+    assert any(v is loc for v in model.variable_groups()["p_m"])
+    assert np.all(np.isfinite(model.log_scores(images, seed=SEED)))
+
+
+def test_another_mechanism_adopts_all_but_the_m_networks(model, images):
+    random.seed_everything(5)
+    for mechanism in ("translation", "additive+rotation"):
+        other = Cama(model.spec, CamaConfig(num_samples=4, mechanism=mechanism))
+        other.adopt(model)
+        scores = [
+            copied(each, m_at_test="do_m0").log_scores(images, seed=SEED) for each in (other, model)
+        ]
+        np.testing.assert_allclose(*scores, atol=2e-3)
+
+
+def test_what_left_the_frame_is_filled_in_and_the_rest_is_left_alone(spec, images):
+    random.seed_everything(1)
+    model = Cama(spec, CamaConfig(num_samples=2, mechanism="translation", completions=2))
+    m = model.mechanism.m_of(tf.constant([[0.0, 0.0], [0.3, 0.0], [0.0, 12.0], [9.0, 9.0]]))
+    x, y = tf.constant(images[:4]), tf.eye(3)[None]
+    q_z = model.posterior_z(x, y, m)
+    improved = model._improved(q_z, x, y, m)
+    changed = np.abs(improved.mean() - q_z.mean()).max(axis=(1, 2))
+    assert np.all(changed[:2] == 0.0)
+    assert np.all(changed[2:] > 0.01)
+    # By hand: row 2, class 1.
+    z = q_z.mean()[2:3, 1:2]
+    seen = model.mechanism.visible(m[2:3], tf.ones([1, 28, 28, 1]))
+    assert 0.5 < float(tf.reduce_mean(seen)) < 0.65
+    for _ in range(2):
+        mean = model.p(y[:, 1:2], z[None], tf.zeros([1, 2])).mean()[0, :, 0]
+        whole = seen * model.mechanism.invert(m[2:3], x[2:3]) + (1 - seen) * mean
+        again = model.q_z(model.q_z.encode(whole), None, y[:, 1:2])
+        z = again.mean()
+    np.testing.assert_allclose(improved.mean()[2, 1], z[0, 0], atol=1e-4)
+    np.testing.assert_allclose(improved.stddev()[2, 1], again.stddev()[0, 0], atol=1e-4)
+    # Alone as in the batch; labels given.
+    alone = model._improved(model.posterior_z(x[2:3], y, m[2:3]), x[2:3], y, m[2:3])
+    np.testing.assert_allclose(alone.mean()[0], improved.mean()[2], atol=1e-4)
+    one = tf.one_hot([1, 1, 1, 1], 3)[:, None]
+    given = model._improved(model.posterior_z(x, one, m), x, one, m)
+    np.testing.assert_allclose(given.mean()[:, 0], improved.mean()[:, 1], atol=1e-4)
+
+
+def test_an_intervention_on_one_part_keeps_the_others(shifting, images):
+    x = tf.constant(images[:3])
+
+    def rebuilt(do):
+        return shifting.reconstruct(x, seed=SEED, do_m0=do).numpy()
+
+    none, turn, all_parts = rebuilt(False), rebuilt(("rotation",)), rebuilt(True)
+    assert np.abs(turn - none).max() > 1e-3
+    assert np.abs(turn - all_parts).max() > 1e-3
+    np.testing.assert_array_equal(rebuilt(("rotation", "translation")), all_parts)
+    np.testing.assert_array_equal(rebuilt(("shift_x", "shift_y", "rotation")), all_parts)
+
+
+def test_the_manipulation_that_is_read_off_is_the_prediction_s_own(shifting, images):
+    noise = shifting.shared_noise(SEED, num_samples=2)
+    q_m = shifting.posterior_m(tf.constant(images))
+    expected = shifting.mechanism.values(q_m.mean() + q_m.stddev() * noise.m)
+    np.testing.assert_allclose(shifting.manipulation(images, seed=SEED), expected, rtol=1e-5)

@@ -12,7 +12,6 @@ from tfcama.errors import InputError
 from tfcama.models.cama_base import CamaBase, CamaBaseConfig
 from tfcama.models.discriminative import DiscriminativeConfig, measurement_dnn
 from tfcama.models.measurement_cama import MeasurementCama, MeasurementCamaConfig
-from tfcama.models.mechanisms.base import Mechanism
 from tfcama.networks.children import ChildrenDistribution
 from tfcama.objectives import bounds
 from tfcama.types import CHILD, COPARENT, PARENT, Bounds, Column, InputSpec
@@ -64,12 +63,12 @@ class LinearGaussian(CamaBase):
             CamaBaseConfig(num_samples=3, m_at_test="do_m0"),
             dim_z=1,
             dim_m=1,
-            mechanism=Mechanism(),
+            p_m_hidden=(1,),
             name="linear_gaussian",
         )
 
     def posterior_m(self, x):
-        return self.prior_m()
+        return tfd.Independent(tfd.Normal(tf.zeros([tf.shape(x)[0], 1]), 1.0), 1)
 
     def posterior_z(self, x, y, m):
         residual = x[:, None, 2:] - y @ self.W - (x[:, 1:2] @ self.V)[:, None]
@@ -92,6 +91,11 @@ class LinearGaussian(CamaBase):
 
     def variable_groups(self):
         return {}
+
+    _sums = ()
+
+    def _mean(self, x, y, z, m):
+        raise NotImplementedError
 
 
 def closed_form(x):

@@ -10,7 +10,7 @@ def parts_and_dense():
     generator = np.random.default_rng(0)
     shapes = ([1, 3, 4], [5, 1, 2], [2, 5, 3, 6])  # y, m, z
     parts = tuple(tf.constant(generator.normal(size=s), tf.float32) for s in shapes)
-    layer, dense = SumDense(7, sizes=(4, 2, 6)), keras.layers.Dense(7)
+    layer, dense = SumDense(7, sizes={"a": 4, "b": 2, "c": 6}), keras.layers.Dense(7)
     dense.build([None, 12])
     layer.bias.assign(generator.normal(size=7))
     dense.set_weights(layer.get_weights())
@@ -45,5 +45,5 @@ def test_gradients_equal_dense_over_the_concatenation():
 
 
 def test_initialisation_has_the_fan_in_of_the_concatenation():
-    kernel = SumDense(2000, sizes=(300, 100, 100)).kernel.numpy()
+    kernel = SumDense(2000, sizes={"a": 300, "b": 100, "c": 100}).kernel.numpy()
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / 500), rtol=0.02)

@@ -98,4 +98,4 @@ def test_a_demo_of_a_real_table_ends_in_an_export(tmp_path, monkeypatch):
 
 
 def test_shares_of_rows_need_more_than_the_default():
-    assert by_fraction([], manipulation="a", subject="a:1", default=0.5) == {}
+    assert by_fraction([], manipulation="a", level=1.0) == {}

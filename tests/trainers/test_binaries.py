@@ -85,6 +85,14 @@ def bad_calls(trained, table, tmp):
             *(finetune, f"--workdir={trained}"),
             "--manipulation=vertical_shift:0.5",
         ),
+        "has no batch normalisation for 'tent' to adapt": (
+            *(finetune, f"--workdir={trained}"),
+            *("--manipulation=rotation:60", "--method=tent"),
+        ),
+        "did you mean 'rotation'": (
+            *("trainers.evaluate", f"--workdir={trained}"),
+            "--test_time_augmentation=rotate:60",
+        ),
         "'vertical_shift' has no level": (
             *(finetune, f"--workdir={trained}"),
             "--manipulation=vertical_shift",

@@ -15,6 +15,7 @@ import tensorflow as tf
 from tfcama import random
 from tfcama.data import manipulations, pipeline
 from tfcama.errors import InputError
+from tfcama.models.batch_norm_classifier import cnn_bn
 from tfcama.models.cama import Cama, CamaConfig
 from tfcama.models.discriminative import DiscriminativeConfig, dnn
 from tfcama.training import strategy
@@ -60,6 +61,12 @@ def discriminative(spec, bars):
     return trainer, pipeline.training_stream(bars.train, batch_size=ROWS, seed=SEED)
 
 
+def batch_normalised(spec, bars):
+    """Statistics of the global batch, so neither replica may take its own."""
+    trainer = DiscriminativeTrainer(cnn_bn(spec, DiscriminativeConfig()), num_rows=ROWS, seed=SEED)
+    return trainer, pipeline.training_stream(bars.train, batch_size=ROWS, seed=SEED)
+
+
 def train(make, spec, bars, name):
     random.seed_everything(0)
     losses = []
@@ -82,7 +89,7 @@ def train(make, spec, bars, name):
     return losses, [np.asarray(v) for v in trainer.classifier.variables]
 
 
-@pytest.mark.parametrize("make", [clean, augmented, finetuned, discriminative])
+@pytest.mark.parametrize("make", [clean, augmented, finetuned, discriminative, batch_normalised])
 def test_two_replicas_give_the_losses_of_one_on_the_same_global_batch(make, spec, bars):
     one, weights_of_one = train(make, spec, bars, "none")
     two, weights_of_two = train(make, spec, bars, "mirrored_cpu:2")

@@ -10,9 +10,10 @@ from tfcama.data.csv_table import CsvConfig
 from tfcama.data.measurement import MeasurementConfig
 from tfcama.errors import InputError
 from tfcama.evaluation.subject import load_subject
+from tfcama.models.cama import CamaConfig
 from tfcama.models.measurement_cama import MeasurementCamaConfig
 from tfcama.training import run
-from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig, clean_objective
+from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig, default_finetuning
 from tfcama.training.finetune import finetune_on_manipulation, finetune_on_table
 from tfcama.workdir import Workdir
 
@@ -114,6 +115,13 @@ def test_how_a_model_differs_from_its_defaults_is_its_variant():
     assert usual.variant == ""
 
 
-def test_tables_infer_m_of_clean_rows_and_images_set_it(csv_run, spec):
-    assert clean_objective(RunConfig.from_json(csv_run.read_config()).input_spec) == "elbo"
-    assert clean_objective(spec) == "do_m0"
+def test_tables_and_parameters_infer_m_of_clean_rows_and_the_papers_images_set_it(csv_run, spec):
+    table = RunConfig.from_json(csv_run.read_config())
+    images = dataclasses.replace(
+        table, model="cama", dataset="digits", architecture=CamaConfig(), input_spec=spec
+    )
+    assert default_finetuning(table).clean == "elbo"
+    assert default_finetuning(images).clean == "do_m0"
+    assert default_finetuning(images).dreams == 0.0
+    structured = default_finetuning(images, mechanism="rotation")
+    assert (structured.clean, structured.dreams, structured.mechanism) == ("elbo", 1.0, "rotation")

@@ -64,25 +64,24 @@ class Square(Attack):
         table = len(x.shape) == 2
         origin = x.numpy()
         count = len(origin)
-        height, width, channels = (1, x.shape[1], 1) if table else x.shape[1:]
+        shape = (count, 1, x.shape[1], 1) if table else origin.shape
+        _, height, width, channels = shape
+        clean = origin.reshape(shape)
         # Vertical stripes to start with, as published.
         signs = generator.choice([-1.0, 1.0], size=(count, 1, width, channels))
-        signs = np.broadcast_to(signs, (count, height, width, channels)).reshape(origin.shape)
-        best = self._project(classifier, (origin + self.eps * signs).astype(np.float32), origin)
+        start = (clean + self.eps * signs).astype(np.float32).reshape(origin.shape)
+        best = self._project(classifier, start, origin)
         best_margin = query(best, y, random.fold_in(seed, 0)).numpy()
         for number in range(1, self.queries):
             tall, wide = self._sides(number, height, width)
             trial = best.copy()
+            moved = trial.reshape(shape)  # a view
             for row in range(count):
                 top = generator.integers(0, height - tall + 1)
                 left = generator.integers(0, width - wide + 1)
-                if table:
-                    run = (row, slice(left, left + wide))
-                    trial[run] = origin[run] + self.eps * generator.choice([-1.0, 1.0], size=wide)
-                    continue
                 window = (row, slice(top, top + tall), slice(left, left + wide))
-                sign = generator.choice([-1.0, 1.0], size=(1, 1, channels))
-                trial[window] = origin[window] + self.eps * sign
+                sign = generator.choice([-1.0, 1.0], size=(1, wide if table else 1, channels))
+                moved[window] = clean[window] + self.eps * sign
             trial = self._project(classifier, trial, origin)
             reached = query(trial, y, random.fold_in(seed, number)).numpy()
             better = reached > best_margin

@@ -88,6 +88,9 @@ class VerticalShift(_Warp):
         matrix, shift = _unmoved(code)
         return matrix, shift + code * [[0.0, height]]
 
+    def parameters(self, code, shape):
+        return {"shift_y": code[:, 0] * shape[0]}
+
 
 @dataclasses.dataclass(frozen=True)
 class HorizontalShift(_Warp):
@@ -99,6 +102,9 @@ class HorizontalShift(_Warp):
     def _geometry(self, code, height, width):
         matrix, shift = _unmoved(code)
         return matrix, shift + code * [[width, 0.0]]
+
+    def parameters(self, code, shape):
+        return {"shift_x": code[:, 0] * shape[1]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +118,9 @@ class Shift(_Warp):
     def _geometry(self, code, height, width):
         matrix, _ = _unmoved(code)
         return matrix, code * [[width, height]]
+
+    def parameters(self, code, shape):
+        return {"shift_x": code[:, 0] * shape[1], "shift_y": code[:, 1] * shape[0]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +142,9 @@ class Rotation(_Warp):
         matrix = tf.stack([tf.stack([cos, -sin], -1), tf.stack([sin, cos], -1)], axis=1)
         return matrix, _unmoved(code)[1]
 
+    def parameters(self, code, shape):
+        return {"rotation": code[:, 0] * 90.0}
+
 
 @dataclasses.dataclass(frozen=True)
 class Zoom(_Warp):
@@ -147,6 +159,9 @@ class Zoom(_Warp):
     def _geometry(self, code, height, width):
         matrix, shift = _unmoved(code)
         return matrix * tf.exp(-code)[..., None], shift
+
+    def parameters(self, code, shape):
+        return {"zoom": code[:, 0]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +190,9 @@ class Contrast(_Drawn):
         changed = 0.5 + (1.0 + code[:, None, None]) * (x - 0.5)
         return Manipulated(tf.clip_by_value(changed, 0.0, 1.0), code)
 
+    def parameters(self, code, shape):
+        return {"contrast": code[:, 0]}
+
 
 @dataclasses.dataclass(frozen=True)
 class Brightness(_Drawn):
@@ -186,6 +204,9 @@ class Brightness(_Drawn):
     def __call__(self, x, *, seed, y=None):
         code = self._draw(x, seed)
         return Manipulated(tf.clip_by_value(x + code[:, None, None], 0.0, 1.0), code)
+
+    def parameters(self, code, shape):
+        return {"brightness": code[:, 0]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +221,9 @@ class Inversion(Manipulation):
         return Manipulated(
             tf.where(inverted[:, None, None], 1.0 - x, x), tf.cast(inverted, tf.float32)
         )
+
+    def parameters(self, code, shape):
+        return {"contrast": -2.0 * code[:, 0]}
 
 
 @dataclasses.dataclass(frozen=True)

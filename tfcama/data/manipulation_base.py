@@ -66,6 +66,19 @@ class Manipulation(abc.ABC):
             )
         return self
 
+    def parameters(self, code: tf.Tensor, shape: tuple[int, ...]) -> dict[str, tf.Tensor]:
+        """What was done to each input, by the names and units of mechanisms' parameters, [B] each.
+
+        Args:
+          code: see Manipulated.
+          shape: of one input.
+
+        Returns:
+          {} where no mechanism has a parameter for it.
+        """
+        del code, shape
+        return {}
+
     @abc.abstractmethod
     def __call__(
         self, x: tf.Tensor, *, seed: random.Seed, y: tf.Tensor | None = None

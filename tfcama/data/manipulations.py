@@ -58,6 +58,14 @@ class Sequence(NamedTuple):
     def code_size(self) -> int:
         return sum(part.code_size for part in self.parts)
 
+    def parameters(self, code: tf.Tensor, shape: tuple[int, ...]) -> dict[str, tf.Tensor]:
+        """See Manipulation; of a parameter that several parts change, the last one's."""
+        codes = tf.split(code, [part.code_size for part in self.parts], axis=1)
+        found: dict[str, tf.Tensor] = {}
+        for part, own in zip(self.parts, codes, strict=True):
+            found |= part.parameters(own, shape)
+        return found
+
     def fit(self, dataset: Dataset) -> Sequence:
         return Sequence(tuple(part.fit(dataset) for part in self.parts))
 

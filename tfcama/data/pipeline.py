@@ -144,16 +144,6 @@ def finetuning_stream(
     Returns:
       Dataset of {"clean": Batch, "unlabelled": Batch}; the latter's labels are all -1.
     """
-    x_all = tf.constant(unlabelled)
-
-    def to_batch(rows: tf.Tensor) -> Batch:
-        x = tf.gather(x_all, rows)
-        y = tf.fill([batch_size], _UNLABELLED)
-        return _clean_batch(x, y, 0)._replace(manipulated=tf.ones([batch_size], tf.bool))
-
-    rows = row_stream(
-        len(unlabelled), batch_size=batch_size, seed=random.fold_in(seed, 1), start_step=start_step
-    )
     return _ordered(
         tf.data.Dataset.zip(
             {
@@ -163,10 +153,30 @@ def finetuning_stream(
                     seed=random.fold_in(seed, 0),
                     start_step=start_step,
                 ),
-                "unlabelled": rows.map(to_batch, num_parallel_calls=tf.data.AUTOTUNE),
+                "unlabelled": unlabelled_stream(
+                    unlabelled,
+                    batch_size=batch_size,
+                    seed=random.fold_in(seed, 1),
+                    start_step=start_step,
+                ),
             }
         )
     )
+
+
+def unlabelled_stream(
+    x: np.ndarray, *, batch_size: int, seed: np.ndarray, start_step: int = 0
+) -> tf.data.Dataset:
+    """Endless batches of manipulated inputs, any number above 0; their labels are all -1."""
+    x_all = tf.constant(x)
+
+    def to_batch(rows: tf.Tensor) -> Batch:
+        y = tf.fill([batch_size], _UNLABELLED)
+        batch = _clean_batch(tf.gather(x_all, rows), y, 0)
+        return batch._replace(manipulated=tf.ones([batch_size], tf.bool))
+
+    rows = row_stream(len(x), batch_size=batch_size, seed=seed, start_step=start_step)
+    return _ordered(rows.map(to_batch, num_parallel_calls=tf.data.AUTOTUNE))
 
 
 def evaluation_stream(split: Split, *, batch_size: int) -> tf.data.Dataset:

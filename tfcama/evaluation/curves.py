@@ -12,8 +12,9 @@ from tfcama.evaluation.subject import Subject
 def manipulation_curve(
     subject: Subject,
     manipulation: str,
-    levels: Sequence[float],
+    levels: Sequence[float | None],
     *,
+    experiment: str = "manipulation",
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:
     """Accuracy on the test rows, each manipulated by its own draw, at every level.
@@ -21,12 +22,14 @@ def manipulation_curve(
     Args:
       subject: a finished run; what it was fine-tuned on stays fixed along the curve.
       manipulation: `name[:key=value…]`, see `data.manipulations.parse`.
-      levels: of the manipulation; level 0 is clean.
+      levels: of the manipulation; level 0 is clean. None takes those in its text, and the row's
+        level is 1: all of it.
+      experiment: what the rows are called.
       progress: called with a line of text after each level.
 
     Returns:
-      A row a level on all test rows ("manipulation"), and where the run was fine-tuned on a part
-      of the test images, another on the rest ("manipulation_held_out").
+      A row a level on all test rows, and where the run was fine-tuned on a part of the test
+      images, another on the rest ("<experiment>_held_out").
     """
     rows = []
     predictor, held_out = subject.predictor, subject.held_out
@@ -36,10 +39,10 @@ def manipulation_curve(
         fitted = move.fit(subject.dataset)
         split = manipulations.manipulate(subject.test, fitted, seed=subject.loaded.config.seed)
         hits = predictor.hits(split.x, split.y)
-        fields = {"manipulation": manipulation, "level": level}
-        rows.append(scored(hits, **subject.identity("manipulation", **fields)))
+        fields = {"manipulation": manipulation, "level": 1.0 if level is None else level}
+        rows.append(scored(hits, **subject.identity(experiment, **fields)))
         if held_out is not None:
-            identity = subject.identity("manipulation_held_out", **fields)
+            identity = subject.identity(f"{experiment}_held_out", **fields)
             rows.append(scored(hits[:, held_out], **identity))
-        progress(f"{manipulation} {level:g}: accuracy {hits.mean():.4f}")
+        progress(f"{manipulation} {fields['level']:g}: accuracy {hits.mean():.4f}")
     return rows

@@ -400,6 +400,7 @@ def _means(
     noise = random.normal([_SAMPLES, classifier.dim_m], draws[0])
     m, _ = classifier.sample_m(
         rows,
+        y=tf.eye(classifier.num_classes)[None],
         noise=noise if at_test == "posterior" else tf.zeros_like(noise),
         manipulated=at_test != "do_m0",
     )
@@ -417,7 +418,8 @@ def _means(
             classifier.p(changed, z, tf.zeros_like(m), c),
         )
     ]
-    return *means, factual.stddev_of_numeric().numpy()
+    stddev = factual.stddev_of_numeric().numpy()  # [numeric], or [K, 1, numeric] where m stretches
+    return *means, stddev.reshape(-1, stddev.shape[-1]).mean(axis=0)
 
 
 def _log_px_do_m0(classifier: MeasurementCama, x: np.ndarray, *, seed: int) -> float:

@@ -34,7 +34,8 @@ class Row:
       n: inputs scored.
       accuracy: in [0, 1]; of a stochastic model the mean over the draws that scored it.
       low, high: Wilson 95 % interval for `accuracy` of n inputs.
-      variant: how the model differs from its defaults, see RunConfig.variant; "" if it does not.
+      variant: how the model differs from its defaults, see RunConfig.variant, and what its answers
+        are means over, see Subject.augmentation; "" for neither.
     """
 
     experiment: str
@@ -83,9 +84,14 @@ def scored(hits: np.ndarray, **identity: Any) -> Row:
 
 def save_rows(workdir: Workdir, name: str, rows: list[Row]) -> Path:
     """Writes rows to results/<name>.rows.json, replacing what that experiment left before."""
-    path = workdir.results / f"{name}.rows.json"
+    path = _rows_file(workdir, name)
     write_json(path, [dataclasses.asdict(row) for row in rows])
     return path
+
+
+def has_rows(workdir: Workdir, name: str) -> bool:
+    """Whether `save_rows` left this experiment here, so that it need not be done again."""
+    return _rows_file(workdir, name).exists()
 
 
 def load_rows(workdir: Workdir) -> list[Row]:
@@ -101,3 +107,7 @@ def load_rows(workdir: Workdir) -> list[Row]:
         except (ValueError, TypeError) as error:
             raise InputError(f"{path} holds no rows of results ({error}); delete it.") from None
     return rows
+
+
+def _rows_file(workdir: Workdir, name: str) -> Path:
+    return workdir.results / f"{name}.rows.json"

@@ -11,7 +11,9 @@ from tfcama.data.base import Dataset, Split
 from tfcama.errors import InputError
 from tfcama.evaluation.predict import Predictor
 from tfcama.training import run
+from tfcama.training.config import RunConfig
 from tfcama.training.finetune import adapted_rows
+from tfcama.types import Classifier, InputSpec
 from tfcama.workdir import Workdir
 
 
@@ -24,16 +26,20 @@ class Subject:
       loaded: its configuration and classifier.
       dataset: of its configuration, split by its seed.
       test: the rows that are scored: the test split or the first `limit` of it.
+      augmentation: what its answers are means over, see `augmented`; "" for none.
+      scorer: what answers in place of the loaded classifier, such means.
     """
 
     workdir: Workdir
     loaded: run.LoadedRun
     dataset: Dataset
     test: Split
+    augmentation: str = ""
+    scorer: Classifier | None = None
 
     @property
     def predictor(self) -> Predictor:
-        return Predictor(self.loaded.classifier, seed=self.loaded.config.seed)
+        return Predictor(self.scorer or self.loaded.classifier, seed=self.loaded.config.seed)
 
     @property
     def held_out(self) -> np.ndarray | None:
@@ -61,9 +67,21 @@ class Subject:
             "attack": "",
             "eps": 0.0,
             "seed": config.seed,
-            "variant": config.variant,
+            "variant": ", ".join(filter(None, [config.variant, self.augmentation])),
             **fields,
         }
+
+
+def load_spec(workdir: Workdir) -> InputSpec:
+    """What a run was told of its inputs; builds no model and reads no data.
+
+    Raises:
+      InputError: there is no run.
+    """
+    spec = RunConfig.from_json(workdir.read_config()).input_spec
+    if spec is None:
+        raise InputError(f"{workdir.config_file} has no input_spec; train again.")
+    return spec
 
 
 def load_subject(workdir: Workdir, *, data_dir: str | None, limit: int | None = None) -> Subject:

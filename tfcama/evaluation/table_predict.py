@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ from tfcama.evaluation.predict import Predictor
 from tfcama.evaluation.results import wilson
 from tfcama.training.run import LoadedRun
 from tfcama.types import Generative, InputSpec
-from tfcama.workdir import is_disk_full
+from tfcama.workdir import atomic_file
 
 _CHUNK_ROWS = 10_000
 _BLOCK_ROWS = 1_000  # scored at once; which rows share a block does not depend on the chunks
@@ -109,7 +109,8 @@ def predict(
     predictor = Predictor(loaded.classifier, seed=loaded.config.seed)
     summary = Summary(out, spec.target)
     progress = _progress(f"predict {table.name}", console or Console(stderr=True))
-    with _written_whole(out) as file, progress as advance:
+    whole = atomic_file(out, "w", encoding="utf-8", newline="")
+    with whole as file, progress as advance:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
             [
@@ -191,30 +192,6 @@ def _check_out(out: Path, table: Path) -> None:
         raise InputError(f"{out} cannot be written: {out.parent} is not a directory.")
     if os.path.exists(out) and os.path.exists(table) and os.path.samefile(out, table):
         raise InputError(f"{out} is the table itself; name another file to write.")
-
-
-@contextlib.contextmanager
-def _written_whole(path: Path) -> Iterator[TextIO]:
-    """A file that takes its name when the block ends well; an error inside leaves nothing.
-
-    Raises:
-      InputError: the directory does not let it be written.
-    """
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        file = temporary.open("w", encoding="utf-8", newline="")
-    except OSError as error:
-        if is_disk_full(error):
-            raise
-        raise InputError(f"{path} cannot be written: {error.strerror}.") from error
-    try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

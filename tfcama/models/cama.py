@@ -20,7 +20,6 @@ from tfcama import random
 from tfcama.errors import InputError
 from tfcama.models.cama_base import CamaBase, CamaBaseConfig
 from tfcama.models.mechanisms.base import Mechanism
-from tfcama.models.mechanisms.registry import MECHANISMS
 from tfcama.networks.heads import NormalHead
 from tfcama.networks.likelihoods import LIKELIHOODS, Likelihood
 from tfcama.networks.sum_dense import SumDense
@@ -29,6 +28,7 @@ from tfcama.types import InputSpec, VariableGroups
 
 _MERGE_SIZE = 4  # pixels: the projection's height and width
 _MERGE_CHANNELS = 64
+_LOST = 0.02  # share of the frame: less than half a row of 28 pixels is not worth a completion
 _CONV_CHANNELS = (64, 64, 64)
 
 
@@ -39,10 +39,18 @@ class CamaConfig(CamaBaseConfig):
     Attributes:
       likelihood: a key of LIKELIHOODS.
       likelihood_scale: standard deviation of `gaussian`.
+      completions: how often, at prediction, what T_m carried out of the frame is filled in from
+        p(x|y,z,do(m=0)) and z inferred anew, see Cama.
     """
 
     likelihood: str = "bernoulli"
     likelihood_scale: float = 0.1
+    completions: int = 2
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.completions < 0:
+            raise InputError(f"completions={self.completions} was given; it must be at least 0.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,10 +105,13 @@ class DecoderP(keras.layers.Layer):
         init = config.kernel_initializer
         self.p_y = Mlp(sizes.p_hidden, kernel_initializer=init, name="p_y")  # NNpY
         self.p_z = Mlp(sizes.p_hidden, kernel_initializer=init, name="p_z")  # NNpZ
-        parts = (sizes.p_hidden[-1], mechanism.feature_size, sizes.p_hidden[-1])
-        self._projection = SumDense(
+        self.projection = SumDense(
             _MERGE_SIZE * _MERGE_SIZE * _MERGE_CHANNELS,
-            sizes=tuple(size for size in parts if size),
+            sizes={
+                "y": sizes.p_hidden[-1],
+                "m": mechanism.feature_size,
+                "z": sizes.p_hidden[-1],
+            },
             kernel_initializer=init,
         )
         layers = len(sizes.deconvolutions)
@@ -114,7 +125,7 @@ class DecoderP(keras.layers.Layer):
 
     @property
     def merge_variables(self):
-        return self._projection.trainable_variables + self._deconvolutions.trainable_variables
+        return self.projection.trainable_variables + self._deconvolutions.trainable_variables
 
     def call(self, h_y: tf.Tensor, h_m: tf.Tensor | None, h_z: tf.Tensor) -> tf.Tensor:
         """Logits [K, B, C, H, W, channels].
@@ -125,7 +136,7 @@ class DecoderP(keras.layers.Layer):
           h_z: [K, B, C|1, .].
         """
         parts = (h_y, h_z) if h_m is None else (h_y, h_m, h_z)
-        merged = tf.nn.relu(self._projection(parts))  # [K, B, C, 1024]
+        merged = tf.nn.relu(self.projection(parts))  # [K, B, C, 1024]
         lead = tf.shape(merged)[:-1]
         images = tf.reshape(merged, [-1, _MERGE_SIZE, _MERGE_SIZE, _MERGE_CHANNELS])
         logits = self._deconvolutions(images)
@@ -173,10 +184,9 @@ class EncoderZ(keras.layers.Layer):
             )
         self._features = Mlp(sizes.q_z_features, kernel_initializer=init)
         encoded = (*[_MERGE_SIZE * _MERGE_SIZE * _CONV_CHANNELS[-1]], *sizes.q_z_features)[-1]
-        parts = (encoded, mechanism.code_size, spec.num_classes)
-        self._combined = SumDense(
+        self.combined = SumDense(
             sizes.q_z_hidden[0],
-            sizes=tuple(size for size in parts if size),
+            sizes={"x": encoded, "m": mechanism.code_size, "y": spec.num_classes},
             kernel_initializer=init,
         )
         self._hidden = Mlp(sizes.q_z_hidden[1:], kernel_initializer=init)
@@ -196,11 +206,17 @@ class EncoderZ(keras.layers.Layer):
           y: one-hots, [B, 1, C] or [1, C, C].
         """
         parts = [features[:, None]] + ([] if code is None else [code[:, None]]) + [y]
-        return self._head(self._hidden(tf.nn.relu(self._combined(tuple(parts)))))
+        return self._head(self._hidden(tf.nn.relu(self.combined(tuple(parts)))))
 
 
 class Cama(CamaBase):
     """Deep CAMA on images of 28x28 (the papers' MNIST nets) or 32x32 (their CIFAR-binary nets).
+
+    A mechanism may carry a part of the object out of the frame; q(z|x,y,m), which was trained on
+    whole ones, then misreads what is left. At prediction the lost part of T_m^-1 x is filled in by
+    the mean of p(x|y,z,do(m=0)), class by class, and z is inferred again, `completions` times: the
+    imputation of Rezende, Mohamed and Wierstra (2014, appendix F). It changes the proposal of Eq. 6
+    alone, which stays a valid estimate of log p(x, y), and costs nothing where nothing was lost.
 
     Args:
       spec: of the data set.
@@ -217,21 +233,15 @@ class Cama(CamaBase):
             hint = " Take measurement_cama for tables." if spec.columns else ""
             raise InputError(f"cama takes images {allowed}; inputs are {list(shape)}.{hint}")
         sizes = _SIZES[shape[0]]
-        dim_m = config.dim_m or sizes.dim_m
-        mechanism = MECHANISMS[config.mechanism](
-            dim_m,
-            hidden=sizes.p_m_hidden,
-            gated=config.gated,
-            kernel_initializer=config.kernel_initializer,
-        )
         super().__init__(
             spec,
             config,
-            dim_z=config.dim_z or sizes.dim_z,
-            dim_m=dim_m,
-            mechanism=mechanism,
+            dim_z=sizes.dim_z,
+            dim_m=sizes.dim_m,
+            p_m_hidden=sizes.p_m_hidden,
             name="cama",
         )
+        self.completions = config.completions
         self.likelihood: Likelihood = LIKELIHOODS[config.likelihood](scale=config.likelihood_scale)
         self.p_x = DecoderP(sizes, mechanism=self.mechanism, config=config, spec=spec)
         self.q_x = None
@@ -252,13 +262,66 @@ class Cama(CamaBase):
         features = self.q_z.encode(x if self.q_x is None else self.q_x(x))
         return self.q_z(features, self.mechanism.code(m), y)
 
+    def _improved(self, q_z, x, y, m):
+        if not self.completions or not self.mechanism.hides:
+            return q_z
+        seen = self.mechanism.visible(m, tf.ones_like(x[..., :1]))
+        rows = tf.where(tf.reduce_mean(1.0 - seen, axis=[1, 2, 3]) > _LOST)  # [b, 1]
+        loc, scale = q_z.mean(), q_z.stddev()  # [B, C|1, Z]
+
+        def completed() -> tuple[tf.Tensor, tf.Tensor]:
+            x_lost, m_lost, seen_lost, z = (
+                tf.gather_nd(of_all, rows) for of_all in (x, m, seen, loc)
+            )
+            y_lost = y if y.shape[0] == 1 else tf.gather_nd(y, rows)
+            q_lost = self._completed(x_lost, y_lost, m_lost, seen=seen_lost, z=z)
+            return (
+                tf.tensor_scatter_nd_update(loc, rows, q_lost.mean()),
+                tf.tensor_scatter_nd_update(scale, rows, q_lost.stddev()),
+            )
+
+        # Convolutions of no images fail.
+        loc, scale = tf.cond(tf.size(rows) > 0, completed, lambda: (loc, scale))
+        return tfd.Independent(tfd.Normal(loc, scale), 1)
+
+    def _completed(
+        self, x: tf.Tensor, y: tf.Tensor, m: tf.Tensor, *, seen: tf.Tensor, z: tf.Tensor
+    ) -> tfd.Distribution:
+        """q(z | x, y, m), batch shape [b, C|1], of inputs whose lost parts were filled in.
+
+        Args:
+          x: [b, H, W, channels].
+          y: one-hots, [b, 1, C] or [1, C, C].
+          m: [b, M].
+          seen: what the frame shows of T_m^-1 x, [b, H, W, 1].
+          z: to begin with, [b, C|1, Z].
+        """
+        size, classes = tf.shape(x)[0], z.shape[1]
+        back, seen = self.mechanism.invert(m, x)[:, None], seen[:, None]
+        y_each = tf.reshape(
+            tf.broadcast_to(y, [size, classes, self.num_classes]), [-1, 1, self.num_classes]
+        )
+        code = self.mechanism.code(tf.repeat(m, classes, axis=0))
+        parameters = (z, z)
+        for _ in range(self.completions):
+            mean = self.p(y, z[None], tf.zeros_like(m)).mean()[0]  # [b, C|1, H, W, channels]
+            whole = tf.reshape(seen * back + (1.0 - seen) * mean, [-1, *self.spec.shape])
+            features = self.q_z.encode(whole if self.q_x is None else self.q_x(whole))
+            q_z = self.q_z(features, code, y_each)
+            parameters = tuple(
+                tf.stop_gradient(tf.reshape(value, [-1, classes, self.dim_z]))
+                for value in (q_z.mean(), q_z.stddev())
+            )
+            z = parameters[0]
+        return tfd.Independent(tfd.Normal(*parameters), 1)
+
     def p(
         self, y: tf.Tensor, z: tf.Tensor, m: tf.Tensor, c: tf.Tensor | None = None
     ) -> tfd.Distribution:
         del c
         h_m = self.mechanism.features(m)
         logits = self.p_x(self.p_x.p_y(y), None if h_m is None else h_m[:, None], self.p_x.p_z(z))
-        return self.likelihood(self.mechanism.apply(m, logits))
+        return self.likelihood(self.mechanism.apply(m, tf.cast(logits, tf.float32)))
 
     def log_py(self, x: tf.Tensor) -> tf.Tensor:
         del x
@@ -268,7 +331,7 @@ class Cama(CamaBase):
         groups = {
             "p_y": self.p_x.p_y.trainable_variables,
             "p_z": self.p_x.p_z.trainable_variables,
-            "p_m": self.mechanism.trainable_variables,
+            "p_m": self.mechanism.trainable_variables + self.prior_m.trainable_variables,
             "p_merge": self.p_x.merge_variables,
             "q_m": self.q_m.trainable_variables,
             "q_z": self.q_z.trainable_variables,
@@ -277,19 +340,12 @@ class Cama(CamaBase):
             groups["q_x"] = self.q_x.trainable_variables
         return groups
 
-    def reconstruct(self, x: tf.Tensor, *, seed: random.Seed, do_m0: bool) -> tf.Tensor:
-        """Mean of p(x | y, z, m) at the predicted class, its m and the posterior mean of z.
+    @property
+    def _sums(self):
+        return (self.p_x.projection, self.q_z.combined)
 
-        Args:
-          x: [B, *shape].
-          seed: of the prediction.
-          do_m0: decode under do(m = 0): what the input would be, had nobody manipulated it
-            (the papers' Figure 9).
-        """
-        labels = tf.argmax(self.log_scores(x, seed=seed), axis=-1)
-        y, z, m = self.latents_of(x, labels, seed=seed)
-        if do_m0:
-            m = tf.zeros_like(m)
+    def _mean(self, x, y, z, m):
+        del x
         return self.p(y, z, m).mean()[0, :, 0]
 
     def sample(self, y: tf.Tensor, *, seed: random.Seed) -> tf.Tensor:

@@ -18,6 +18,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
+import keras
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 from tensorflow_probability import distributions as tfd
@@ -25,7 +27,9 @@ from tensorflow_probability import distributions as tfd
 from tfcama import random
 from tfcama.errors import InputError, unknown_name
 from tfcama.models.base import ClassifierModel
-from tfcama.models.mechanisms.base import Mechanism
+from tfcama.models.mechanisms.base import Context
+from tfcama.models.mechanisms.registry import check_mechanism, make_mechanism
+from tfcama.networks.sum_dense import SumDense
 from tfcama.types import InputSpec, LogWeights
 
 
@@ -36,9 +40,17 @@ class CamaBaseConfig:
     Attributes:
       dim_z: size of the style z; 0 takes the papers'.
       dim_m: size of the manipulation m; 0 takes the papers'.
-      mechanism: a key of MECHANISMS, how m acts on x.
+      mechanism: how m acts on x, see make_mechanism: "additive", the papers', "affine", or
+        several, "rotation+translation".
+      prior_m: "shared" is p(m) = N(0, I); "class" is p(m|y) with a learned mean and scale a class,
+        for manipulations that depend on what they meet. It shares the papers' limits: where clean
+        data lack a manipulated class, Y and M cannot be told apart.
       gated: m has no effect, and q(m|x) is p(m), until the M-networks learn otherwise; False is
         the papers' literal form.
+      m_samples: samples of m a row at prediction, each with K of z; all are weighted by Eq. 6.
+      m_starts: draws from twice the prior that compete with q(m|x)'s mean to be the centre of the
+        proposal for m at prediction; 0 keeps q(m|x).
+      m_steps: of gradient ascent from the best of them, on log p(x, m) at the mean of z.
       m_at_test: what prediction does with m: "posterior" samples q(m|x) as Eq. 6, "mean" takes
         its mean, "do_m0" intervenes with m = 0.
       num_samples: K of Eq. 6 at prediction.
@@ -49,36 +61,74 @@ class CamaBaseConfig:
     dim_z: int = 0
     dim_m: int = 0
     mechanism: str = "additive"
+    prior_m: str = "shared"
     gated: bool = True
+    m_samples: int = 1
+    m_starts: int = 0
+    m_steps: int = 0
     m_at_test: str = "posterior"
     num_samples: int = 10
     kernel_initializer: str = "he_normal"
     max_decoder_rows: int = 2048
 
     def __post_init__(self):
-        for name in ("dim_z", "dim_m"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name}={getattr(self, name)} was given; it must be at least 0.")
-        for name in ("num_samples", "max_decoder_rows"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} was given; it must be at least 1.")
-        if self.m_at_test not in _M_AT_TEST:
-            raise unknown_name("m_at_test", self.m_at_test, _M_AT_TEST)
+        for minimum, names in (
+            (0, ("dim_z", "dim_m", "m_starts", "m_steps")),
+            (1, ("num_samples", "m_samples", "max_decoder_rows")),
+        ):
+            for name in names:
+                given = getattr(self, name)
+                if given < minimum:
+                    raise InputError(f"{name}={given} was given; it must be at least {minimum}.")
+        for name, allowed in (("m_at_test", _M_AT_TEST), ("prior_m", _PRIORS)):
+            if getattr(self, name) not in allowed:
+                raise unknown_name(name, getattr(self, name), allowed)
+        check_mechanism(self.mechanism)
 
 
 _M_AT_TEST = ("posterior", "mean", "do_m0")
+_PRIORS = ("shared", "class")
+_START_SPREAD = 2.0  # standard deviations of the prior
+_STARTS_SEED = (0, 1)  # the same starts for every prediction
+_STEP = 0.3  # of the ascent, in standard deviations of the prior; falls to a tenth
 
 
 class Noise(NamedTuple):
     """N(0, 1) draws behind the samples of m and z.
 
     Attributes:
-      m: [B or 1, M].
+      m: [B or 1, M]; for prediction [samples of m, M].
       z: [K, B or 1, C or 1, Z].
     """
 
     m: tf.Tensor
     z: tf.Tensor
+
+
+class PriorM(keras.layers.Layer):
+    """p(m) = N(0, I), or p(m | y) = N(mu_y, diag(s_y^2)), which starts as the former.
+
+    Args:
+      dim_m: size of m.
+      num_classes: C; 0 for p(m).
+    """
+
+    def __init__(self, dim_m: int, num_classes: int):
+        super().__init__(name="prior_m", dtype="float32")
+        self._dim_m = dim_m
+        self._loc = self._log_scale = None
+        if num_classes:
+            shape = (num_classes, dim_m)
+            self._loc = self.add_weight(shape=shape, initializer="zeros", name="loc")
+            self._log_scale = self.add_weight(shape=shape, initializer="zeros", name="log_scale")
+
+    def call(self, y: tf.Tensor) -> tfd.Distribution:
+        """Event shape [M], batch shape [B|1, C|1] for one-hots y, or [1, 1] where y is not used."""
+        if self._loc is None:
+            return tfd.Independent(tfd.Normal(tf.zeros([1, 1, self._dim_m]), 1.0), 1)
+        loc = tf.tensordot(y, tf.convert_to_tensor(self._loc), axes=1)
+        log_scale = tf.tensordot(y, tf.convert_to_tensor(self._log_scale), axes=1)
+        return tfd.Independent(tfd.Normal(loc, tf.exp(log_scale)), 1)
 
 
 class CamaBase(ClassifierModel, abc.ABC):
@@ -87,8 +137,8 @@ class CamaBase(ClassifierModel, abc.ABC):
     Args:
       spec: of the data set.
       config: see CamaBaseConfig.
-      dim_z, dim_m: sizes of z and m.
-      mechanism: how m acts on x.
+      dim_z, dim_m: the papers' sizes of z and m, where the configuration leaves them open.
+      p_m_hidden: units of NNpM's layers.
       name: of the model.
     """
 
@@ -101,14 +151,25 @@ class CamaBase(ClassifierModel, abc.ABC):
         *,
         dim_z: int,
         dim_m: int,
-        mechanism: Mechanism,
+        p_m_hidden: tuple[int, ...],
         name: str,
     ):
         super().__init__(spec, name=name)
         self.config = config
-        self.dim_z = dim_z
-        self.dim_m = dim_m
-        self.mechanism = mechanism
+        self.dim_z = config.dim_z or dim_z
+        self.mechanism = make_mechanism(
+            config.mechanism,
+            Context(
+                spec,
+                dim_m=config.dim_m,
+                default_dim_m=dim_m,
+                hidden=p_m_hidden,
+                gated=config.gated,
+                kernel_initializer=config.kernel_initializer,
+            ),
+        )
+        self.dim_m = self.mechanism.size
+        self.prior_m = PriorM(self.dim_m, spec.num_classes if config.prior_m == "class" else 0)
 
     # --- a family's own densities --------------------------------------------------------------
 
@@ -148,10 +209,6 @@ class CamaBase(ClassifierModel, abc.ABC):
 
     # --- priors --------------------------------------------------------------------------------
 
-    def prior_m(self) -> tfd.Distribution:
-        """p(m) = N(0, I), event shape [M]."""
-        return tfd.Independent(tfd.Normal(tf.zeros([self.dim_m]), 1.0), 1)
-
     def prior_z(self) -> tfd.Distribution:
         """p(z) = N(0, I), event shape [Z]."""
         return tfd.Independent(tfd.Normal(tf.zeros([self.dim_z]), 1.0), 1)
@@ -159,7 +216,12 @@ class CamaBase(ClassifierModel, abc.ABC):
     # --- posterior samples and their weights -------------------------------------------------
 
     def shared_noise(
-        self, seed: random.Seed, *, num_samples: int, classes: int | None = None
+        self,
+        seed: random.Seed,
+        *,
+        num_samples: int,
+        classes: int | None = None,
+        m_samples: int = 1,
     ) -> Noise:
         """One table for every example, so that no answer depends on the batch around it.
 
@@ -167,10 +229,11 @@ class CamaBase(ClassifierModel, abc.ABC):
           seed: int32 [2].
           num_samples: K.
           classes: 1 where labels are given; None for all classes.
+          m_samples: rows of the table of m.
         """
         seed_m, seed_z = random.split(seed)
         return Noise(
-            m=random.normal([1, self.dim_m], seed_m),
+            m=random.normal([m_samples, self.dim_m], seed_m),
             z=random.normal([num_samples, 1, classes or self.num_classes, self.dim_z], seed_z),
         )
 
@@ -186,6 +249,7 @@ class CamaBase(ClassifierModel, abc.ABC):
         x: tf.Tensor,
         *,
         noise: tf.Tensor,
+        y: tf.Tensor,
         manipulated: tf.Tensor | bool = True,
         m_do: tf.Tensor | None = None,
         analytic: bool = False,
@@ -195,26 +259,35 @@ class CamaBase(ClassifierModel, abc.ABC):
         Args:
           x: [B, *shape].
           noise: [B or 1, M].
+          y: one-hots, [B, 1, C] or [1, C, C]; p(m) may depend on them.
           manipulated: [B] bool, or one for all rows; a plain False does not run q(m|x).
           m_do: [B, M]; None: zeros.
           analytic: the log-ratio is -KL(q(m|x) || p(m)), its expectation, in place of the sample's.
 
         Returns:
-          m [B, M], and log p(m) - log q(m|x) [B].
+          m [B, M], and log p(m) - log q(m|x) [B, C|1].
         """
         size = tf.shape(x)[0]
         set_to = tf.zeros([size, self.dim_m]) if m_do is None else m_do
         if manipulated is False:
-            return set_to, tf.zeros([size])
+            return set_to, tf.zeros([size, 1])
         q_m = self.posterior_m(x)
         m = q_m.mean() + q_m.stddev() * noise
-        if analytic:
-            log_ratio = -q_m.kl_divergence(self.prior_m())
-        else:
-            log_ratio = self.prior_m().log_prob(m) - q_m.log_prob(m)
+        log_ratio = self._log_ratio_m(q_m, m, y, analytic=analytic)
         if manipulated is True:
             return m, log_ratio
-        return tf.where(manipulated[:, None], m, set_to), tf.where(manipulated, log_ratio, 0.0)
+        mask = manipulated[:, None]
+        return tf.where(mask, m, set_to), tf.where(mask, log_ratio, 0.0)
+
+    def _log_ratio_m(
+        self, q_m: tfd.Distribution, m: tf.Tensor, y: tf.Tensor, *, analytic: bool
+    ) -> tf.Tensor:
+        """Log p(m | y) - log q(m | x), or its expectation under q, [B, C|1]."""
+        p_m = self.prior_m(y)
+        if analytic:
+            q_m = tfd.Independent(tfd.Normal(q_m.mean()[:, None], q_m.stddev()[:, None]), 1)
+            return -q_m.kl_divergence(p_m)
+        return p_m.log_prob(m[:, None]) - q_m.log_prob(m)[:, None]
 
     def log_weights(
         self,
@@ -225,6 +298,7 @@ class CamaBase(ClassifierModel, abc.ABC):
         manipulated: tf.Tensor | bool = True,
         m_do: tf.Tensor | None = None,
         analytic: bool = False,
+        improved: bool = False,
     ) -> LogWeights:
         """The terms of K posterior samples, for given labels or for every class.
 
@@ -236,17 +310,20 @@ class CamaBase(ClassifierModel, abc.ABC):
           m_do: [B, M], see sample_m.
           analytic: the log-ratios are -KL, their expectations: less variance in an ELBO, and not
             to be used in an importance-weighted bound (Eq. 6).
+          improved: takes z from the proposal that prediction takes it from.
 
         Returns:
           LogWeights, [K, B] with labels, [K, B, C] without (or broadcasting to that).
         """
-        m, log_ratio_m = self.sample_m(
-            x, noise=noise.m, manipulated=manipulated, m_do=m_do, analytic=analytic
-        )
         y = self._one_hots(labels)
+        m, log_ratio_m = self.sample_m(
+            x, noise=noise.m, y=y, manipulated=manipulated, m_do=m_do, analytic=analytic
+        )
         q_z = self.posterior_z(x, y, m)
+        if improved:
+            q_z = self._improved(q_z, x, y, m)
         weights = self._weigh(x, y=y, m=m, q_z=q_z, noise_z=noise.z, analytic=analytic)
-        weights = weights._replace(log_ratio_m=log_ratio_m[None, :, None])
+        weights = weights._replace(log_ratio_m=log_ratio_m[None])
         if labels is None:
             return weights
         return LogWeights(*(tf.squeeze(term, axis=-1) for term in weights))
@@ -282,43 +359,119 @@ class CamaBase(ClassifierModel, abc.ABC):
     def log_scores(
         self, x: tf.Tensor, *, seed: random.Seed, num_samples: int | None = None
     ) -> tf.Tensor:
-        """Log p(x, y = c) by Eq. 6: the log of the mean of K importance weights, [B, C] nats.
+        """Log p(x, y = c) by Eq. 6: the log of the mean of the importance weights, [B, C] nats.
 
-        One m a row and K samples of z a class and row, as in the papers; the noise is one table
-        for all rows. Decoding runs in chunks of at most `max_decoder_rows`.
+        K samples of z for a class, a row and a sample of m, of which there is one, as in the
+        papers, unless the configuration says otherwise; the noise is one table for all rows.
+        Decoding runs in chunks of at most `max_decoder_rows`.
 
         Args:
           x: [B, *shape].
           seed: int32 [2].
           num_samples: K, in place of the configuration's.
         """
-        noise = self.shared_noise(seed, num_samples=num_samples or self.config.num_samples)
-        m, log_ratio_m = self._m_at_test(x, noise.m)
+        noise = self._noise_at_test(seed, num_samples)
         y = self._one_hots(None)
+        m, log_ratio_m = self._m_at_test(x, noise.m, y)  # [S, B, M], [S, B, C|1]
+        samples = m.shape[0]
+        x = tf.tile(x, [samples, *([1] * len(self.spec.shape))])
+        m = tf.reshape(m, [-1, self.dim_m])
         q_z = self.posterior_z(x, y, m)
+
+        def weigh(
+            x: tf.Tensor, m: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor, noise_z: tf.Tensor
+        ) -> tf.Tensor:
+            q_z = self._improved(tfd.Independent(tfd.Normal(loc, scale), 1), x, y, m)
+            return self._weigh(x, y=y, m=m, q_z=q_z, noise_z=noise_z, analytic=False).total()
+
         log_weights = _in_chunks(
-            lambda x, m, loc, scale, noise_z: self._weigh(
-                x,
-                y=y,
-                m=m,
-                q_z=tfd.Independent(tfd.Normal(loc, scale), 1),
-                noise_z=noise_z,
-                analytic=False,
-            ).total(),
+            weigh,
             (x, m, q_z.mean(), q_z.stddev()),
             noise.z,
             max_rows=self.config.max_decoder_rows,
-        )  # [K, B, C]
-        return tfp.math.reduce_logmeanexp(log_weights, axis=0) + log_ratio_m[:, None]
+        )  # [K, S * B, C]
+        log_weights = tfp.math.reduce_logmeanexp(log_weights, axis=0)
+        log_weights = tf.reshape(log_weights, [samples, -1, self.num_classes]) + log_ratio_m
+        return tfp.math.reduce_logmeanexp(log_weights, axis=0)
 
-    def _m_at_test(self, x: tf.Tensor, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """M [B, M] and its log-ratio [B], as the configuration's m_at_test says."""
-        at_test = self.config.m_at_test
-        return self.sample_m(
-            x,
-            noise=noise if at_test == "posterior" else tf.zeros_like(noise),
-            manipulated=at_test != "do_m0",
+    def _improved(
+        self, q_z: tfd.Distribution, x: tf.Tensor, y: tf.Tensor, m: tf.Tensor
+    ) -> tfd.Distribution:
+        """A better proposal for z at prediction than q(z | x, y, m), where a family has one."""
+        del x, y, m
+        return q_z
+
+    def _noise_at_test(self, seed: random.Seed, num_samples: int | None = None) -> Noise:
+        posterior = self.config.m_at_test == "posterior"
+        return self.shared_noise(
+            seed,
+            num_samples=num_samples or self.config.num_samples,
+            m_samples=self.config.m_samples if posterior else 1,
         )
+
+    def _m_at_test(
+        self, x: tf.Tensor, noise: tf.Tensor, y: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Samples of m as the configuration's m_at_test says, and their log-ratios.
+
+        Args:
+          x: [B, *shape].
+          noise: [S, M].
+          y: one-hots of all classes.
+
+        Returns:
+          m [S, B, M] and [S, B, C|1], S = 1 but for "posterior".
+        """
+        at_test = self.config.m_at_test
+        if at_test == "do_m0":
+            size = tf.shape(x)[0]
+            return tf.zeros([1, size, self.dim_m]), tf.zeros([1, size, 1])
+        q_m = self.posterior_m(x)
+        if self.config.m_starts or self.config.m_steps:
+            q_m = self._sharpened(x, q_m)
+        if at_test == "mean":
+            noise = tf.zeros_like(noise)
+        m = q_m.mean() + q_m.stddev() * noise[:, None]  # [S, B, M]
+        log_ratio = self.prior_m(y).log_prob(m[:, :, None]) - q_m.log_prob(m)[..., None]
+        return m, log_ratio
+
+    def _sharpened(self, x: tf.Tensor, q_m: tfd.Distribution) -> tfd.Distribution:
+        """A proposal for m around a mode of p(m | x) that was searched for, row by row.
+
+        Any proposal makes Eq. 6 a valid estimate; this one costs about m_starts + 3 m_steps
+        predictions with one sample. It is held fixed under differentiation: an attack on the
+        scores sees its m as a constant.
+        """
+        y, x = self._one_hots(None), tf.stop_gradient(x)
+
+        def log_joint(m: tf.Tensor) -> tf.Tensor:  # log p(x, m) from below, at z's mean, [B]
+            q_z = self.posterior_z(x, y, m)
+            noise = tf.zeros([1, 1, self.num_classes, self.dim_z])
+            bound = self._weigh(x, y=y, m=m, q_z=q_z, noise_z=noise, analytic=True).total()[0]
+            return tf.reduce_logsumexp(bound + self.prior_m(y).log_prob(m[:, None]), axis=-1)
+
+        best = q_m.mean()
+        best_value = log_joint(best)
+        starts = _START_SPREAD * random.normal(
+            [self.config.m_starts, self.dim_m], tf.constant(_STARTS_SEED)
+        )
+        for place in tf.range(self.config.m_starts):
+            best, best_value = _better(
+                best, best_value, tf.broadcast_to(starts[place], tf.shape(best)), log_joint
+            )
+        m, speed = best, tf.zeros_like(best)
+        for step in tf.range(self.config.m_steps):
+            with tf.GradientTape() as tape:
+                tape.watch(m)
+                value = log_joint(m)
+            gradient = tape.gradient(value, m)
+            # The direction alone: far from a mode gradients are hundreds of nats steep.
+            norm = tf.sqrt(tf.reduce_sum(tf.square(gradient), axis=1, keepdims=True) + 1e-12)
+            speed = 0.5 * speed + gradient / norm
+            share = tf.cast(step, tf.float32) / max(1, self.config.m_steps - 1)
+            m = m + _STEP * (1.0 - 0.9 * share) * speed
+            best, best_value = _better(best, best_value, m, log_joint)
+        return tfd.Independent(tfd.Normal(tf.stop_gradient(best), q_m.stddev()), 1)
 
     # --- the Generative contract -------------------------------------------------------------
 
@@ -338,9 +491,92 @@ class CamaBase(ClassifierModel, abc.ABC):
           One-hots y [B, 1, C], the posterior mean of z [1, B, 1, Z], and m [B, M].
         """
         y = self._one_hots(labels)
-        noise = self.shared_noise(seed, num_samples=self.config.num_samples)
-        m, _ = self._m_at_test(x, noise.m)
-        return y, self.posterior_z(x, y, m).mean()[None], m
+        noise = self._noise_at_test(seed)
+        m = self._m_at_test(x, noise.m[:1], self._one_hots(None))[0][0]
+        return y, self._improved(self.posterior_z(x, y, m), x, y, m).mean()[None], m
+
+    @abc.abstractmethod
+    def _mean(self, x: tf.Tensor, y: tf.Tensor, z: tf.Tensor, m: tf.Tensor) -> tf.Tensor:
+        """Inputs whose effects are the mean of p(x | y, z, m), [B, *shape]."""
+
+    def reconstruct(
+        self, x: tf.Tensor, *, seed: random.Seed, do_m0: bool | tuple[str, ...]
+    ) -> tf.Tensor:
+        """Mean of p(x | y, z, m) at the predicted class, its m and the posterior mean of z.
+
+        Args:
+          x: [B, *shape].
+          seed: of the prediction.
+          do_m0: True decodes under do(m = 0): what the input would be, had nobody manipulated it
+            (the papers' Figure 9); names of parts or parameters of the mechanism intervene on
+            those alone: do(m_rotation = 0) keeps the shift.
+
+        Returns:
+          [B, *shape]; of a table, its children are replaced.
+        """
+        labels = tf.argmax(self.log_scores(x, seed=seed), axis=-1)
+        y, z, m = self.latents_of(x, labels, seed=seed)
+        if do_m0 is True:
+            m = tf.zeros_like(m)
+        elif do_m0:
+            kept = np.ones(self.dim_m, np.float32)
+            kept[self.mechanism.coordinates(do_m0)] = 0.0
+            m = m * kept
+        return self._mean(x, y, z, m)
+
+    def simulate(self, m: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        """What clean inputs [B, *shape] would become under do(m), m [B, M]."""
+        return self.mechanism.simulate(m, x)
+
+    def manipulation(self, x: tf.Tensor, *, seed: random.Seed) -> tf.Tensor:
+        """What the model thinks was done to each input, [B, P]: the mechanism's `parameters`.
+
+        Read off the prediction's own (first) sample of m.
+        """
+        noise = self._noise_at_test(seed)
+        m, _ = self._m_at_test(x, noise.m[:1], self._one_hots(None))
+        return self.mechanism.values(m[0])
+
+    # --- variables -----------------------------------------------------------------------------
+
+    @property
+    @abc.abstractmethod
+    def _sums(self) -> tuple[SumDense, ...]:
+        """The layers that read features of m beside others."""
+
+    def adopt(self, other: CamaBase) -> None:
+        """Takes over everything but the M-networks from a model with another mechanism.
+
+        What was trained under do(m = 0) alone does not depend on the mechanism.
+
+        Args:
+          other: of the same family and sizes.
+        """
+        ours, theirs = self.variable_groups(), other.variable_groups()
+        own = {id(v) for layer in self._sums for v in layer.trainable_variables}
+        foreign = {id(v) for layer in other._sums for v in layer.trainable_variables}
+        for name in ours.keys() - {"p_m", "q_m"}:
+            pairs = zip(
+                [v for v in ours[name] if id(v) not in own],
+                [v for v in theirs[name] if id(v) not in foreign],
+                strict=True,
+            )
+            for variable, value in pairs:
+                variable.assign(value)
+        for layer, source in zip(self._sums, other._sums, strict=True):
+            layer.adopt(source)
+
+
+def _better(
+    best: tf.Tensor,
+    best_value: tf.Tensor,
+    other: tf.Tensor,
+    function: Callable[[tf.Tensor], tf.Tensor],
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Row by row, whichever of two points has the larger value."""
+    value = function(other)
+    improved = value > best_value
+    return tf.where(improved[:, None], other, best), tf.where(improved, value, best_value)
 
 
 def _in_chunks(

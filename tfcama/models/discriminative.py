@@ -7,6 +7,8 @@ Robustness of Neural Networks", appendices B and C.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -29,6 +31,10 @@ class DiscriminativeConfig:
     kernel_initializer: str = "he_normal"
 
 
+Stage = tuple[keras.layers.Layer, float]
+"""A layer and the dropout rate after it."""
+
+
 class Discriminative(ClassifierModel):
     """A stack of layers, some followed by dropout, and a linear layer to the logits.
 
@@ -41,7 +47,7 @@ class Discriminative(ClassifierModel):
     def __init__(
         self,
         spec: InputSpec,
-        stack: list[tuple[keras.layers.Layer, float]],
+        stack: list[Stage],
         *,
         name: str,
     ):
@@ -52,9 +58,29 @@ class Discriminative(ClassifierModel):
         self._create_variables()
 
     def logits(self, x: tf.Tensor, *, draws: random.RowDraws | None = None) -> tf.Tensor:
-        """[B, C] float32; with `draws`, under dropout."""
-        for place, (layer, rate) in enumerate(zip(self.stack, self._rates, strict=True)):
-            x = dropout(layer(x), rate, draws.fold(place) if draws is not None else None)
+        """[B, C] float32; with `draws`, in training: under dropout."""
+        return self._to_logits(self._through(x, draws=draws))
+
+    def _through(
+        self,
+        x: tf.Tensor,
+        *,
+        draws: random.RowDraws | None = None,
+        stop: int | None = None,
+        **how: Any,
+    ) -> tf.Tensor:
+        """What comes out of the stack, or what enters its layer `stop`; `how` is for `_apply`."""
+        stages = zip(self.stack[:stop], self._rates[:stop], strict=True)
+        for place, (layer, rate) in enumerate(stages):
+            x = self._apply(layer, x, **how)
+            x = dropout(x, rate, draws.fold(place) if draws is not None else None)
+        return x
+
+    def _apply(self, layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
+        """A layer's output; for models with layers that have more than one way."""
+        return layer(x)
+
+    def _to_logits(self, x: tf.Tensor) -> tf.Tensor:
         return tf.cast(self._logits(x), tf.float32)
 
     def log_scores(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
@@ -79,14 +105,21 @@ def _dense(units: int, config: DiscriminativeConfig) -> keras.layers.Layer:
     )
 
 
-def _conv(
-    channels: int, config: DiscriminativeConfig, *, padding: str = "same"
+def conv(
+    channels: int,
+    config: DiscriminativeConfig,
+    *,
+    padding: str = "same",
+    activation: str | None = "relu",
+    use_bias: bool = True,
 ) -> keras.layers.Layer:
+    """A convolution of 3x3."""
     return keras.layers.Conv2D(
         channels,
         3,
         padding=padding,
-        activation="relu",
+        activation=activation,
+        use_bias=use_bias,
         kernel_initializer=config.kernel_initializer,
     )
 
@@ -121,23 +154,41 @@ def measurement_dnn(spec: InputSpec, config: DiscriminativeConfig) -> Discrimina
     return _mlp(spec, config, (64, 16, 32), "measurement_dnn")
 
 
+def convolution(
+    channels: int, config: DiscriminativeConfig, *, padding: str = "same"
+) -> list[Stage]:
+    """Convolution, ReLU."""
+    return [(conv(channels, config, padding=padding), 0.0)]
+
+
+def cnn_stack(
+    config: DiscriminativeConfig, *, block: Callable[..., list[Stage]] = convolution
+) -> list[Stage]:
+    """Keras' CIFAR-10 example net, each of its four convolutions made by `block`."""
+    pool = keras.layers.MaxPooling2D
+    return [
+        *block(32, config),
+        *block(32, config, padding="valid"),
+        (pool(2), 0.25),
+        *block(64, config),
+        *block(64, config, padding="valid"),
+        (pool(2), 0.25),
+        (keras.layers.Flatten(), 0.0),
+        (_dense(512, config), 0.5),
+    ]
+
+
+def check_images(spec: InputSpec, name: str) -> None:
+    """Refuses tables for the model `name`."""
+    if len(spec.shape) != 3:
+        raise InputError(
+            f"{name} takes images; inputs are {list(spec.shape)}. Take measurement_dnn for tables."
+        )
+
+
 def cnn(spec: InputSpec, config: DiscriminativeConfig) -> Discriminative:
     """Keras' CIFAR-10 example net: four convolutions (appendix B, Figure 16)."""
-    pool = keras.layers.MaxPooling2D
-    return Discriminative(
-        spec,
-        [
-            (_conv(32, config), 0.0),
-            (_conv(32, config, padding="valid"), 0.0),
-            (pool(2), 0.25),
-            (_conv(64, config), 0.0),
-            (_conv(64, config, padding="valid"), 0.0),
-            (pool(2), 0.25),
-            (keras.layers.Flatten(), 0.0),
-            (_dense(512, config), 0.5),
-        ],
-        name="cnn",
-    )
+    return Discriminative(spec, cnn_stack(config), name="cnn")
 
 
 def cnn_binary(spec: InputSpec, config: DiscriminativeConfig) -> Discriminative:
@@ -146,7 +197,7 @@ def cnn_binary(spec: InputSpec, config: DiscriminativeConfig) -> Discriminative:
         stage
         for _ in range(3)
         for stage in (
-            (_conv(128, config), 0.0),
+            (conv(128, config), 0.0),
             (keras.layers.MaxPooling2D(2, padding="same"), 0.0),
         )
     ]

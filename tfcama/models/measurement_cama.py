@@ -18,11 +18,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from tfcama import random
 from tfcama.errors import InputError, unknown_name
 from tfcama.models.cama_base import CamaBase, CamaBaseConfig
 from tfcama.models.mechanisms.base import Mechanism
-from tfcama.models.mechanisms.registry import MECHANISMS
 from tfcama.networks.children import ChildrenDistribution
 from tfcama.networks.heads import NormalHead
 from tfcama.networks.sum_dense import SumDense
@@ -103,16 +101,16 @@ class ChildrenP(keras.layers.Layer):
         if coparents and config.coparent_features == "mlp":
             self.p_c = Mlp((hidden,) * 2, kernel_initializer=init, name="p_c")  # NNpC
             of_coparents = hidden
-        parts = (hidden, of_coparents, mechanism.feature_size, hidden)
-        self._merge = SumDense(hidden, sizes=tuple(s for s in parts if s), kernel_initializer=init)
+        self.merge = SumDense(
+            hidden,
+            sizes={"y": hidden, "c": of_coparents, "m": mechanism.feature_size, "z": hidden},
+            kernel_initializer=init,
+        )
         self._outputs = None
         if children:
             self._outputs = keras.layers.Dense(children, kernel_initializer=init)
-        self._numeric = np.array(
-            [column.numeric for column in spec.with_role(CHILD) for _ in range(column.width)], bool
-        )
         self.log_scale = self.add_weight(
-            shape=(int(self._numeric.sum()),),
+            shape=(sum(column.numeric for column in spec.with_role(CHILD)),),
             initializer=keras.initializers.Constant(np.log(config.initial_scale)),
             trainable=config.scale == "learned",
             name="log_scale",
@@ -120,7 +118,7 @@ class ChildrenP(keras.layers.Layer):
 
     @property
     def merge_variables(self):
-        found = list(self._merge.trainable_variables)
+        found = list(self.merge.trainable_variables)
         if self._outputs is not None:
             found += self._outputs.trainable_variables
         return found + ([self.log_scale] if self.log_scale.trainable else [])
@@ -142,7 +140,7 @@ class ChildrenP(keras.layers.Layer):
         if h_m is not None:
             parts.append(h_m[:, None])
         parts.append(self.p_z(z))
-        merged = tf.nn.relu(self._merge(tuple(parts)))
+        merged = tf.nn.relu(self.merge(tuple(parts)))
         if self._outputs is None:
             return tf.cast(merged[..., :0], tf.float32)
         return tf.cast(self._outputs(merged), tf.float32)
@@ -164,9 +162,10 @@ class EncoderZ(keras.layers.Layer):
         super().__init__(name="q_z")
         init = config.kernel_initializer
         observed = sum(len(spec.features(role)) for role in (CHILD, PARENT, COPARENT))
-        parts = (observed, mechanism.code_size, spec.num_classes)
-        self._combined = SumDense(
-            config.hidden, sizes=tuple(s for s in parts if s), kernel_initializer=init
+        self.combined = SumDense(
+            config.hidden,
+            sizes={"observed": observed, "m": mechanism.code_size, "y": spec.num_classes},
+            kernel_initializer=init,
         )
         self._hidden = Mlp((config.hidden,), kernel_initializer=init)
         self._head = NormalHead(dim_z, kernel_initializer=init)
@@ -180,7 +179,7 @@ class EncoderZ(keras.layers.Layer):
           y: one-hots, [B, 1, C] or [1, C, C].
         """
         parts = [observed[:, None]] + ([] if code is None else [code[:, None]]) + [y]
-        return self._head(self._hidden(tf.nn.relu(self._combined(tuple(parts)))))
+        return self._head(self._hidden(tf.nn.relu(self.combined(tuple(parts)))))
 
 
 class EncoderM(keras.layers.Layer):
@@ -218,28 +217,21 @@ class MeasurementCama(CamaBase):
             )
         if not any(column.roles for column in spec.columns):
             raise InputError("measurement_cama needs a parent, co-parent or child; none was given.")
-        dim_m = config.dim_m or _DIM_M
-        mechanism = MECHANISMS[config.mechanism](
-            dim_m,
-            hidden=(config.hidden,) * 4,
-            gated=config.gated,
-            kernel_initializer=config.kernel_initializer,
-        )
         super().__init__(
             spec,
             config,
-            dim_z=config.dim_z or _DIM_Z,
-            dim_m=dim_m,
-            mechanism=mechanism,
+            dim_z=_DIM_Z,
+            dim_m=_DIM_M,
+            p_m_hidden=(config.hidden,) * 4,
             name="measurement_cama",
         )
         self._children, self._parents, self._coparents = (
             spec.features(role) for role in (CHILD, PARENT, COPARENT)
         )
         self.p_y_given_a = ParentsP(spec, config)
-        self.p_x = ChildrenP(spec, mechanism=mechanism, config=config)
-        self.q_m = EncoderM(dim_m=dim_m, config=config)
-        self.q_z = EncoderZ(spec, dim_z=self.dim_z, mechanism=mechanism, config=config)
+        self.p_x = ChildrenP(spec, mechanism=self.mechanism, config=config)
+        self.q_m = EncoderM(dim_m=self.dim_m, config=config)
+        self.q_z = EncoderZ(spec, dim_z=self.dim_z, mechanism=self.mechanism, config=config)
         self.posterior_m(tf.zeros([1, *spec.shape]))  # m_at_test="do_m0" would not build it
         self._create_variables()
 
@@ -265,9 +257,11 @@ class MeasurementCama(CamaBase):
         self, y: tf.Tensor, z: tf.Tensor, m: tf.Tensor, c: tf.Tensor | None = None
     ) -> ChildrenDistribution:
         outputs = self.p_x(y, z, self.mechanism.features(m), c)
+        log_scale = tf.cast(tf.convert_to_tensor(self.p_x.log_scale), tf.float32)
+        stretch = self.mechanism.log_stretch(m)
         return ChildrenDistribution(
             self.mechanism.apply(m, outputs),
-            tf.cast(tf.convert_to_tensor(self.p_x.log_scale), tf.float32),
+            log_scale if stretch is None else log_scale + stretch[:, None],
             columns=self.spec.with_role(CHILD),
         )
 
@@ -281,7 +275,7 @@ class MeasurementCama(CamaBase):
             "p_y_given_a": self.p_y_given_a.trainable_variables,
             "p_y": self.p_x.p_y.trainable_variables,
             "p_z": self.p_x.p_z.trainable_variables,
-            "p_m": self.mechanism.trainable_variables,
+            "p_m": self.mechanism.trainable_variables + self.prior_m.trainable_variables,
             "p_merge": self.p_x.merge_variables,
             "q_m": self.q_m.trainable_variables,
             "q_z": self.q_z.trainable_variables,
@@ -290,20 +284,15 @@ class MeasurementCama(CamaBase):
             groups["p_c"] = self.p_x.p_c.trainable_variables
         return groups
 
-    def reconstruct(self, x: tf.Tensor, *, seed: random.Seed, do_m0: bool) -> tf.Tensor:
-        """The rows, their children replaced by the mean of p(x | y, c, z, m).
+    @property
+    def _sums(self):
+        return (self.p_x.merge, self.q_z.combined)
 
-        At the predicted class, its m and the posterior mean of z.
-
-        Args:
-          x: [B, D].
-          seed: of the prediction.
-          do_m0: under do(m = 0): what the children would be, had nobody manipulated them.
-        """
-        labels = tf.argmax(self.log_scores(x, seed=seed), axis=-1)
-        y, z, m = self.latents_of(x, labels, seed=seed)
-        m = tf.zeros_like(m) if do_m0 else m
+    def _mean(self, x, y, z, m):
         return self.with_children(x, self.p(y, z, m, self.coparents(x)).mean()[0, :, 0])
+
+    def simulate(self, m, x):
+        return self.with_children(x, self.mechanism.simulate(m, self.effects(x)))
 
     def with_children(self, x: tf.Tensor, children: tf.Tensor) -> tf.Tensor:
         """The rows [B, D] with other children, [B, .]."""

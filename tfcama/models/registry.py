@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from tfcama.models.base import ClassifierModel
+from tfcama.models.batch_norm_classifier import cnn_bn
 from tfcama.models.cama import Cama, CamaConfig
 from tfcama.models.discriminative import (
     DiscriminativeConfig,
@@ -16,6 +17,7 @@ from tfcama.models.discriminative import (
     measurement_dnn,
 )
 from tfcama.models.measurement_cama import MeasurementCama, MeasurementCamaConfig
+from tfcama.models.stn_cnn import stn_cnn
 from tfcama.registry import Registry
 from tfcama.types import InputSpec
 
@@ -43,6 +45,8 @@ MODELS: Registry[ModelEntry] = Registry(
         "dnn": ModelEntry(dnn, DiscriminativeConfig, "discriminative"),
         "dnn_large": ModelEntry(dnn_large, DiscriminativeConfig, "discriminative"),
         "cnn": ModelEntry(cnn, DiscriminativeConfig, "discriminative"),
+        "cnn_bn": ModelEntry(cnn_bn, DiscriminativeConfig, "discriminative"),
+        "stn_cnn": ModelEntry(stn_cnn, DiscriminativeConfig, "discriminative"),
         "cnn_binary": ModelEntry(cnn_binary, DiscriminativeConfig, "discriminative"),
     },
 )

@@ -18,7 +18,7 @@ class ChildrenDistribution(tfd.Distribution):
 
     Args:
       outputs: [..., D] float32, a numeric column's loc, a categorical column's logits.
-      log_scale: [number of numeric columns] float32.
+      log_scale: [number of numeric columns] float32, or [..., the same] to broadcast.
       columns: whose features the last axis holds, side by side, without indicators.
     """
 

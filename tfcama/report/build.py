@@ -15,6 +15,7 @@ from tfcama.data.manipulations import MANIPULATIONS
 from tfcama.errors import InputError
 from tfcama.evaluation.results import Row, load_rows
 from tfcama.evaluation.robustness import Check, load_checks
+from tfcama.evaluation.subject import load_spec
 from tfcama.report import figures, labels, provenance
 from tfcama.report.pictures import Picture, load_all, slug, to_png
 from tfcama.report.schema import Report
@@ -23,7 +24,10 @@ from tfcama.types import InputSpec
 from tfcama.workdir import Workdir, atomic_directory, write_bytes, write_json, write_text
 
 _TEMPLATE = "index.html.j2"
-_OWN_DRAW = "Each test image is manipulated by its own draw up to the level. "
+_DRAWN = {
+    "image": "Each test image is manipulated by its own draw up to the level. ",
+    "table": "Every row is shifted by the same amount. ",
+}
 
 
 def build(workdirs: Sequence[Workdir], target: Path, *, title: str) -> Report:
@@ -37,7 +41,7 @@ def build(workdirs: Sequence[Workdir], target: Path, *, title: str) -> Report:
     Raises:
       InputError: a workdir holds no run, or none of them was evaluated.
     """
-    configs = [RunConfig.from_json(workdir.read_config()) for workdir in workdirs]
+    spec, *_ = [load_spec(workdir) for workdir in workdirs]
     rows = [row for workdir in workdirs for row in load_rows(workdir)]
     if not rows:
         raise InputError(
@@ -50,7 +54,7 @@ def build(workdirs: Sequence[Workdir], target: Path, *, title: str) -> Report:
         workdirs,
         target,
         rows=rows,
-        pictures=_curves(rows, configs) + training_pictures(workdirs) + kept,
+        pictures=_curves(rows, spec) + training_pictures(workdirs) + kept,
         checks={name: found for name, found in checks.items() if found},
         title=title,
     )
@@ -122,9 +126,8 @@ def _history(workdir: Workdir) -> list[dict[str, float]]:
     return [json.loads(line) for line in workdir.metrics_file.read_text().splitlines()]
 
 
-def _curves(rows: Sequence[Row], configs: Sequence[RunConfig]) -> list[Picture]:
-    spec = configs[0].input_spec
-    chance = 1.0 / spec.num_classes if spec is not None else 0.0
+def _curves(rows: Sequence[Row], spec: InputSpec) -> list[Picture]:
+    chance = 1.0 / spec.num_classes
     by_manipulation, by_attack = defaultdict(list), defaultdict(list)
     for row in rows:
         if row.attack:
@@ -145,7 +148,7 @@ def _curves(rows: Sequence[Row], configs: Sequence[RunConfig]) -> list[Picture]:
                 name=f"accuracy_{slug(manipulation)}",
                 section="shift",
                 title=f"Accuracy against {about}",
-                caption=_drawn(spec) + _band(group),
+                caption=_DRAWN[spec.kind] + _band(group),
                 png=to_png(figure),
             )
         )
@@ -154,7 +157,7 @@ def _curves(rows: Sequence[Row], configs: Sequence[RunConfig]) -> list[Picture]:
             continue
         about = labels.attack_name(attack)
         figure = figures.accuracy_curves(
-            group, axis="eps", xlabel=eps_label(spec), title=about, chance=chance
+            group, axis="eps", xlabel=labels.eps_label(spec), title=about, chance=chance
         )
         drawn.append(
             Picture(
@@ -166,18 +169,6 @@ def _curves(rows: Sequence[Row], configs: Sequence[RunConfig]) -> list[Picture]:
             )
         )
     return drawn
-
-
-def _drawn(spec: InputSpec | None) -> str:
-    table = spec is not None and spec.kind == "table"
-    return "Every row is shifted by the same amount. " if table else _OWN_DRAW
-
-
-def eps_label(spec: InputSpec | None) -> str:
-    """What an attack's radius is measured in."""
-    table = spec is not None and spec.kind == "table"
-    unit = "training standard deviations" if table else "full scale = 1"
-    return f"eps (max norm, {unit})"
 
 
 def _band(rows: Sequence[Row]) -> str:

@@ -169,6 +169,57 @@ def accuracy_by_fraction(rows: Mapping[float, Sequence[Row]], *, title: str) -> 
     return figure
 
 
+def accuracy_matrix(
+    accuracies: np.ndarray, *, rows: Sequence[str], columns: Sequence[str], title: str
+) -> Figure:
+    """Accuracy of every model (rows) under every manipulation (columns), as numbers and colours.
+
+    Args:
+      accuracies: [rows, columns] in [0, 1]; NaN where nothing was measured.
+      rows: their names.
+      columns: their names.
+      title: above.
+    """
+    figure = Figure(
+        figsize=(3.4 + 0.72 * len(columns), 1.6 + 0.27 * len(rows)), dpi=150, layout="constrained"
+    )
+    axes = figure.add_subplot()
+    axes.imshow(accuracies, cmap="RdYlGn", vmin=0.2, vmax=1.0, aspect="auto")
+    for row, column in np.argwhere(np.isfinite(accuracies)):
+        axes.text(
+            column, row, f"{100 * accuracies[row, column]:.1f}", ha="center", va="center",
+            fontsize=7,
+        )  # fmt: skip
+    axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right", fontsize=7.5)
+    axes.set_yticks(range(len(rows)), rows, fontsize=7.5)
+    axes.set_title(title, fontsize=10)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def recovered_parameters(
+    found: Sequence[tuple[str, np.ndarray, np.ndarray]], *, title: str
+) -> Figure:
+    """What a model infers of each input's manipulation against what was done.
+
+    Args:
+      found: (name and unit, true [N], inferred [N]), one a panel.
+      title: above all.
+    """
+    figure = Figure(figsize=(3.1 * len(found), 3.3), dpi=150, layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    for axes, (name, true, inferred) in zip(
+        figure.subplots(1, len(found), squeeze=False)[0], found, strict=True
+    ):
+        ends = [min(true.min(), inferred.min()), max(true.max(), inferred.max())]
+        axes.plot(ends, ends, color=GREY, linewidth=0.8, linestyle="--")
+        axes.scatter(true, inferred, s=4, color=COLOURS[1], alpha=0.5, linewidths=0)
+        axes.set(xlabel=f"true {name}", ylabel="inferred")
+        tidy(axes)
+    return figure
+
+
 def tidy(axes: Axes) -> None:
     """A faint grid, and no frame at the top and on the right."""
     axes.grid(alpha=0.3, linewidth=0.6)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from tfcama import specs
 from tfcama.evaluation.results import Row
+from tfcama.types import InputSpec
 
 _MODELS = {
     "cama": "CAMA",
@@ -15,6 +16,8 @@ _MODELS = {
     "dnn": "DNN",
     "dnn_large": "large DNN",
     "cnn": "CNN",
+    "cnn_bn": "CNN with batch norm",
+    "stn_cnn": "spatial-transformer CNN",
     "cnn_binary": "CNN",
 }
 _ATTACKS = {
@@ -35,6 +38,7 @@ _MATCHED = {
     STATIC_CLEAN: "eps",
 }
 _HELD_OUT = "_held_out"
+_RADII = {"image": "full scale = 1", "table": "training standard deviations"}
 _VARIANTS = {"coparent_features=quadratic": "quadratic NNpC"}
 
 
@@ -105,6 +109,11 @@ def attack_name(text: str) -> str:
     return shown + (f" from {model_name(source)}" if source else "")
 
 
+def eps_label(spec: InputSpec) -> str:
+    """What an attack's radius is measured in."""
+    return f"eps (max norm, {_RADII[spec.kind]})"
+
+
 def manipulation_name(text: str) -> str:
     """For example vertical shift 0.5 and rotation 30, of "vertical_shift:0.5+rotation:30"."""
     parts = [part.replace("direction=", "").replace("column=", "of ") for part in text.split("+")]
@@ -113,7 +122,8 @@ def manipulation_name(text: str) -> str:
 
 def variant_name(text: str) -> str:
     """For example quadratic NNpC, of "coparent_features=quadratic"."""
-    parts = [_VARIANTS.get(part, part.replace("_", " ")) for part in text.split(", ")]
+    plain = str.maketrans("_:", "  ")
+    parts = [_VARIANTS.get(part, part.translate(plain)) for part in text.split(", ")]
     children = [part for part in parts if part.endswith("declared coparent")]
     if len(children) > 3:
         parts = [part for part in parts if part not in children]

@@ -14,11 +14,13 @@ from tfcama.attacks.base import Attacked
 from tfcama.data import manipulations
 from tfcama.errors import InputError
 from tfcama.evaluation.subject import Subject
+from tfcama.models.cama_base import CamaBase
 from tfcama.report import figures, labels
 from tfcama.types import Generative, Sampler
 from tfcama.workdir import Workdir, write_bytes, write_json
 
 _COLUMNS = 12
+_MOST_PARTS = 6  # rows that a grid of single parameters may have
 
 
 class Picture(NamedTuple):
@@ -107,6 +109,39 @@ def do_m0_grid(subject: Subject, manipulation: str, level: float) -> Picture | N
             "the class it answers."
         ),
         png=to_png(figure),
+    )
+
+
+def do_parts_grid(subject: Subject, manipulation: str, level: float) -> Picture | None:
+    """Reconstructions under do(m_i = 0), one part of the mechanism after another.
+
+    None for mechanisms of one parameter or of none, and for tables.
+    """
+    classifier = subject.loaded.classifier
+    if not isinstance(classifier, CamaBase) or not _pictured(subject):
+        return None
+    names = [parameter.name for parameter in classifier.mechanism.parameters]
+    parts = list(classifier.mechanism.parts) if len(names) > _MOST_PARTS else names
+    if len(parts) < 2:
+        return None
+    seed = subject.loaded.config.seed
+    moved = manipulations.parse(manipulation, level=level).fit(subject.dataset)
+    x = tf.constant(manipulations.manipulate(subject.test, moved, seed=seed).x[:_COLUMNS])
+    draw = tf.constant(random.stream(seed, "pictures"))
+    rows = [("input", x.numpy())]
+    interventions: dict[str, tuple[str, ...]] = {"explained": ()}
+    interventions |= {f"do({part} = 0)": (part,) for part in parts}
+    for name, at_zero in interventions.items():
+        rows.append((name, classifier.reconstruct(x, seed=draw, do_m0=at_zero).numpy()))
+    rows.append(("do(m = 0)", classifier.reconstruct(x, seed=draw, do_m0=True).numpy()))
+    about = f"{labels.manipulation_name(manipulation)} {level:g}"
+    return Picture(
+        name=f"do_parts_{slug(manipulation)}",
+        section="shift",
+        title=f"One part of M at a time: {_who(subject)}, {about}",
+        caption="Second row: the model's explanation of its input. Then the same y, z and m with "
+        "one part of m set to 0, and at last with all of it.",
+        png=to_png(figures.image_rows(rows, title=f"{_who(subject)}: {about}")),
     )
 
 

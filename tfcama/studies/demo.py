@@ -7,7 +7,8 @@ from pathlib import Path
 from tfcama.data.base import DataConfig
 from tfcama.data.datasets import DATASETS
 from tfcama.evaluation import robustness
-from tfcama.evaluation.subject import Subject, load_subject
+from tfcama.evaluation.results import has_rows
+from tfcama.evaluation.subject import load_subject
 from tfcama.models.registry import MODELS
 from tfcama.report.build import build
 from tfcama.report.pictures import slug
@@ -17,7 +18,6 @@ from tfcama.studies.measurement import PROFILES, MeasurementStudy
 from tfcama.studies.steps import Progress
 from tfcama.training import run
 from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
-from tfcama.training.finetune import finetune_on_manipulation
 from tfcama.workdir import Workdir
 
 _SHIFTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
@@ -102,19 +102,18 @@ def _image_demo(
         trained[name] = Workdir(root / name)
         run.train(config, trained[name], data_dir=data_dir)
     adaptation = FinetuneConfig(subject=_ADAPTED_TO, seed=seed)
-    adapted = steps.finetuned_workdir(trained["cama"], adaptation)
-    finetune_on_manipulation(trained["cama"], adapted, _ADAPTED_TO, adaptation, data_dir=data_dir)
+    adapted = steps.finetuned(trained["cama"], adaptation, data_dir=data_dir)
     workdirs = [trained["dnn"], trained["cama"], adapted]
     for workdir in workdirs:
         subject = load_subject(workdir, data_dir=data_dir)
         for manipulation in ("vertical_shift", "horizontal_shift"):
-            if not _done(subject, f"manipulation_{manipulation}"):
+            if not has_rows(workdir, f"manipulation_{slug(manipulation)}"):
                 steps.evaluate(
                     subject, manipulation, _SHIFTS, progress=progress, pictured_level=0.2
                 )
         attacked = load_subject(workdir, data_dir=data_dir, limit=_ATTACKED_ROWS)
         for attack in ("fgsm", _PGD):
-            if not _done(attacked, f"attack_{slug(attack)}"):
+            if not has_rows(workdir, f"attack_{slug(attack)}"):
                 steps.attack(attacked, attack, _RADII, progress=progress)
     _checks(trained["cama"], transfer_from=trained["dnn"], data_dir=data_dir, progress=progress)
     build(workdirs, root / "report", title=f"Classifiers under manipulation: {dataset}")
@@ -128,10 +127,6 @@ def _export(workdir: Workdir, base: Path, data_dir: str | None, progress: Progre
     loaded = run.load(workdir)
     clean = held_out(loaded, data_dir=data_dir, progress=progress)
     progress(f"published {publish(loaded, base, clean=clean)}")
-
-
-def _done(subject: Subject, name: str) -> bool:
-    return (subject.workdir.results / f"{name}.rows.json").exists()
 
 
 def _checks(

@@ -19,24 +19,22 @@ from tfcama.data import manipulations
 from tfcama.data.datasets import DATASETS
 from tfcama.data.measurement import MeasurementConfig, MeasurementScm
 from tfcama.evaluation import curves, robustness
-from tfcama.evaluation.results import Row, load_rows, scored
+from tfcama.evaluation.results import Row, has_rows, scored
 from tfcama.evaluation.robustness import Check
-from tfcama.evaluation.subject import Subject, load_subject
+from tfcama.evaluation.subject import Subject, load_spec, load_subject
 from tfcama.report import figures, labels
-from tfcama.report.build import eps_label, training_pictures
+from tfcama.report.build import training_pictures
 from tfcama.report.pictures import Picture, slug, to_png
-from tfcama.specs import with_number, without_number
+from tfcama.specs import with_number
 from tfcama.studies import steps
 from tfcama.studies.measurement_claims import claims
-from tfcama.studies.study import Study, by_fraction
-from tfcama.training.config import FinetuneConfig, TrainingConfig
-from tfcama.training.finetune import finetune_on_manipulation
+from tfcama.studies.study import FRACTION, Study, finetuned_experiment, fraction_pictures
+from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig, default_finetuning
 from tfcama.types import COPARENT
 from tfcama.workdir import Workdir
 
 COPARENTS_UP, COPARENTS_DOWN = "coparents_shift", "coparents_shift:direction=down"
 CHILDREN_UP, CHILDREN_DOWN = "children_shift", "children_shift:direction=down"
-_FRACTION = 0.5  # of the test rows that fine-tuning sees; both papers
 _ATTACKS = ("fgsm", "pgd:steps=20")
 _STRONG = ("pgd_eot:draws=5:steps=20:restarts=2", "square:queries=500")
 _STRONG_ROWS = 200
@@ -151,9 +149,11 @@ class MeasurementStudy(Study):
     def pictures(
         self, rows: Sequence[Row], workdirs: Sequence[Workdir], *, chance: float
     ) -> list[Picture]:
-        spec = load_subject(workdirs[0], data_dir=self.data_dir).dataset.spec
         return table_figures(
-            rows, chance=chance, eps=eps_label(spec), fraction_level=self.profile.fraction_level
+            rows,
+            chance=chance,
+            eps=labels.eps_label(load_spec(workdirs[0])),
+            fraction_level=self.profile.fraction_level,
         ) + training_pictures(workdirs[:2])
 
     def checks(self, rows: Sequence[Row]) -> dict[str, list[Check]]:
@@ -168,7 +168,7 @@ class MeasurementStudy(Study):
             self._attacks(workdir, seed)
         self.once(dnn, "bayes", self._bayes)
         workdirs += self._finetune_all(cama, seed)
-        if self.profile.quadratic and self._has_coparents(cama):
+        if self.profile.quadratic and _has_coparents(cama):
             quadratic = {"coparent_features": "quadratic"}
             workdirs.append(self._model("cama_quadratic", seed, "measurement_cama", quadratic))
             self._curves(workdirs[-1])
@@ -183,15 +183,16 @@ class MeasurementStudy(Study):
         """CAMA, fine-tuned on the first of the shifts."""
         manipulation, levels = next(iter(self.profile.finetuned.items()))
         cama = Workdir(self.root / f"seed{seed}" / "cama")
-        return steps.finetuned_workdir(
-            cama, self._finetuning(with_number(manipulation, levels[0]), _FRACTION, seed)
-        )
+        subject = with_number(manipulation, levels[0])
+        return steps.finetuned_workdir(cama, self._finetuning(cama, subject, FRACTION, seed))
 
-    def _finetuning(self, subject: str, fraction: float, seed: int) -> FinetuneConfig:
-        return FinetuneConfig(
+    def _finetuning(
+        self, cama: Workdir, subject: str, fraction: float, seed: int
+    ) -> FinetuneConfig:
+        return dataclasses.replace(
+            default_finetuning(RunConfig.from_json(cama.read_config())),
             subject=subject,
             fraction=fraction,
-            clean="elbo",
             steps=self.profile.finetune_steps,
             seed=seed,
         )
@@ -223,26 +224,12 @@ class MeasurementStudy(Study):
             name, seed, model=model, training=training, architecture=architecture, data=data
         )
 
-    def _has_coparents(self, workdir: Workdir) -> bool:
-        spec = load_subject(workdir, data_dir=self.data_dir).dataset.spec
-        return any(column.numeric for column in spec.with_role(COPARENT))
-
     def _curves(self, workdir: Workdir) -> None:
-        shifts = [(CHILDREN_UP, self.profile.children), (CHILDREN_DOWN, self.profile.children)]
-        if self._has_coparents(workdir):
-            shifts += [(m, self.profile.coparents) for m in (COPARENTS_UP, COPARENTS_DOWN)]
-        for manipulation, levels in shifts:
-
-            def score(
-                subject: Subject,
-                manipulation: str = manipulation,
-                levels: Sequence[float] = levels,
-            ) -> list[Row]:
-                return curves.manipulation_curve(
-                    subject, manipulation, levels, progress=self.progress
-                )
-
-            self.once(workdir, f"manipulation_{slug(manipulation)}", score)
+        for manipulation in (CHILDREN_UP, CHILDREN_DOWN):
+            self.curve_once(workdir, manipulation, self.profile.children)
+        if _has_coparents(workdir):
+            for manipulation in (COPARENTS_UP, COPARENTS_DOWN):
+                self.curve_once(workdir, manipulation, self.profile.coparents)
 
     def _bayes(self, subject: Subject) -> list[Row]:
         """The classifier that knows p(y|a) and p(x|y,c), under shifts of the co-parents."""
@@ -264,62 +251,64 @@ class MeasurementStudy(Study):
         everything |= dict.fromkeys(_ATTACKS, (self.profile.radii, None))
         everything |= dict.fromkeys(_STRONG if strong else (), (strong, _STRONG_ROWS))
         for attack, (radii, limit) in everything.items():
-            if not (workdir.results / f"attack_{slug(attack)}.rows.json").exists():
+            if not has_rows(workdir, f"attack_{slug(attack)}"):
                 subject = load_subject(workdir, data_dir=self.data_dir, limit=limit)
                 steps.attack(subject, attack, radii, progress=self.progress)
 
     def _finetune_all(self, cama: Workdir, seed: int) -> list[Workdir]:
         profile = self.profile
         adapted = [
-            self._finetune(cama, with_number(manipulation, level), _FRACTION, seed)
+            self._finetune(cama, manipulation, level, FRACTION, seed)
             for manipulation, levels in profile.finetuned.items()
             for level in levels
         ]
-        few = with_number(CHILDREN_UP, profile.fraction_level)
-        adapted += [self._finetune(cama, few, fraction, seed) for fraction in profile.fractions]
-        subject = load_subject(cama, data_dir=self.data_dir)
-        for attack in _ATTACKS:
-            for eps in profile.adapted_radii:
-                adapted.append(self._finetune_on_attack(subject, attack, eps, seed))
+        adapted += [
+            self._finetune(cama, CHILDREN_UP, profile.fraction_level, fraction, seed)
+            for fraction in profile.fractions
+        ]
+        adapted += [
+            self._finetune_on_attack(cama, attack, eps, seed)
+            for attack in _ATTACKS
+            for eps in profile.adapted_radii
+        ]
         return adapted
 
-    def _finetune(self, cama: Workdir, subject: str, fraction: float, seed: int) -> Workdir:
-        """Fine-tunes on one shift; scores that shift, clean rows, and shifted co-parents."""
-        config = self._finetuning(subject, fraction, seed)
-        workdir = steps.finetuned_workdir(cama, config)
-        finetune_on_manipulation(cama, workdir, subject, config, data_dir=self.data_dir)
-        manipulation = without_number(subject)
-        level = manipulations.parse(subject).parts[0].level
-        experiment = "matched" if fraction == _FRACTION else f"fraction_{fraction:g}"
+    def _finetune(
+        self, cama: Workdir, manipulation: str, level: float, fraction: float, seed: int
+    ) -> Workdir:
+        """Fine-tunes on one shift; scores that shift and, with the papers' share, clean rows."""
+        config = self._finetuning(cama, with_number(manipulation, level), fraction, seed)
+        workdir = steps.finetuned(cama, config, data_dir=self.data_dir)
+        experiment = finetuned_experiment(fraction)
 
         def score(adapted: Subject) -> list[Row]:
-            rows = [
-                dataclasses.replace(
-                    row, experiment=row.experiment.replace("manipulation", experiment)
+            rows = curves.manipulation_curve(
+                adapted, manipulation, [level], experiment=experiment, progress=self.progress
+            )
+            if fraction == FRACTION:
+                clean, *_ = curves.manipulation_curve(
+                    adapted, manipulation, [0.0], experiment=labels.MATCHED_CLEAN
                 )
-                for row in curves.manipulation_curve(
-                    adapted, manipulation, [level], progress=self.progress
-                )
-            ]
-            if fraction == _FRACTION:
-                clean = curves.manipulation_curve(adapted, manipulation, [0.0])[0]
-                rows.append(
-                    dataclasses.replace(clean, experiment=labels.MATCHED_CLEAN, level=level)
-                )
+                rows.append(dataclasses.replace(clean, level=level))  # stands at what it adapted to
             return rows
 
         self.once(workdir, experiment, score)
         return workdir
 
-    def _finetune_on_attack(self, subject: Subject, attack: str, eps: float, seed: int) -> Workdir:
-        config = self._finetuning(f"{attack} eps {eps:g}", 1.0, seed)
-        workdir = steps.finetuned_workdir(subject.workdir, config)
-        if not load_rows(workdir):
+    def _finetune_on_attack(self, cama: Workdir, attack: str, eps: float, seed: int) -> Workdir:
+        config = self._finetuning(cama, f"{attack} eps {eps:g}", 1.0, seed)
+        workdir = steps.finetuned_workdir(cama, config)
+        if not has_rows(workdir, "attack_static"):
+            subject = load_subject(cama, data_dir=self.data_dir)
             attacked = robustness.craft(subject, registry.parse(attack, eps=eps)).x
             steps.static_finetuning(
                 subject, attack, eps, config, adversarial=attacked, progress=self.progress
             )
         return workdir
+
+
+def _has_coparents(workdir: Workdir) -> bool:
+    return any(column.numeric for column in load_spec(workdir).with_role(COPARENT))
 
 
 def table_figures(
@@ -385,17 +374,14 @@ def table_figures(
                 to_png(figure),
             )
         )
-    shares = by_fraction(
+    pictures += fraction_pictures(
+        "fraction",
         rows,
         manipulation=CHILDREN_UP,
-        subject=with_number(CHILDREN_UP, fraction_level),
-        default=_FRACTION,
+        level=fraction_level,
+        title=f"How many test rows fine-tuning needs (children shifted up by {fraction_level:g})",
+        caption="Scored on the rows that fine-tuning did not see.",
     )
-    if shares:
-        title = f"How many test rows fine-tuning needs (children shifted up by {fraction_level:g})"
-        figure = figures.accuracy_by_fraction(shares, title=title)
-        caption = "Scored on the rows that fine-tuning did not see."
-        pictures.append(Picture("fraction", "shift", title, caption, to_png(figure)))
     return pictures
 
 

@@ -16,17 +16,16 @@ from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject
 from tfcama.report import figures
 from tfcama.report.pictures import Picture, to_png
+from tfcama.specs import with_number
 from tfcama.studies import steps
 from tfcama.studies.orderings import orderings
-from tfcama.studies.study import Study, by_fraction
+from tfcama.studies.study import FRACTION, Study, finetuned_experiment, fraction_pictures
 from tfcama.training.config import FinetuneConfig, TrainingConfig
-from tfcama.training.finetune import finetune_on_manipulation
 from tfcama.workdir import Workdir
 
 VERTICAL, HORIZONTAL, BOTH = "vertical_shift", "horizontal_shift", "shift"
 DIRECTIONS = (VERTICAL, HORIZONTAL)
 _AUGMENTED_RANGE = 0.5  # both papers
-_FRACTION = 0.5  # of the test images that fine-tuning sees; both papers
 _FRACTION_RANGE = 0.2  # where the number of images is varied
 _TENTHS = tuple(round(0.1 * step, 1) for step in range(10))
 
@@ -142,11 +141,7 @@ class ShiftStudy(Study):
         few = model == "cama" and augmented
         ranges = self.profile.augmented_ranges if few else self.profile.ranges
         for direction in DIRECTIONS:
-
-            def score(subject: Subject, direction: str = direction) -> list[Row]:
-                return curves.manipulation_curve(subject, direction, ranges, progress=self.progress)
-
-            self.once(workdir, f"manipulation_{direction}", score, limit=self.profile.limit)
+            self.curve_once(workdir, direction, ranges, limit=self.profile.limit)
         return workdir
 
     def _finetune_all(self, trained: Workdir, augmented: str, seed: int) -> list[Workdir]:
@@ -154,10 +149,10 @@ class ShiftStudy(Study):
             ranges = self.profile.finetuned_augmented
             directions = self.profile.augmented["cama"]
             return [
-                self._finetune(trained, d, r, _FRACTION, seed) for d in directions for r in ranges
+                self._finetune(trained, d, r, FRACTION, seed) for d in directions for r in ranges
             ]
         matched = [
-            self._finetune(trained, manipulation, level, _FRACTION, seed)
+            self._finetune(trained, manipulation, level, FRACTION, seed)
             for manipulation, levels in self.profile.finetuned.items()
             for level in levels
         ]
@@ -171,22 +166,19 @@ class ShiftStudy(Study):
         self, trained: Workdir, manipulation: str, level: float, fraction: float, seed: int
     ) -> Workdir:
         """Fine-tunes at one range; scores that range in both directions, and clean images."""
-        config = FinetuneConfig(subject=f"{manipulation}:{level:g}", fraction=fraction, seed=seed)
-        workdir = steps.finetuned_workdir(trained, config)
-        finetune_on_manipulation(trained, workdir, config.subject, config, data_dir=self.data_dir)
-        experiment = "matched" if fraction == _FRACTION else f"fraction_{fraction:g}"
+        config = FinetuneConfig(
+            subject=with_number(manipulation, level), fraction=fraction, seed=seed
+        )
+        workdir = steps.finetuned(trained, config, data_dir=self.data_dir)
+        experiment = finetuned_experiment(fraction)
 
         def score(subject: Subject) -> list[Row]:
-            rows = curves.manipulation_curve(subject, VERTICAL, [0.0], progress=self.progress)
-            for direction in DIRECTIONS:
-                rows += curves.manipulation_curve(
-                    subject, direction, [level], progress=self.progress
-                )
             return [
-                dataclasses.replace(
-                    row, experiment=row.experiment.replace("manipulation", experiment)
+                row
+                for direction, levels in ((VERTICAL, [0.0, level]), (HORIZONTAL, [level]))
+                for row in curves.manipulation_curve(
+                    subject, direction, levels, experiment=experiment, progress=self.progress
                 )
-                for row in rows
             ]
 
         self.once(workdir, experiment, score, limit=self.profile.limit)
@@ -235,17 +227,14 @@ def shift_figures(rows: Sequence[Row], *, chance: float) -> list[Picture]:
                 chance=chance,
             )
             pictures.append(Picture(f"{name}_{short}", "shift", title, caption, to_png(figure)))
-    shares = by_fraction(
+    pictures += fraction_pictures(
+        "figure8",
         rows,
         manipulation=VERTICAL,
-        subject=f"{VERTICAL}:{_FRACTION_RANGE:g}",
-        default=_FRACTION,
+        level=_FRACTION_RANGE,
+        title=f"How many test images fine-tuning needs (vertical range {_FRACTION_RANGE})",
+        caption="The papers' Figure 8, scored on the images that fine-tuning did not see.",
     )
-    if shares:
-        title = f"How many test images fine-tuning needs (vertical range {_FRACTION_RANGE})"
-        figure = figures.accuracy_by_fraction(shares, title=title)
-        caption = "The papers' Figure 8, scored on the images that fine-tuning did not see."
-        pictures.append(Picture("figure8", "shift", title, caption, to_png(figure)))
     return pictures
 
 

@@ -14,8 +14,9 @@ from tfcama.evaluation.results import Row
 from tfcama.evaluation.subject import Subject
 from tfcama.report import pictures
 from tfcama.report.pictures import slug
-from tfcama.training import finetune as finetune_lib
 from tfcama.training.config import FinetuneConfig
+from tfcama.training.finetune import finetune, finetune_on_manipulation
+from tfcama.training.methods import EQ8
 from tfcama.workdir import Workdir
 
 Progress = Callable[[str], None]
@@ -23,8 +24,17 @@ Progress = Callable[[str], None]
 
 def finetuned_workdir(base: Workdir, config: FinetuneConfig) -> Workdir:
     """Where a fine-tuning of `base` goes unless told otherwise."""
-    name = f"{config.subject}_{config.fraction:g}_seed{config.seed}"
+    method = config.method if config.method != EQ8 else ""
+    parts = [config.subject, f"{config.fraction:g}", config.mechanism, method, f"seed{config.seed}"]
+    name = "_".join(filter(None, parts))
     return Workdir(base.root / "finetuned" / slug(name))
+
+
+def finetuned(base: Workdir, config: FinetuneConfig, *, data_dir: str | None) -> Workdir:
+    """`base`, adapted to its own test inputs under the manipulation `config.subject`."""
+    workdir = finetuned_workdir(base, config)
+    finetune_on_manipulation(base, workdir, config.subject, config, data_dir=data_dir)
+    return workdir
 
 
 def evaluate(
@@ -45,7 +55,7 @@ def evaluate(
       pictured_level: of the do(m = 0) grid; None takes the middle one.
     """
     rows = curves.manipulation_curve(subject, manipulation, levels, progress=progress)
-    name = f"manipulation_{slug(manipulation)}"
+    name = "_".join(filter(None, ["manipulation", slug(manipulation), slug(subject.augmentation)]))
     results.save_rows(subject.workdir, name, rows)
     level = levels[len(levels) // 2] if pictured_level is None else pictured_level
     grid = pictures.do_m0_grid(subject, manipulation, level)
@@ -106,7 +116,7 @@ def static_finetuning(
     made = registry.parse(attack, eps=eps)
     config = dataclasses.replace(config, fraction=1.0, subject=f"{attack} eps {eps:g}")
     workdir = finetuned_workdir(subject.workdir, config)
-    loaded = finetune_lib.finetune(
+    loaded = finetune(
         subject.workdir, workdir, config, clean=subject.dataset.train, unlabelled=adversarial
     )
     adapted = dataclasses.replace(subject, workdir=workdir, loaded=loaded)

@@ -10,17 +10,21 @@ from typing import Any, ClassVar
 
 from tfcama.data.base import DataConfig
 from tfcama.data.datasets import DATASETS
-from tfcama.evaluation import results
+from tfcama.evaluation import curves, results
 from tfcama.evaluation.results import Row
 from tfcama.evaluation.robustness import Check
-from tfcama.evaluation.subject import Subject, load_subject
+from tfcama.evaluation.subject import Subject, load_spec, load_subject
 from tfcama.models.registry import MODELS
+from tfcama.report import figures
 from tfcama.report.build import write_report
-from tfcama.report.pictures import Picture
+from tfcama.report.pictures import Picture, slug, to_png
+from tfcama.specs import with_number
 from tfcama.studies.steps import Progress
 from tfcama.training import run
 from tfcama.training.config import RunConfig, TrainingConfig
 from tfcama.workdir import Workdir
+
+FRACTION = 0.5  # of the test inputs that fine-tuning sees; both papers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +64,12 @@ class Study(abc.ABC):
         """
         workdirs = [workdir for seed in seeds for workdir in self.one_seed(seed)]
         rows = [row for workdir in workdirs for row in results.load_rows(workdir)]
-        spec = load_subject(workdirs[0], data_dir=self.data_dir).dataset.spec
+        chance = 1.0 / load_spec(workdirs[0]).num_classes
         write_report(
             workdirs,
             target,
             rows=rows,
-            pictures=self.pictures(rows, workdirs, chance=1.0 / spec.num_classes),
+            pictures=self.pictures(rows, workdirs, chance=chance),
             checks=self.checks(rows),
             title=self.title,
         )
@@ -140,30 +144,47 @@ class Study(abc.ABC):
           score: gives its rows.
           limit: test rows that are scored; None for all.
         """
-        if not (workdir.results / f"{name}.rows.json").exists():
+        if not results.has_rows(workdir, name):
             self.progress(f"{workdir.root}: {name}")
             subject = load_subject(workdir, data_dir=self.data_dir, limit=limit)
             results.save_rows(workdir, name, score(subject))
 
+    def curve_once(
+        self,
+        workdir: Workdir,
+        manipulation: str,
+        levels: Sequence[float],
+        *,
+        limit: int | None = None,
+    ) -> None:
+        """`once` for accuracy along a manipulation."""
 
-def by_fraction(
-    rows: Sequence[Row], *, manipulation: str, subject: str, default: float
-) -> dict[float, list[Row]]:
+        def score(subject: Subject) -> list[Row]:
+            return curves.manipulation_curve(subject, manipulation, levels, progress=self.progress)
+
+        self.once(workdir, f"manipulation_{slug(manipulation)}", score, limit=limit)
+
+
+def finetuned_experiment(fraction: float) -> str:
+    """What the rows of a CAMA that was fine-tuned on this share of the test inputs are called."""
+    return "matched" if fraction == FRACTION else f"fraction_{fraction:g}"
+
+
+def by_fraction(rows: Sequence[Row], *, manipulation: str, level: float) -> dict[float, list[Row]]:
     """Share of test inputs that fine-tuning saw -> rows on those that it did not see.
 
     Args:
-      rows: of a study.
-      manipulation: that was scored, at the level of `subject`.
-      subject: what was adapted to.
-      default: share that the experiment "matched" used.
+      rows: of a study, their experiments named by `finetuned_experiment`.
+      manipulation: that was adapted to and scored.
+      level: of both.
 
     Returns:
-      Share 0 is the model as trained; empty where nothing but 0 and the default was tried.
+      Share 0 is the model as trained; empty where nothing but 0 and the usual share was tried.
     """
-    level = subject.split(":")[1]
+    subject = with_number(manipulation, level)
     found: dict[float, list[Row]] = {}
     for row in rows:
-        at = row.manipulation == manipulation and f"{row.level:g}" == level
+        at = row.manipulation == manipulation and row.level == level
         if not at or row.trained_on != "clean" or "cama" not in row.model or row.variant:
             continue
         if row.experiment == "manipulation":
@@ -171,8 +192,19 @@ def by_fraction(
         elif row.finetuned_on != subject:
             continue
         elif row.experiment == "matched_held_out":
-            found.setdefault(default, []).append(row)
+            found.setdefault(FRACTION, []).append(row)
         elif row.experiment.startswith("fraction_") and row.experiment.endswith("_held_out"):
             fraction = float(row.experiment.removeprefix("fraction_").removesuffix("_held_out"))
             found.setdefault(fraction, []).append(row)
     return found if len(found) > 2 else {}
+
+
+def fraction_pictures(
+    name: str, rows: Sequence[Row], *, manipulation: str, level: float, title: str, caption: str
+) -> list[Picture]:
+    """How many inputs fine-tuning needs, see `by_fraction`; none where that was not tried."""
+    shares = by_fraction(rows, manipulation=manipulation, level=level)
+    if not shares:
+        return []
+    figure = figures.accuracy_by_fraction(shares, title=title)
+    return [Picture(name, "shift", title, caption, to_png(figure))]

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tfcama import random
 from tfcama.data.base import Split
+from tfcama.errors import InputError
 from tfcama.models.cama_base import CamaBase, Noise
 from tfcama.objectives import bounds
 from tfcama.training.trainer import EVALUATION_SEED, Trainer
@@ -136,6 +137,9 @@ def _grid(images: tf.Tensor, columns: int) -> tf.Tensor:
     return tf.reshape(images, [1, rows * height, columns * width, channels])
 
 
+_DREAM_SPREAD = 2.0  # standard deviations of the prior
+
+
 class FinetuneTrainer(_CamaTrainer):
     """Maximises Eq. 8, alpha ELBO(x, y) on clean rows + (1 - alpha) ELBO(x) on unlabelled ones.
 
@@ -146,14 +150,28 @@ class FinetuneTrainer(_CamaTrainer):
       alpha: weight of the clean rows.
       clean_do_m0: clean rows under do(m = 0) (the papers' footnote 1); otherwise m is inferred.
       num_samples: K, samples of z in each ELBO.
+      dreams: see FinetuneConfig.
     """
 
     term_names = ("elbo_x", "kl_m", "elbo_clean")
 
     def __init__(
-        self, classifier: CamaBase, *, alpha: float, clean_do_m0: bool, num_samples: int, **kwargs
+        self,
+        classifier: CamaBase,
+        *,
+        alpha: float,
+        clean_do_m0: bool,
+        num_samples: int,
+        dreams: float = 0.0,
+        **kwargs,
     ):
         super().__init__(classifier, **kwargs)
+        if dreams and not classifier.mechanism.parameters:
+            raise InputError(
+                f"dreams={dreams:g} was given; mechanism '{classifier.config.mechanism}' has no "
+                "parameters to dream of. Give 0."
+            )
+        self._dreams = dreams
         self._alpha = alpha
         self._clean_do_m0 = clean_do_m0
         self._num_samples = num_samples
@@ -179,12 +197,24 @@ class FinetuneTrainer(_CamaTrainer):
             unlabelled.x,
             noise=model.row_noise(draws.fold(1), num_samples=samples),
             analytic=True,
+            improved=True,
         )
         elbo_clean = bounds.elbo(of_clean)
         elbo_x = bounds.marginal_over_classes(bounds.elbo(of_unlabelled))
+        loss = -(self._alpha * elbo_clean + (1.0 - self._alpha) * elbo_x)
+        if self._dreams:
+            loss += self._dreams * self._surprise(clean.x, draws.fold(2))
         return {
-            "loss": -(self._alpha * elbo_clean + (1.0 - self._alpha) * elbo_x),
+            "loss": loss,
             "elbo_x": elbo_x,
             "kl_m": -tf.reduce_mean(of_unlabelled.log_ratio_m, axis=[0, 2]),
             "elbo_clean": elbo_clean,
         }
+
+    def _surprise(self, x: tf.Tensor, draws: random.RowDraws) -> tf.Tensor:
+        """-log q(m | T_m x) of dreamt manipulations m of clean inputs, [B] nats."""
+        model = self.classifier
+        m = _DREAM_SPREAD * draws.normal(model.dim_m)
+        q_m = model.posterior_m(model.simulate(m, x)).distribution
+        known = list(model.mechanism.coordinates_of_parameters().values())
+        return -tf.reduce_sum(tf.gather(q_m.log_prob(m), known, axis=1), axis=1)

@@ -10,7 +10,9 @@ from tfcama.data import manipulations
 from tfcama.data.base import DataConfig
 from tfcama.data.datasets import DATASETS
 from tfcama.errors import InputError, unknown_name
+from tfcama.models.mechanisms.registry import check_mechanism, has_parameters
 from tfcama.models.registry import MODELS
+from tfcama.training import methods
 from tfcama.types import InputSpec
 
 SCHEDULES = ("cosine", "constant")
@@ -74,7 +76,7 @@ class TrainingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
-    """How a trained CAMA is adapted to unlabelled manipulated inputs (Eq. 8).
+    """How a trained model is adapted to unlabelled manipulated inputs; a CAMA by Eq. 8.
 
     Attributes:
       subject: what the inputs are, for people: "vertical_shift:0.5", "pgd eps 0.2".
@@ -86,7 +88,14 @@ class FinetuneConfig:
       learning_rate: of Adam.
       num_samples: K, samples of z in each ELBO.
       groups: the variable groups that move.
+      mechanism: how m acts from now on, see make_mechanism; "" keeps the trained model's. What
+        was trained on clean data alone serves under any.
+      dreams: weight of -log q(m|T_m x), for clean x and m from twice the prior: the sleep phase of
+        wake-sleep, which teaches q(m|x) what the mechanism can do before anything was seen of
+        what it did do. 0 for none; only mechanisms with parameters dream.
       seed: of the draws, the permutation and the order of rows.
+      method: "eq8", or what a user would do to a model with batch normalisation, see METHODS:
+        "tent:epochs=5", "batch_norm"; these take no more than subject, fraction and seed.
     """
 
     subject: str = ""
@@ -98,7 +107,10 @@ class FinetuneConfig:
     learning_rate: float = 1e-3
     num_samples: int = 1
     groups: tuple[str, ...] = ("p_m", "q_m")
+    mechanism: str = ""
+    dreams: float = 0.0
     seed: int = 0
+    method: str = methods.EQ8
 
     def __post_init__(self):
         _at_least(self, steps=1, batch_size=1, num_samples=1)
@@ -108,15 +120,11 @@ class FinetuneConfig:
             raise InputError(f"fraction={self.fraction:g} was given; it must be in (0, 1].")
         if self.clean not in ("do_m0", "elbo"):
             raise unknown_name("clean", self.clean, ("do_m0", "elbo"))
-
-
-def clean_objective(spec: InputSpec) -> str:
-    """What fine-tuning does with clean rows unless told otherwise, see FinetuneConfig.clean.
-
-    Under do(m = 0) q(m|x) never sees a clean row. On images it answers them well all the same; on
-    tables, whose few children a shift moves far, it takes them for moved ones (BUILD.md).
-    """
-    return "elbo" if spec.kind == "table" else "do_m0"
+        if self.dreams < 0:
+            raise InputError(f"dreams={self.dreams:g} was given; it must be at least 0.")
+        if self.mechanism:
+            check_mechanism(self.mechanism)
+        methods.parse(self.method)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +153,7 @@ class RunConfig:
 
     @property
     def variant(self) -> str:
-        """How model and data differ from their defaults, for tables and legends; "" if they do not.
+        """How model, data and method differ from their defaults, for tables and legends, or "".
 
         Left out is what names a data set's rows rather than changing what a model is told of them.
         """
@@ -155,7 +163,9 @@ class RunConfig:
             for field in dataclasses.fields(default)
             if getattr(self.architecture, field.name) != getattr(default, field.name)
         ]
-        return ", ".join([*own, *filter(None, [self.data.variant])])
+        method = self.finetuned.method if self.finetuned is not None else methods.EQ8
+        rival = method if method != methods.EQ8 else ""
+        return ", ".join([*own, *filter(None, [self.data.variant, rival])])
 
     def to_json(self) -> dict[str, Any]:
         value = config_lib.to_json(self)
@@ -193,6 +203,26 @@ class RunConfig:
             if finetuned is None
             else config_lib.from_json(FinetuneConfig, finetuned, where="finetuned"),
         )
+
+
+def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfig:
+    """How a run is adapted unless told otherwise.
+
+    Under do(m = 0) q(m|x) never sees a clean row. With the additive mechanism it answers clean
+    images well all the same; on tables, whose few children a shift moves far, it takes them for
+    moved ones (BUILD.md), and with other mechanisms the term has no gradient at all. Those dream.
+
+    Args:
+      base: the trained run, with its input_spec.
+      mechanism: see FinetuneConfig.
+    """
+    parameters = has_parameters(mechanism or getattr(base.architecture, "mechanism", "additive"))
+    table = base.input_spec is not None and base.input_spec.kind == "table"
+    return FinetuneConfig(
+        mechanism=mechanism,
+        clean="elbo" if table or parameters else "do_m0",
+        dreams=float(parameters),
+    )
 
 
 def _at_least(config: Any, **minima: int) -> None:

@@ -1,9 +1,10 @@
-"""Test-time fine-tuning of deep CAMA on unlabelled manipulated inputs (Eq. 8)."""
+"""Test-time fine-tuning on unlabelled manipulated inputs: deep CAMA's (Eq. 8) and its rivals'."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -13,7 +14,9 @@ from tfcama.data import manipulations, pipeline, tables
 from tfcama.data.base import GeneratedSplit, Split
 from tfcama.errors import InputError
 from tfcama.models.cama_base import CamaBase
-from tfcama.training import checkpoints, run, strategy
+from tfcama.registry import Registry
+from tfcama.training import checkpoints, methods, run, strategy
+from tfcama.training.adapt import adapt
 from tfcama.training.cama import FinetuneTrainer
 from tfcama.training.config import FinetuneConfig, RunConfig
 from tfcama.workdir import Workdir
@@ -40,7 +43,7 @@ def finetune_on_manipulation(
     """`finetune` on a share of the run's own test images, manipulated; labels are not touched.
 
     Args:
-      base: a finished run of a CAMA.
+      base: a finished run.
       target: where the adapted model goes.
       manipulation: `name:level[:key=value...]`.
       config: how; its subject becomes the manipulation.
@@ -105,10 +108,10 @@ def finetune(
     devices: run.Devices = run.Devices(),
     extra_callbacks: tuple[keras.callbacks.Callback, ...] = (),
 ) -> run.LoadedRun:
-    """Adapts a trained CAMA; `target` becomes a run of its own and `base` stays as it is.
+    """Adapts a trained model; `target` becomes a run of its own and `base` stays as it is.
 
     Args:
-      base: a finished run of a CAMA.
+      base: a finished run of what the method is for.
       target: where the adapted model goes; a killed fine-tuning continues there.
       config: how.
       clean: labelled clean rows, the training split.
@@ -117,8 +120,31 @@ def finetune(
       extra_callbacks: appended to the run's own.
 
     Raises:
-      InputError: base is no CAMA, the inputs do not fit it, or target is another run's.
+      InputError: the method is not for base's model, the inputs do not fit it, or target is another
+        run's.
     """
+    finetuner = FINETUNERS[methods.parse(config.method).family]
+    return finetuner(
+        base,
+        target,
+        config,
+        clean=clean,
+        unlabelled=unlabelled,
+        devices=devices,
+        extra_callbacks=extra_callbacks,
+    )
+
+
+def _eq8(
+    base: Workdir,
+    target: Workdir,
+    config: FinetuneConfig,
+    *,
+    clean: Split | GeneratedSplit,
+    unlabelled: np.ndarray,
+    devices: run.Devices,
+    extra_callbacks: tuple[keras.callbacks.Callback, ...],
+) -> run.LoadedRun:
     chosen = strategy.make(devices.strategy)
     trained = run.load(base)
     if not isinstance(trained.classifier, CamaBase):
@@ -129,7 +155,7 @@ def finetune(
     unlabelled = trained.classifier.spec.check(unlabelled, what="inputs to fine-tune on")
     if not len(unlabelled):
         raise InputError("fine-tuning needs at least one manipulated input; none was given.")
-    run_config = dataclasses.replace(trained.config, finetuned=config)
+    run_config = _with_mechanism(dataclasses.replace(trained.config, finetuned=config), trained)
     target.claim(run_config.to_json())
     shown = clean if isinstance(clean, Split) else clean.sample()
     epochs = math.ceil(config.steps / _STEPS_PER_EPOCH)
@@ -144,6 +170,7 @@ def finetune(
             alpha=config.alpha,
             clean_do_m0=config.clean == "do_m0",
             num_samples=config.num_samples,
+            dreams=config.dreams,
         )
         optimizer = keras.optimizers.Adam(config.learning_rate)
         trainer.compile(optimizer, jit_compile=devices.jit_compile)
@@ -152,8 +179,10 @@ def finetune(
             checkpoint = checkpoints.newest(target.checkpoints)
             checkpoints.restore(checkpoint, classifier=classifier, optimizer=optimizer)
             done = checkpoint.epoch
-        else:
+        elif run_config.architecture == trained.config.architecture:
             checkpoints.restore(trained.checkpoint, classifier=classifier)
+        else:
+            classifier.adopt(trained.classifier)
     if done < epochs:
         run.fit(
             trainer,
@@ -175,3 +204,24 @@ def finetune(
             ),
         )
     return run.load(target)
+
+
+def _with_mechanism(config: RunConfig, trained: run.LoadedRun) -> RunConfig:
+    """The adapted run's configuration, with the mechanism that its fine-tuning names."""
+    mechanism = config.finetuned.mechanism if config.finetuned is not None else ""
+    if mechanism in ("", config.architecture.mechanism):
+        return config
+    if trained.config.training.augment or trained.config.finetuned is not None:
+        done = "trained on manipulated rows" if trained.config.training.augment else "fine-tuned"
+        raise InputError(
+            f"mechanism '{mechanism}' was asked for, but the model was {done} with "
+            f"'{config.architecture.mechanism}'; only a model that was trained on clean data alone "
+            "can change it."
+        )
+    architecture = dataclasses.replace(config.architecture, mechanism=mechanism, dim_m=0)
+    return dataclasses.replace(config, architecture=architecture)
+
+
+FINETUNERS: Registry[Callable[..., run.LoadedRun]] = Registry(
+    "family of fine-tuning methods", {"eq8": _eq8, "adaptation": adapt}
+)

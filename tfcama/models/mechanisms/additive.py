@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tensorflow as tf
 
-from tfcama.models.mechanisms.base import Mechanism
+from tfcama.errors import InputError
+from tfcama.models.mechanisms.base import Context, Mechanism
 from tfcama.networks.towers import Mlp
 
 
@@ -19,31 +22,29 @@ class AdditiveMechanism(Mechanism):
     move, and a zero-initialised m-part of the merge, which is frozen at test time, neither.
 
     Args:
-      dim_m: size of m.
-      hidden: units of NNpM's layers.
-      gated: False for the papers' ungated form.
-      kernel_initializer: of NNpM's kernels.
+      context: what it is built for.
+      part: its name.
+      scale: without meaning here; must be 1.
     """
 
-    def __init__(
-        self,
-        dim_m: int,
-        *,
-        hidden: tuple[int, ...],
-        gated: bool,
-        kernel_initializer: str,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        self.feature_size = hidden[-1]
-        self.code_size = dim_m
-        self._network = Mlp(hidden, kernel_initializer=kernel_initializer)  # NNpM
+    kinds = ("image", "table")
+
+    def __init__(self, context: Context, *, part: str, scale: float = 1.0, **kwargs: Any):
+        super().__init__(context, part=part, scale=scale, **kwargs)
+        if scale != 1.0:
+            raise InputError(f"'{part}:scale={scale:g}' was given; '{part}' has no scale to set.")
+        self.size = context.dim_m or context.default_dim_m
+        self.feature_size = context.hidden[-1]
+        self.code_size = self.size
+        self._network = Mlp(context.hidden, kernel_initializer=context.kernel_initializer)  # NNpM
         self._feature_gate = self._code_gate = None
-        if gated:
+        if context.gated:
             self._feature_gate = self.add_weight(
                 shape=(self.feature_size,), initializer="zeros", name="feature_gate"
             )
-            self._code_gate = self.add_weight(shape=(dim_m,), initializer="zeros", name="code_gate")
+            self._code_gate = self.add_weight(
+                shape=(self.size,), initializer="zeros", name="code_gate"
+            )
 
     def features(self, m):
         h_m = self._network(m)

@@ -1,0 +1,99 @@
+"""`blur_noise`: a Gaussian blur, then Gaussian noise that the range of pixels clips."""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+from tfcama.models.mechanisms.base import Parameter
+from tfcama.models.mechanisms.parametric import ParametricMechanism
+
+_FLOOR = 1e-7
+_RADIUS = 4  # pixels of the blur's kernel to each side
+_REGULARISATION = 0.05  # of the Wiener filter: noise power over signal power
+
+
+class BlurNoiseMechanism(ParametricMechanism):
+    """blur is a standard deviation in pixels, noise one with full scale = 1; signs mean nothing.
+
+    A pixel's mean mu becomes E[clip(mu + noise e, 0, 1)], e ~ N(0, 1), in closed form: what one
+    expects of a noisy pixel; the noise itself is not modelled. T_m^-1 is Wiener's filter for the
+    blur, and for the noise the inverse of that expectation: an estimate, since both lose
+    information.
+    """
+
+    def __init__(self, context, **kwargs):
+        super().__init__(context, **kwargs)
+        # noise 0.5 lifts black to 0.2: the table that inverts the expectation, by bisection.
+        self._steps = 12
+
+    def make_parameters(self, context):
+        del context
+        return (
+            Parameter("blur", "pixels", 0.5, 3.0),
+            Parameter("noise", "full scale = 1", 0.1, 1.0),
+        )
+
+    def apply(self, m, outputs):
+        blur, noise = tf.unstack(self.values(m), axis=-1)
+        size, (height, width, channels) = tf.shape(outputs)[1], outputs.shape[3:]
+        mean = tf.transpose(tf.sigmoid(outputs), [1, 0, 2, 5, 3, 4])  # [B, K, C, channels, H, W]
+        stacked = tf.reshape(mean, [size, -1, height, width])
+        rows, columns = _blur_matrix(blur, height), _blur_matrix(blur, width)
+        stacked = tf.einsum("bij,bnjk,blk->bnil", rows, stacked, columns)
+        samples, classes = tf.shape(outputs)[0], tf.shape(outputs)[2]
+        blurred = tf.reshape(stacked, tf.stack([size, samples, classes, channels, height, width]))
+        blurred = tf.transpose(blurred, [1, 0, 2, 4, 5, 3])
+        noisy = _expected_clip(blurred, noise[:, None, None, None, None])
+        changed = tf.math.log(tf.maximum(noisy, _FLOOR)) - tf.math.log(
+            tf.maximum(1.0 - noisy, _FLOOR)
+        )
+        # Exactly the identity where nothing happens: 1 - mean of float32 loses confident pixels.
+        still = tf.reshape((blur == 0.0) & (noise == 0.0), [-1, 1, 1, 1, 1])
+        return tf.where(still, outputs, changed)
+
+    def invert(self, m, x):
+        blur, noise = tf.unstack(self.values(m), axis=-1)
+        noise = noise[:, None, None, None]
+        low, high = tf.zeros_like(x), tf.ones_like(x)
+        for _ in range(self._steps):
+            middle = 0.5 * (low + high)
+            above = _expected_clip(middle, noise) > x
+            low, high = tf.where(above, low, middle), tf.where(above, middle, high)
+        del high
+        clean = tf.where(noise == 0.0, x, low)
+        rows = _wiener(_blur_matrix(blur, x.shape[1]))
+        columns = _wiener(_blur_matrix(blur, x.shape[2]))
+        sharp = tf.einsum("bij,bjkc,blk->bilc", rows, clean, columns)
+        still = (blur == 0.0)[:, None, None, None]
+        return tf.where(still, clean, tf.clip_by_value(sharp, 0.0, 1.0))
+
+
+def _blur_matrix(blur: tf.Tensor, size: int) -> tf.Tensor:
+    """A Gaussian blur along one axis, black outside, [B, size, size]; the identity at blur 0."""
+    distance = tf.cast(tf.range(size)[:, None] - tf.range(size)[None], tf.float32)
+    precision = 0.5 / (tf.square(blur) + 1e-3)
+    weight = tf.exp(-tf.square(distance) * precision[:, None, None])
+    kernel = tf.range(-_RADIUS, _RADIUS + 1, dtype=tf.float32)
+    total = tf.reduce_sum(tf.exp(-tf.square(kernel) * precision[:, None]), axis=1)
+    weight = tf.where(tf.abs(distance) <= _RADIUS, weight, 0.0)
+    return weight / total[:, None, None]
+
+
+def _wiener(matrix: tf.Tensor) -> tf.Tensor:
+    """(A'A + r I)^-1 A' (1 + r), [B, n, n]."""
+    gram = tf.matmul(matrix, matrix, transpose_a=True)
+    regular = gram + _REGULARISATION * tf.eye(matrix.shape[-1])
+    return (1.0 + _REGULARISATION) * tf.linalg.solve(regular, tf.linalg.matrix_transpose(matrix))
+
+
+def _expected_clip(mean: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+    """E[clip(mean + noise e, 0, 1)], e ~ N(0, 1)."""
+    noise = tf.maximum(tf.abs(noise), 1e-4)
+
+    def positive_part(z: tf.Tensor) -> tf.Tensor:  # E[max(z + e, 0)]
+        density = tf.exp(-0.5 * tf.square(z)) / math.sqrt(2.0 * math.pi)
+        return z * 0.5 * tf.math.erfc(-z / math.sqrt(2.0)) + density
+
+    return noise * (positive_part(mean / noise) - positive_part((mean - 1.0) / noise))

@@ -1,0 +1,194 @@
+"""What mechanisms with structure are asked to do, each a check with the numbers behind it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tfcama.evaluation.results import Row
+from tfcama.evaluation.robustness import Check
+from tfcama.report import labels
+
+_CAMA, _DNN = "cama", "dnn"
+_CLOSE = 0.005  # clean accuracy may fall by so much
+
+
+class _Key(NamedTuple):
+    """Whose accuracy, on what."""
+
+    model: str
+    trained_on: str
+    finetuned_on: str
+    tested_on: str
+
+
+def claims(rows: Sequence[Row], errors: Mapping[str, Sequence[float]]) -> list[Check]:
+    """The checks of a study of mechanisms.
+
+    Args:
+      rows: of the study; adapted models count on the images that they did not see.
+      errors: median errors of recovered parameters, one a seed, by what they are of.
+    """
+    mean = _means(rows)
+    cases = sorted({key.finetuned_on for key in mean if key.model == _CAMA and key.finetuned_on})
+    checks = [*_thresholds(mean), *_clean(mean, cases), *_won_back(mean, cases)]
+    checks += [*_foresight(mean, cases), *_unseen(mean, cases), *_few_images(rows)]
+    for name, found in errors.items():
+        if "vertical_shift:0.3" in name and name.endswith("shift_y"):
+            error = float(np.mean(found))
+            checks.append(
+                Check(f"{name}: median error at most 0.5 pixels", error <= 0.5, f"{error:.2f}")
+            )
+    return checks
+
+
+def _means(rows: Sequence[Row]) -> dict[_Key, float]:
+    """Accuracy by key, the mean over seeds; of CAMAs those whose mechanism has parameters."""
+    found: dict[_Key, list[float]] = defaultdict(list)
+    for row in rows:
+        adapted = row.finetuned_on != ""
+        if row.experiment != ("manipulation_held_out" if adapted else "manipulation"):
+            continue
+        additive = row.model == _CAMA and adapted and "mechanism=" not in row.variant
+        if additive or "mean over" in row.variant:
+            continue
+        tested = row.manipulation if "+" in row.manipulation else ""
+        tested = tested or ("clean" if row.level == 0 else f"{row.manipulation}:{row.level:g}")
+        key = _Key(row.model, row.trained_on, row.finetuned_on, tested)
+        found[key].append(row.accuracy)
+    return {key: float(np.mean(values)) for key, values in found.items()}
+
+
+def _own(case: str) -> _Key:
+    return _Key(_CAMA, "clean", case, case)
+
+
+def _thresholds(mean: Mapping[_Key, float]) -> list[Check]:
+    asked = {
+        "vertical_shift:0.5": 0.87,
+        "horizontal_shift:0.5": 0.85,
+        "shift:0.5": 0.70,
+        "vertical_shift:0.3": 0.97,
+    }
+    return [
+        Check(
+            f"CAMA adapted to {labels.manipulation_name(case)}: at least {100 * least:.0f} %",
+            mean[_own(case)] >= least,
+            f"{100 * mean[_own(case)]:.1f} %",
+        )
+        for case, least in asked.items()
+        if _own(case) in mean
+    ]
+
+
+def _clean(mean: Mapping[_Key, float], cases: Sequence[str]) -> list[Check]:
+    before = mean.get(_Key(_CAMA, "clean", "", "clean"))
+    after = {
+        case: mean[_Key(_CAMA, "clean", case, "clean")]
+        for case in cases
+        if _Key(_CAMA, "clean", case, "clean") in mean
+    }
+    if before is None or not after:
+        return []
+    worst = min(after, key=lambda case: after[case])
+    return [
+        Check(
+            f"clean accuracy after adaptation is within {100 * _CLOSE:.1f} points of before",
+            after[worst] >= before - _CLOSE,
+            f"before {100 * before:.1f} %; worst after "
+            f"{labels.manipulation_name(worst)}: {100 * after[worst]:.1f} %",
+        )
+    ]
+
+
+def _won_back(mean: Mapping[_Key, float], cases: Sequence[str]) -> list[Check]:
+    checks = []
+    clean = mean.get(_Key(_DNN, "clean", "", "clean"))
+    for case in cases:
+        hurt = mean.get(_Key(_DNN, "clean", "", case))
+        if clean is None or hurt is None or _own(case) not in mean or clean <= hurt:
+            continue
+        share = (mean[_own(case)] - hurt) / (clean - hurt)
+        checks.append(
+            Check(
+                f"{labels.manipulation_name(case)}: at least half of what the DNN loses is won "
+                "back",
+                share >= 0.5,
+                f"{100 * share:.0f} %: DNN {100 * hurt:.1f}, CAMA {100 * mean[_own(case)]:.1f}",
+            )
+        )
+    return checks
+
+
+def _foresight(mean: Mapping[_Key, float], cases: Sequence[str]) -> list[Check]:
+    checks = []
+    for case in cases:
+        rival = mean.get(_Key(_DNN, f"clean+{case}", "", case))
+        if rival is None or _own(case) not in mean:
+            continue
+        difference = mean[_own(case)] - rival
+        checks.append(
+            Check(
+                f"{labels.manipulation_name(case)}: within 2 points of the DNN that was trained "
+                "on it with labels",
+                difference >= -0.02,
+                f"{100 * difference:+.1f} points ({100 * rival:.1f} %)",
+            )
+        )
+    return checks
+
+
+def _unseen(mean: Mapping[_Key, float], cases: Sequence[str]) -> list[Check]:
+    """Mean over manipulations that neither was made for, each CAMA against each rival of a case."""
+    checks = []
+    for case in cases:
+        others = [each for each in cases if each != case]
+        ours = [mean.get(_Key(_CAMA, "clean", case, each)) for each in others]
+        rivals: dict[str, float] = {}
+        for model in {key.model for key in mean} - {_CAMA}:
+            for trained, finetuned in ((f"clean+{case}", ""), ("clean", case)):
+                theirs = [mean.get(_Key(model, trained, finetuned, each)) for each in others]
+                if None not in theirs:
+                    rivals[f"{model} {'trained' if trained != 'clean' else 'adapted'}"] = float(
+                        np.mean(np.array(theirs, float))
+                    )
+        if None in ours or not rivals or not others:
+            continue
+        mine = float(np.mean(np.array(ours, float)))
+        best = max(rivals, key=lambda name: rivals[name])
+        checks.append(
+            Check(
+                f"made for {labels.manipulation_name(case)}, on all other manipulations: CAMA "
+                "above every rival made for the same",
+                mine > rivals[best],
+                f"{100 * mine:.1f} % against {100 * rivals[best]:.1f} % ({best})",
+            )
+        )
+    return checks
+
+
+def _few_images(rows: Sequence[Row]) -> list[Check]:
+    few: dict[tuple[str, str], list[float]] = defaultdict(list)
+    usual: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in rows:
+        if row.level == 0 or "mechanism=" not in row.variant:
+            continue
+        own = row.finetuned_on == f"{row.manipulation}:{row.level:g}"
+        key = (row.finetuned_on, row.variant)
+        if own and row.experiment == "fraction_0.01_held_out":
+            few[key].append(row.accuracy)
+        elif own and row.experiment == "manipulation_held_out":
+            usual[key].append(row.accuracy)
+    return [
+        Check(
+            f"{labels.manipulation_name(key[0])}: adapted to 1 % of the images, within 5 points "
+            "of 50 %",
+            bool(np.mean(values) >= np.mean(usual[key]) - 0.05),
+            f"{100 * np.mean(values):.1f} against {100 * np.mean(usual[key]):.1f} %",
+        )
+        for key, values in few.items()
+        if key in usual
+    ]

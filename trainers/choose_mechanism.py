@@ -1,0 +1,81 @@
+r"""Finds out, without labels, which mechanism manipulated the inputs.
+
+    python -m trainers.choose_mechanism --workdir=runs/mnist --manipulation=rotation:60 \
+        --mechanisms=additive,translation,rotation,photometric
+
+Every candidate is fine-tuned on the same unlabelled inputs; log p(x) of inputs that none of them
+saw ranks them. The table is printed and written to <workdir>/mechanisms/<manipulation>.json; a
+killed run continues.
+"""
+
+from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
+
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from tfcama import config as config_lib
+from tfcama.report.pictures import slug
+from tfcama.studies.mechanism_choice import TRAINED, rank_mechanisms
+from tfcama.training.config import FinetuneConfig
+from tfcama.workdir import Workdir, write_json
+from trainers.shared_flags import DATA_DIR, WORKDIR
+
+_MANIPULATION = flags.DEFINE_string(
+    "manipulation",
+    None,
+    "What happened to the run's own test inputs. Example: --manipulation=rotation:60",
+    required=True,
+)
+_MECHANISMS = flags.DEFINE_list(
+    "mechanisms",
+    ["additive", "translation", "rotation", "zoom", "photometric"],
+    "The candidates. Example: --mechanisms=translation,rotation,rotation+translation",
+)
+_FRACTION = flags.DEFINE_float(
+    "fraction", 0.5, "Share of the test inputs to adapt on. Example: --fraction=0.01"
+)
+_STEPS = flags.DEFINE_integer("steps", 300, "Of each fine-tuning. Example: --steps=600")
+_LIMIT = flags.DEFINE_integer(
+    "limit", 1000, "Compare on held-out ones of the first so many test inputs. Example: 2000"
+)
+_SET = flags.DEFINE_multi_string(
+    "set", [], "Any other key of the fine-tuning. Example: --set learning_rate=3e-4"
+)
+
+
+def main() -> None:
+    base = Workdir(WORKDIR.value)
+    config = config_lib.override(
+        FinetuneConfig(fraction=_FRACTION.value, steps=_STEPS.value), _SET.value
+    )
+    ranking = rank_mechanisms(
+        base,
+        _MANIPULATION.value,
+        _MECHANISMS.value,
+        config=config,
+        data_dir=DATA_DIR.value,
+        limit=_LIMIT.value,
+        progress=print,
+    )
+    table = Table(title=f"Mechanisms for {_MANIPULATION.value}, likeliest first")
+    for column in ("mechanism", "log p(x), nats", "below the best", "accuracy", "workdir"):
+        table.add_column(column)
+    for found in ranking:
+        name = "(as trained)" if found.mechanism == TRAINED else found.mechanism
+        below = ranking[0].log_px - found.log_px
+        table.add_row(
+            name,
+            f"{found.log_px:.2f}",
+            f"{below:.2f} ± {found.standard_error:.2f}",
+            f"{100 * found.accuracy:.1f} %",
+            str(found.workdir.root),
+        )
+    Console().print(table)
+    path = base.root / "mechanisms" / f"{slug(_MANIPULATION.value)}.json"
+    write_json(path, [{**found._asdict(), "workdir": str(found.workdir.root)} for found in ranking])
+    print(f"ranking: {path}")
+
+
+if __name__ == "__main__":
+    app.run(main)
