@@ -250,8 +250,11 @@ def test_a_users_table_from_csv_to_predictions(table, tmp_path):
     assert list(predictions) == ["row", "label", "p(benign)", "p(malignant)", "log_px"]
     assert (predictions.label == frame.diagnosis).mean() > 0.8
     metadata = json.loads((tmp_path / "export" / "1" / "tfcama.json").read_text())
-    assert metadata["target"] == "diagnosis"
-    assert {column["name"] for column in metadata["columns"]} >= {"mean_radius", "mean_texture"}
+    assert metadata["input"]["target"] == "diagnosis"
+    assert {column["name"] for column in metadata["input"]["columns"]} >= {
+        "mean_radius",
+        "mean_texture",
+    }
     explained = json.loads((adapted / "explain" / "explanation.json").read_text())
     assert explained
     assert (run / "report" / "index.html").exists()
