@@ -139,25 +139,24 @@ class MechanismStudy(Study):
         cama = self._train("cama", seed, epochs=profile.cama_epochs, precision=self.precision)
         dnn = self._train("dnn", seed, epochs=profile.dnn_epochs)
         workdirs = [cama, dnn]
-        mechanisms = set()
-        for case in profile.cases:
-            workdirs.append(self._adapt(cama, case, FRACTION, seed))
-            if profile.attacked and case.mechanism not in mechanisms:
-                self._attack(workdirs[-1], source=cama)
-                mechanisms.add(case.mechanism)
-        if profile.attacked:
-            for workdir in (cama, dnn):
-                self._attack(workdir)
         for case in profile.cases:
             workdirs.append(self._train("dnn", seed, epochs=profile.dnn_epochs, case=case))
             if kind == "image":
                 self._score(dnn, case, augmentation=case.text)
+        adapted = {case: self._adapt(cama, case, FRACTION, seed) for case in profile.cases}
+        workdirs += adapted.values()
         for fraction in profile.fractions:
             workdirs.append(self._adapt(cama, profile.cases[0], fraction, seed))
         for case in profile.cases[: profile.additive]:
             workdirs.append(self._adapt(cama, case._replace(mechanism=""), FRACTION, seed))
         if profile.cnn_epochs:
             workdirs += self._convolutional(seed)
+        if profile.attacked:
+            for workdir in (cama, dnn):
+                self._attack(workdir)
+            first = {case.mechanism: workdir for case, workdir in reversed(adapted.items())}
+            for workdir in first.values():
+                self._attack(workdir, source=cama)
         return workdirs
 
     def _convolutional(self, seed: int) -> list[Workdir]:
