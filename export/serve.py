@@ -12,6 +12,8 @@ gRPC (Predict, Classify, GetModelMetadata, GetModelStatus, HandleReloadConfigReq
     curl -d '{"instances": [...]}' localhost:8501/v1/models/cama:predict
     curl localhost:8501/monitoring/prometheus/metrics
 
+With --request_log the inputs of answered requests are kept.
+
 New versions are picked up, a version that cannot be loaded never replaces one that can, and SIGTERM
 or Ctrl-C lets running requests end.
 """
@@ -28,7 +30,8 @@ from pathlib import Path
 from absl import flags
 
 from tfcama.errors import InputError
-from tfcama.serving.server import config
+from tfcama.serving.errors import ServingError
+from tfcama.serving.server import config, request_log
 from tfcama.serving.server.server import Server
 
 _MODEL_BASE_PATH = flags.DEFINE_string(
@@ -44,6 +47,13 @@ _MODEL_CONFIG_FILE = flags.DEFINE_string(
     None,
     "Several models, versions and labels: a ModelServerConfig in protobuf's text format, in place "
     "of --model_base_path. Example: --model_config_file=export/config/models.config",
+)
+_CONFIG_POLL = flags.DEFINE_float(
+    "model_config_file_poll_wait_seconds",
+    0.0,
+    "Seconds between looks at --model_config_file, whose changes are then taken; 0 never looks. "
+    "Example: --model_config_file_poll_wait_seconds=5",
+    lower_bound=0.0,
 )
 _HOST = flags.DEFINE_string(
     "host",
@@ -83,6 +93,16 @@ _MAX_REQUEST_MEGABYTES = flags.DEFINE_integer(
     lower_bound=1,
     upper_bound=1024,
 )
+_REQUEST_LOG = flags.DEFINE_string(
+    "request_log",
+    None,
+    "Keep the inputs of answered requests in this file, as TF-Serving's request log does; it and "
+    "its older half have at most 64 MiB each and are readable by you alone. "
+    "Example: --request_log=requests.tfrecord",
+)
+_SAMPLING_RATE = flags.DEFINE_float(
+    "request_log_sampling_rate", 1.0, "Share of the requests that are kept.", 0.0, 1.0
+)
 _GRACE = flags.DEFINE_float(
     "shutdown_grace_seconds", 10.0, "How long running requests may take to end.", lower_bound=0.0
 )
@@ -98,7 +118,12 @@ def main() -> None:
         signal.signal(number, lambda number, _: asked.append(number))
     if not _ENABLE_BATCHING.value and _BATCHING_PARAMETERS_FILE.value:
         raise InputError("--batching_parameters_file was given without --enable_batching.")
+    if _CONFIG_POLL.value and not _MODEL_CONFIG_FILE.value:
+        raise InputError(
+            "--model_config_file_poll_wait_seconds was given without --model_config_file."
+        )
     models, batching = _models(), _batching()
+    kept = _request_log()
     print(_NOTICE, file=sys.stderr, flush=True)
     server = Server(
         models,
@@ -108,14 +133,42 @@ def main() -> None:
         port=_PORT.value,
         rest_api_port=_REST_API_PORT.value,
         poll=_POLL.value,
-        log=lambda line: print(line, file=sys.stderr, flush=True),
+        log=_log,
+        request_log=kept,
     )
     print(f"gRPC at {_HOST.value}:{server.grpc_port}", flush=True)
     print(f"REST at http://{_HOST.value}:{server.rest_port}", flush=True)
+    looked = time.monotonic()
     while not asked:  # a wait without end may never see a signal that another thread received
         time.sleep(0.1)
+        if _CONFIG_POLL.value and time.monotonic() - looked >= _CONFIG_POLL.value:
+            models, looked = _reloaded(server, models), time.monotonic()
     print("stopping; running requests end.", file=sys.stderr, flush=True)
     server.stop(_GRACE.value)
+
+
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _reloaded(server: Server, models: config.ModelServerConfig) -> config.ModelServerConfig:
+    """Takes what the configuration's file says now; a mistake in it leaves things as they are."""
+    try:
+        found = _models()
+        if found != models:
+            server.manager.reload(found)
+            _log(f"took the changes of {_MODEL_CONFIG_FILE.value}.")
+    except (InputError, ServingError) as error:
+        _log(f"{_MODEL_CONFIG_FILE.value} was not taken: {error}")
+        return models  # and look again: what it names may come
+    return found
+
+
+def _request_log() -> request_log.RequestLog | None:
+    if not _REQUEST_LOG.value:
+        return None
+    path = Path(_REQUEST_LOG.value).expanduser().absolute()
+    return request_log.RequestLog(path, sampling_rate=_SAMPLING_RATE.value, log=_log)
 
 
 def _models() -> config.ModelServerConfig:

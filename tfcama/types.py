@@ -259,9 +259,15 @@ class Sampler(Protocol):
 
 @runtime_checkable
 class Explaining(Protocol):
-    """A generative classifier with latents that can be held while a cause is changed."""
+    """A generative classifier with latents that can be held while a cause is changed.
+
+    Attributes:
+      dim_m: size of m.
+      mechanism: how m acts; its `parameters` have names and units, and `values(m)` gives them.
+    """
 
     dim_m: int
+    mechanism: Any
 
     def posterior_m(self, x: tf.Tensor) -> Any:
         """q(m | x), a distribution of batch shape [B] and event shape [M]."""

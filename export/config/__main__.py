@@ -7,8 +7,8 @@ The files beside this one are those of the demo's model, whose version 1 is stab
 
     python -m export.config --model_base_path=runs/demo/export/cama --out=export/config
 
-Rolling out: the new version as canary, then as stable. Rolling back: the same command with the old
-numbers. A running server reads models.config again every 30 seconds.
+Afterwards `python -m export.rollout` moves the labels. A running server reads models.config again
+every 30 seconds.
 """
 
 from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
@@ -33,6 +33,12 @@ _STABLE = flags.DEFINE_integer(
 _CANARY = flags.DEFINE_integer(
     "canary", None, "Version under the label `canary`; default: none. Example: --canary=4"
 )
+_MODELS = flags.DEFINE_string(
+    "models",
+    operations.Deployment.models,
+    "Directory of base paths as the server sees it; for a server on this machine the parent of "
+    "--model_base_path. Example: --models=/models",
+)
 _IMAGE = flags.DEFINE_string(
     "image", operations.Deployment.image, "The server's. Example: --image=tensorflow/serving:2.19.1"
 )
@@ -52,6 +58,7 @@ def main() -> None:
         Path(_BASE.value).expanduser(),
         stable=_STABLE.value,
         canary=_CANARY.value,
+        models=_MODELS.value.rstrip("/") or "/",
         image=_IMAGE.value,
         cores=_CORES.value,
         memory=_MEMORY.value,

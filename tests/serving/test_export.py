@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -104,6 +105,20 @@ def test_a_model_that_answers_nan_is_not_published(spec, tmp_path):
     assert list((tmp_path / "export").iterdir()) == []
 
 
+def test_a_graph_that_was_damaged_on_its_way_to_the_disk_is_not_published(
+    small, tmp_path, monkeypatch
+):
+    def damaging(path, value):
+        write_json(path, value)
+        file = path.parent / "saved_model.pb"
+        file.write_bytes(file.read_bytes() + b"\n")
+
+    monkeypatch.setattr(publish_lib, "write_json", damaging)
+    with pytest.raises(InputError, match="is not the file that was published"):
+        publish(small, tmp_path / "export")
+    assert list((tmp_path / "export").iterdir()) == []
+
+
 def test_warm_up_requests_that_fail_are_not_published(small, tmp_path, monkeypatch):
     real = warmup.records
 
@@ -145,6 +160,9 @@ def test_metadata_says_what_was_exported(export, loaded, metadata, bars):
         "log_px": pytest.approx(np.logaddexp.reduce(scores, axis=1).mean(), rel=1e-5),
     }
     assert metadata["detector"]["rows"] == len(bars.train)
+    content = (export / "1" / "saved_model.pb").read_bytes()
+    assert metadata["saved_model_sha256"] == hashlib.sha256(content).hexdigest()
+    assert metadata["manipulation"] == []  # the additive m means nothing to people
     classify = metadata["signatures"]["classify"]
     assert classify["method"] == "tensorflow/serving/classify"
     assert classify["inputs"] == {"inputs": {"dtype": "string", "shape": [None]}}

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import yaml
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
+from tests.serving.endpoints import call
 from tfcama.errors import InputError
 from tfcama.serving import batching, operations
 from tfcama.serving.answers import Answers
@@ -32,8 +34,9 @@ def test_the_committed_files_are_those_of_the_demo():
     made = operations.files(DEMO)
     for name, text in made.items():
         assert (COMMITTED / name).read_text() == text
+    assert operations.read(COMMITTED) == DEMO
     others = {path.name for path in COMMITTED.iterdir() if path.suffix != ".py"} - set(made)
-    assert others <= {"__pycache__"}
+    assert others <= {"__pycache__", operations.STATE}
 
 
 def test_models_config_loads_both_versions_and_labels_them():
@@ -130,6 +133,7 @@ def test_versions_are_those_of_the_base_path(tmp_path):
     [
         ({"name": "My model"}, "small letters, digits, '-' and '_' are allowed"),
         ({"canary": 1}, "version 1 cannot be stable and canary at once"),
+        ({"previous": 1}, "version 1 cannot be stable and previous at once"),
         ({"memory": "2 GB"}, "a number of Mi or Gi is needed"),
         ({"cores": 0}, "cores=0 was given"),
     ],
@@ -141,7 +145,46 @@ def test_what_no_server_could_be_told_is_refused(options, sentence):
 
 def test_files_are_written_together(tmp_path):
     written = operations.write(DEMO, tmp_path / "deploy")
-    assert {path.name for path in written} == set(operations.files(DEMO))
+    assert {path.name for path in written} == {*operations.files(DEMO), operations.STATE}
     assert sorted(path.name for path in (tmp_path / "deploy").iterdir()) == sorted(
         path.name for path in written
     )
+
+
+def test_a_version_comes_as_canary_is_promoted_and_is_rolled_back():
+    first = Deployment("cama", stable=3, cores=7)
+    trial = dataclasses.replace(first, canary=4)
+    promoted = trial.promoted()
+    assert promoted.labels == {"stable": 4, "previous": 3}
+    (model,) = operations.models_config([promoted]).model_config_list.config
+    assert list(model.model_version_policy.specific.versions) == [3, 4]  # 3 is there to go back to
+    assert trial.rolled_back() == first
+    assert promoted.rolled_back() == first  # cores and all
+    second = dataclasses.replace(promoted, canary=5)
+    assert second.labels == {"stable": 4, "canary": 5, "previous": 3}
+    assert second.rolled_back() == promoted  # one step
+    with pytest.raises(InputError, match="no canary to promote; version 3 is stable"):
+        first.promoted()
+    with pytest.raises(InputError, match=r"neither a canary nor .* version 3 stays stable"):
+        first.rolled_back()
+
+
+def test_what_was_written_is_read_and_other_directories_are_refused(tmp_path):
+    made = Deployment("cama", stable=3, canary=4, previous=2, memory="1Gi", models="/m")
+    operations.write(made, tmp_path)
+    assert operations.read(tmp_path) == made
+    with pytest.raises(InputError, match=r"holds no deployment.json"):
+        operations.read(tmp_path / "nowhere")
+    (tmp_path / operations.STATE).write_text('{"name": "cama"}')
+    with pytest.raises(InputError, match=r"deployment.json cannot be read"):
+        operations.read(tmp_path)
+
+
+def test_rolling_back_is_one_command(tmp_path):
+    operations.write(Deployment("cama", stable=4, previous=3), tmp_path)
+    done = call("export.rollout", f"--config={tmp_path}", "--rollback")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "cama: stable 4, previous 3  ->  stable 3\n"
+    (model,) = parsed((tmp_path / "models.config").read_text()).model_config_list.config
+    assert dict(model.version_labels) == {"stable": 3}
+    assert operations.read(tmp_path) == Deployment("cama", stable=3)

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import http.client
+import json
 import os
 import shutil
 import socket
@@ -13,6 +14,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf import text_format
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     inference_pb2,
@@ -34,12 +36,14 @@ from tests.serving.endpoints import (
     until,
 )
 from tfcama.errors import InputError
+from tfcama.serving import description
 from tfcama.serving.client import Client
 from tfcama.serving.errors import Code, ServingError
 from tfcama.serving.retry import Retry
 from tfcama.serving.server import messages
 from tfcama.serving.server.batching import Batcher
 from tfcama.serving.server.config import Batching, Limits, problem, read_batching, read_models
+from tfcama.serving.server.request_log import RequestLog
 from tfcama.serving.server.server import Server
 
 X = {"instances": [[1.0, 0.5, 0.0]]}
@@ -122,6 +126,40 @@ def request(value=1.0, signature="", *, rows=1):
     return made
 
 
+def asked(path):
+    """The signatures of a log's requests."""
+    logs = map(prediction_log_pb2.PredictionLog.FromString, records(path))
+    return [
+        getattr(log, log.WhichOneof("log_type")).request.model_spec.signature_name for log in logs
+    ]
+
+
+def records(path):
+    return [record.numpy() for record in tf.data.TFRecordDataset(str(path))]
+
+
+def test_requests_that_were_answered_are_logged(serve, stub, tmp_path):
+    path = tmp_path / "requests.tfrecord"
+    server = serve(request_log=RequestLog(path))
+    predict, _, _ = stub(server.endpoint)
+    assert ask(server.endpoint, PREDICT, X)[0] == 200
+    predict.Predict(request(0.5))
+    examples = {"signature_name": "classify", "examples": [{"x": [0.1, 0.2, 0.3]}]}
+    assert ask(server.endpoint, "/v1/models/tiny:classify", examples)[0] == 200
+    assert ask(server.endpoint, PREDICT, {"instances": [[7.0, 0.0, 0.0]]})[0] == 400
+    with pytest.raises(grpc.RpcError):
+        predict.Predict(request(7.0))
+    assert asked(path) == ["serving_default", "serving_default", "classify"]
+    first, second, third = map(prediction_log_pb2.PredictionLog.FromString, records(path))
+    for log, x in ((first, [[1.0, 0.5, 0.0]]), (second, [[0.5] * 3])):
+        tensor = log.predict_log.request.inputs["x"]
+        np.testing.assert_array_equal(tf.make_ndarray(tensor), x)
+        assert not log.predict_log.HasField("response")
+        assert log.log_metadata.model_spec.version.value == 1
+        assert log.log_metadata.sampling_config.sampling_rate == 1.0
+    assert third.classify_log.request.input.example_list.examples[0].features.feature["x"]
+
+
 # Versions
 
 
@@ -174,6 +212,17 @@ def flip(path, name):
     file.write_bytes(content)
 
 
+def rewrite(path):
+    """Another graph, which parses, than the one that tfcama.json tells of."""
+    (path / description.FILE).write_text(
+        json.dumps({description.CHECKSUM: description.checksum(path)})
+    )
+    file = path / "saved_model.pb"
+    content = file.read_bytes()
+    assert b"must be in [-1, 1]" in content
+    file.write_bytes(content.replace(b"must be in [-1, 1]", b"must be in [-9, 9]"))
+
+
 VARIABLES = "variables/variables.data-00000-of-00001"
 
 
@@ -189,6 +238,7 @@ VARIABLES = "variables/variables.data-00000-of-00001"
         pytest.param(
             lambda path: (path / "saved_model.pb").write_bytes(b"no graph"), id="graph corrupt"
         ),
+        pytest.param(rewrite, id="another graph than was published"),
     ],
 )
 def test_a_damaged_version_is_reported_and_the_old_one_goes_on(serve, base, versions, damage):
@@ -670,10 +720,13 @@ def test_running_requests_end_and_new_ones_are_refused(serve, transport):
         ask(server.endpoint, PREDICT, X)
 
 
-def test_a_server_killed_in_mid_request_is_an_error_then_a_retry_finds_the_next_one(base):
+def test_a_server_killed_in_mid_request_is_an_error_then_a_retry_finds_the_next_one(base, tmp_path):
+    file, log = tmp_path / "models.config", tmp_path / "requests.tfrecord"
+    file.write_text(text_format.MessageToString(config(("tiny", base, ""))))
     flags = (
-        f"--model_base_path={base}",
-        "--model_name=tiny",
+        f"--model_config_file={file}",
+        "--model_config_file_poll_wait_seconds=0.1",
+        f"--request_log={log}",
         f"--port={free_port()}",
         f"--rest_api_port={free_port()}",
     )
@@ -720,9 +773,17 @@ def test_a_server_killed_in_mid_request_is_an_error_then_a_retry_finds_the_next_
         server.wait_ready()
         for thread in threads:
             thread.join()
+        # A label in the file is taken while the server runs; a mistake in it is not.
+        file.write_text("no configuration")
+        until(lambda: any("was not taken" in line for line in server.lines))
+        label = 'version_labels { key: "stable" value: 1 }'
+        file.write_text(text_format.MessageToString(config(("tiny", base, label))))
+        labelled = "/v1/models/tiny/labels/stable:predict"
+        until(lambda: ask(endpoint, labelled, X)[0] == 200)
         server.process.terminate()
         assert server.wait() == 0
         assert "stopping; running requests end." in server.lines
+    assert asked(log)[-3:] == ["slow", "slow", "serving_default"]
     for name in ("impatient gRPC", "impatient REST"):
         assert isinstance(found[name], ServingError)
         assert found[name].code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2
 
+from tests.serving.conftest import untrained
 from tfcama import random
 from tfcama.errors import InputError
 from tfcama.models.cama import Cama, CamaConfig
@@ -405,3 +406,28 @@ def test_rows_needed_are_the_fewest_that_can_raise_an_alarm(false_alarms):
         Detector.fit(np.zeros(needed - 1), false_alarms=false_alarms)
     with pytest.raises(InputError, match="is not finite"):
         Detector.fit(np.full(needed, np.nan), false_alarms=false_alarms)
+
+
+def test_a_mechanism_with_its_search_and_completion_is_served(spec, images, tmp_path):
+    settings = {"mechanism": "translation", "m_starts": 2, "m_steps": 2, "m_samples": 1}
+    model = untrained("cama", spec, tmp_path, num_samples=1, **settings).classifier
+    head = model.q_m.variables[-1]
+    head.assign(0.5 * tf.ones_like(head))  # m is not 0: parts of the images leave the frame
+    answer = ServingModule(model, seed=serving_seed(0)).serve(tf.constant(images[:1]))
+    np.testing.assert_allclose(
+        answer["log_px"], model.log_px(tf.constant(images[:1]), seed=SEED), rtol=1e-5
+    )
+
+
+def test_reconstruct_tells_what_was_done_in_units_of_the_mechanism(spec, images, tmp_path):
+    settings = {"mechanism": "translation", "m_samples": 1}
+    model = untrained("cama", spec, tmp_path, num_samples=1, **settings).classifier
+    head = model.q_m.variables[-1]
+    head.assign(0.5 * tf.ones_like(head))
+    x = tf.constant(images[:1])
+    module = ServingModule(model, seed=serving_seed(0))
+    answer = module.offered["reconstruct"].answer(x)
+    assert [p.name for p in module.answers.parameters] == ["shift_x", "shift_y"]
+    expected = model.manipulation(x, seed=SEED)
+    np.testing.assert_allclose(answer["manipulation"], expected, rtol=1e-4, atol=1e-4)
+    assert np.all(np.abs(expected) > 0.1)  # pixels

@@ -457,12 +457,12 @@ class CamaBase(ClassifierModel, abc.ABC):
         starts = _START_SPREAD * random.normal(
             [self.config.m_starts, self.dim_m], tf.constant(_STARTS_SEED)
         )
-        for place in tf.range(self.config.m_starts):
-            best, best_value = _better(
-                best, best_value, tf.broadcast_to(starts[place], tf.shape(best)), log_joint
-            )
-        m, speed = best, tf.zeros_like(best)
-        for step in tf.range(self.config.m_steps):
+
+        def start(place, best, best_value):
+            other = tf.broadcast_to(starts[place], tf.shape(best))
+            return place + 1, *_better(best, best_value, other, log_joint)
+
+        def ascend(step, m, speed, best, best_value):
             with tf.GradientTape() as tape:
                 tape.watch(m)
                 value = log_joint(m)
@@ -472,7 +472,12 @@ class CamaBase(ClassifierModel, abc.ABC):
             speed = 0.5 * speed + gradient / norm
             share = tf.cast(step, tf.float32) / max(1, self.config.m_steps - 1)
             m = m + _STEP * (1.0 - 0.9 * share) * speed
-            best, best_value = _better(best, best_value, m, log_joint)
+            return step + 1, m, speed, *_better(best, best_value, m, log_joint)
+
+        _, best, best_value = _repeat(start, self.config.m_starts, best, best_value)
+        *_, best, best_value = _repeat(
+            ascend, self.config.m_steps, best, tf.zeros_like(best), best, best_value
+        )
         return tfd.Independent(tfd.Normal(tf.stop_gradient(best), q_m.stddev()), 1)
 
     # --- the Generative contract -------------------------------------------------------------
@@ -590,6 +595,15 @@ class CamaBase(ClassifierModel, abc.ABC):
                 variable.assign(value)
         for layer, source in zip(self._sums, other._sums, strict=True):
             layer.adopt(source)
+
+
+def _repeat(
+    body: Callable[..., tuple[tf.Tensor, ...]], number: int, *state: tf.Tensor
+) -> tuple[tf.Tensor, ...]:
+    """What `body`, of its turn and the state, makes of both in so many turns; one graph for all."""
+    return tf.while_loop(
+        lambda turn, *rest: turn < number, body, (tf.constant(0), *state), parallel_iterations=1
+    )
 
 
 def _better(

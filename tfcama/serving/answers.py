@@ -120,8 +120,9 @@ class Answers:
           labels: classes y to decode with, [B] int32; None: the predicted ones.
 
         Returns:
-          `mean` and `mean_do_m0`, under do(m = 0), [B, *shape of what Y causes]; and `m`, [B, M],
-          the mean of q(m|x).
+          `mean` and `mean_do_m0`, under do(m = 0), [B, *shape of what Y causes]; `m`, [B, M], the
+          mean of q(m|x); and `manipulation`, [B, P], the mechanism's parameters at the m of the
+          prediction, in their units.
         """
         predicted = tf.argmax(self.scores(x), axis=-1, output_type=tf.int32)
         effects = self.inputs.effects(x).shape[1:]
@@ -134,8 +135,16 @@ class Answers:
                 "mean": decoded,
                 "mean_do_m0": decoded,
                 "m": tf.TensorSpec([None, self._explaining.dim_m], tf.float32),
+                "manipulation": tf.TensorSpec([None, len(self.parameters)], tf.float32),
             },
         )
+
+    @property
+    def parameters(self) -> tuple[Any, ...]:
+        """The numbers by which people name what was done to an input; () where there are none."""
+        if not isinstance(self.classifier, Explaining):
+            return ()
+        return self.classifier.mechanism.parameters
 
     @property
     def _explaining(self) -> Explaining:
@@ -153,7 +162,12 @@ class Answers:
         with_m, without_m = (
             model.p(y, z, held, c).mean()[0, :, 0] for held in (m, tf.zeros_like(m))
         )
-        return {"mean": with_m, "mean_do_m0": without_m, "m": model.posterior_m(x).mean()}
+        return {
+            "mean": with_m,
+            "mean_do_m0": without_m,
+            "m": model.posterior_m(x).mean(),
+            "manipulation": model.mechanism.values(m),
+        }
 
 
 def traced(function: Callable[..., Any], signature: tuple[tf.TensorSpec, ...]) -> Any:

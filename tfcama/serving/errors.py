@@ -72,7 +72,8 @@ def of_tensorflow(error: tf.errors.OpError) -> ServingError:
       ServingError('x: too large.')
     """
     text = error.message.removeprefix("Graph execution error:").strip()
-    text = text.partition("\n")[0]
+    # What a function says of where the node was made comes first.
+    text = text[max(0, text.find("assertion failed: [")) :].partition("\n")[0]
     if text.startswith("assertion failed: [") and text.endswith("]"):
         text = text.removeprefix("assertion failed: [").removesuffix("]")
     return ServingError(_BY_NUMBER.get(error.error_code, Code.UNKNOWN), text)

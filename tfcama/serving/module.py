@@ -19,7 +19,10 @@ signatures a version has depends on what its model can do and is in its tfcama.j
                                                    being clean; manipulated [B] bool; of generative
                                                    models, where clean inputs were given
     reconstruct      <inputs>                      reconstruction, reconstruction_do_m0 [B, *shape];
-                                                   m [B, M], mean of q(m|x); of deep CAMAs
+                                                   m [B, M], mean of q(m|x); of deep CAMAs.
+                                                   manipulation [B, P], what was done to the input,
+                                                   see `manipulation` below; of mechanisms whose
+                                                   parameters have names
     counterfactual   <inputs>, label [B] int32     counterfactual, counterfactual_do_m0 [B, *shape]:
                                                    the input had its class been `label`, as it was
                                                    manipulated and under do(m = 0); of deep CAMAs
@@ -47,6 +50,7 @@ tfcama.json:
                            "roles", "categories"}, ...]}
     signatures             {name: {"method", "inputs", "outputs"}}, the latter two
                            {key: {"dtype": "float32", "shape": [null, 28, 28, 1]}}
+    manipulation           [{"name": "shift_y", "unit": "pixels"}, ...] of reconstruct's output
     stochastic, num_samples, seed, noise_seed
     limits                 {"rows_at_once" that are scored, "rows_together" that are worth batching,
                            "max_decoder_rows", "png_bytes" of a file}
@@ -55,7 +59,7 @@ tfcama.json:
     detector               {"rows", "false_alarms", "log_px": {percentile: nats}}, or null
     metrics, results       of training, and rows of evaluation that the run directory holds
     epoch, config, commit, versions, oldest_tensorflow (that loads it), ops, fingerprint (sha256 of
-    the variables), warmup_records
+    the variables), saved_model_sha256 (of saved_model.pb), warmup_records
 """
 
 from __future__ import annotations

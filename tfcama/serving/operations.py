@@ -6,8 +6,10 @@
     prometheus.yaml           how Prometheus finds them
     docker-compose.yaml       the official image with these, on one machine
     kubernetes.yaml           the same as ConfigMap, Deployment and Service
+    deployment.json           what all of these were made from, for the next change
 
-BUILD.md tells how a version is rolled out and back with them.
+A version goes its way by labels alone: it comes as `canary`, is promoted to `stable`, and the one
+before stays loaded as `previous`, so that rolling back needs no loading and no numbers.
 """
 
 from __future__ import annotations
@@ -22,12 +24,12 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from tfcama.errors import InputError
-from tfcama.serving import batching
-from tfcama.serving.publish import METADATA
+from tfcama.serving import batching, description
 from tfcama.workdir import write_text
 
-STABLE, CANARY = "stable", "canary"
+STABLE, CANARY, PREVIOUS = "stable", "canary", "previous"
 MODELS = "models.config"
+STATE = "deployment.json"
 _TEMPLATES = ("prometheus.yaml", "docker-compose.yaml", "kubernetes.yaml")
 _DEFAULT_ROWS = 64
 _METRICS_PATH = "/monitoring/prometheus/metrics"
@@ -44,6 +46,7 @@ class Deployment:
       name: of the model, in requests.
       stable: version that is served under the label `stable`.
       canary: version under the label `canary`; None for none.
+      previous: version that was stable before, under the label `previous`; None for none.
       models: directory of base paths as the server sees it.
       image: the server's. Exports load in every TensorFlow from `ops.OLDEST` on.
       cores: that one server may use.
@@ -58,6 +61,7 @@ class Deployment:
     name: str
     stable: int
     canary: int | None = None
+    previous: int | None = None
     models: str = "/models"
     image: str = "tensorflow/serving:2.19.1"
     cores: int = 2
@@ -71,8 +75,9 @@ class Deployment:
                 f"the model's name '{self.name}' was given; small letters, digits, '-' and "
                 "'_' are allowed."
             )
-        if self.canary == self.stable:
-            raise InputError(f"version {self.stable} cannot be stable and canary at once.")
+        if self.stable in (self.canary, self.previous):
+            label = CANARY if self.canary == self.stable else PREVIOUS
+            raise InputError(f"version {self.stable} cannot be stable and {label} at once.")
         if not _QUANTITY.fullmatch(self.memory):
             raise InputError(f"memory={self.memory} was given; a number of Mi or Gi is needed.")
         for field in ("cores", "replicas", "rows"):
@@ -87,7 +92,35 @@ class Deployment:
     @property
     def labels(self) -> dict[str, int]:
         """Version of every label."""
-        return {STABLE: self.stable} | ({} if self.canary is None else {CANARY: self.canary})
+        labels = {STABLE: self.stable, CANARY: self.canary, PREVIOUS: self.previous}
+        return {label: version for label, version in labels.items() if version is not None}
+
+    def promoted(self) -> Deployment:
+        """The canary has become stable.
+
+        Raises:
+          InputError: there is none.
+        """
+        if self.canary is None:
+            raise InputError(
+                f"{self.name} has no canary to promote; version {self.stable} is stable."
+            )
+        return dataclasses.replace(self, stable=self.canary, canary=None, previous=self.stable)
+
+    def rolled_back(self) -> Deployment:
+        """The newest step is undone: the canary is gone or, without one, the previous is stable.
+
+        Raises:
+          InputError: there is neither.
+        """
+        if self.canary is not None:
+            return dataclasses.replace(self, canary=None)
+        if self.previous is None:
+            raise InputError(
+                f"{self.name} has neither a canary nor a previous version to go back to; "
+                f"version {self.stable} stays stable."
+            )
+        return dataclasses.replace(self, stable=self.previous, previous=None)
 
     @property
     def arguments(self) -> list[str]:
@@ -107,6 +140,12 @@ class Deployment:
         ]
 
 
+def versions(base: Path) -> list[int]:
+    """The whole versions that a model's base path has, in ascending order."""
+    found = (path.parent.name for path in base.glob(f"*/{description.FILE}"))
+    return sorted(int(name) for name in found if name.isdigit())
+
+
 def deployment(base: Path, *, stable: int | None, canary: int | None, **options) -> Deployment:
     """The deployment of the versions that a model's base path has.
 
@@ -119,18 +158,16 @@ def deployment(base: Path, *, stable: int | None, canary: int | None, **options)
     Raises:
       InputError: there is no such version.
     """
-    versions = sorted(
-        int(path.parent.name) for path in base.glob(f"*/{METADATA}") if path.parent.name.isdigit()
-    )
+    known = versions(base)
     if stable is None:
-        stable = max((v for v in versions if v != canary), default=None)
+        stable = max((v for v in known if v != canary), default=None)
     for version in (stable, canary):
-        if version is not None and version not in versions:
-            found = ", ".join(map(str, versions)) or "none"
+        if version is not None and version not in known:
+            found = ", ".join(map(str, known)) or "none"
             raise InputError(f"{base} has no version {version}; it has {found}.")
     if stable is None:
         raise InputError(f"{base} has no version that could be stable; export one first.")
-    metadata = json.loads((base / str(stable) / METADATA).read_text())
+    metadata = json.loads((base / str(stable) / description.FILE).read_text())
     return Deployment(
         base.resolve().name,
         stable,
@@ -149,7 +186,7 @@ def models_config(deployments: list[Deployment]) -> model_server_config_pb2.Mode
             base_path=f"{served.models}/{served.name}",
             model_platform="tensorflow",
         )
-        model.model_version_policy.specific.versions.extend(sorted(served.labels.values()))
+        model.model_version_policy.specific.versions.extend(sorted(set(served.labels.values())))
         for label, version in served.labels.items():
             model.version_labels[label] = version
     return config
@@ -178,9 +215,30 @@ def files(served: Deployment) -> dict[str, str]:
 
 
 def write(served: Deployment, directory: Path) -> list[Path]:
-    """Writes every file, each whole or not at all; returns their paths."""
+    """Writes every file, each whole or not at all; returns their paths.
+
+    deployment.json is the last: who was interrupted does the same again.
+    """
     written = []
-    for name, text in files(served).items():
+    state = json.dumps(dataclasses.asdict(served), indent=1) + "\n"
+    for name, text in (files(served) | {STATE: state}).items():
         write_text(directory / name, text)
         written.append(directory / name)
     return written
+
+
+def read(directory: Path) -> Deployment:
+    """The deployment that `write` wrote.
+
+    Raises:
+      InputError: there is none, or its deployment.json cannot be read.
+    """
+    path = directory / STATE
+    if not path.exists():
+        raise InputError(
+            f"{directory} holds no {STATE}; name the --out of `python -m export.config`."
+        )
+    try:
+        return Deployment(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path} cannot be read ({error}).") from None

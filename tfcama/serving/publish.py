@@ -15,7 +15,7 @@ from tfcama.data.base import Split
 from tfcama.errors import InputError
 from tfcama.evaluation.results import load_rows
 from tfcama.report import provenance
-from tfcama.serving import batching, ops, png, warmup
+from tfcama.serving import batching, description, ops, png, warmup
 from tfcama.serving.detector import FALSE_ALARMS, rows_needed
 from tfcama.serving.inputs import inputs_of
 from tfcama.serving.module import ServingModule, serving_seed
@@ -24,7 +24,6 @@ from tfcama.training.run import LoadedRun
 from tfcama.types import Generative
 from tfcama.workdir import Workdir, atomic_directory, is_disk_full, write_json, write_text
 
-METADATA = "tfcama.json"
 MAX_CLEAN = 1000  # rows that `detect` compares with; more cost time and say little more
 _TOLERANCE = 1e-5
 
@@ -83,21 +82,22 @@ def publish(
                 module.offered, model_name=name, generator=np.random.default_rng(1)
             )
             warmup.write(temporary / warmup.FILE, logs)
-            _compare(module, temporary, loaded)
             write_text(
                 temporary / batching.FILE,
                 batching.parameters(batching.rows_together(module.answers)),
             )
             write_json(
-                temporary / METADATA,
+                temporary / description.FILE,
                 {
                     "name": name,
                     "version": version,
                     **_of_run(loaded),
                     **_of_export(loaded, module, graph, clean),
+                    description.CHECKSUM: description.checksum(temporary),
                     "warmup_records": len(logs),
                 },
             )
+            _compare(module, temporary, loaded)
     except FileExistsError:
         raise _taken(target) from None
     except (OSError, tf.errors.OpError) as error:
@@ -151,7 +151,7 @@ def _finished(path: Path, module: ServingModule) -> meta_graph_pb2.MetaGraphDef:
     Raises:
       InputError: it has an op that a server may lack.
     """
-    file = path / "saved_model.pb"
+    file = path / description.SAVED_MODEL
     model = saved_model_pb2.SavedModel.FromString(file.read_bytes())
     ops.check(ops.ops_of(model))
     (graph,) = model.meta_graphs
@@ -164,6 +164,7 @@ def _finished(path: Path, module: ServingModule) -> meta_graph_pb2.MetaGraphDef:
 
 def _compare(module: ServingModule, path: Path, loaded: LoadedRun) -> None:
     """Holds the reloaded module's answers against this process's."""
+    description.check(path)
     reloaded = tf.saved_model.load(str(path))  # held: its variables go when it goes
     inputs = inputs_of(loaded.classifier.spec)
     generator = np.random.default_rng(0)
@@ -252,6 +253,7 @@ def _of_export(
         },
         "clean": None if clean is None else _clean(module, clean),
         "detector": None if module.detector is None else module.detector.metadata(),
+        "manipulation": [{"name": p.name, "unit": p.unit} for p in module.answers.parameters],
         "oldest_tensorflow": ops.OLDEST,
         "ops": sorted(ops.ops_of(model)),
         "fingerprint": fingerprint(module.model_variables),

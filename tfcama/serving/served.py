@@ -17,9 +17,11 @@ from tensorflow_serving.apis import prediction_log_pb2
 from tfcama.data import tables
 from tfcama.errors import InputError
 from tfcama.serving import client_files, png
+from tfcama.serving.answers import traced
 from tfcama.serving.errors import of_tensorflow
 from tfcama.serving.inputs import LABEL, SEED, Inputs, inputs_of
 from tfcama.serving.server.inference import serialized_examples
+from tfcama.serving.server.request_log import older
 from tfcama.types import InputSpec
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
@@ -73,7 +75,7 @@ def of_log(
     tf.Examples) counts. A record that a killed server left unfinished ends the file.
 
     Args:
-      path: a TFRecord file of PredictionLogs.
+      path: a TFRecord file of PredictionLogs; its older half, see RequestLog, is read with it.
       spec: of the model's inputs.
       model_name: requests for other models are left out; None: there are none.
       progress: told of an unfinished record.
@@ -83,7 +85,21 @@ def of_log(
         is none.
     """
     inputs = inputs_of(spec)
-    found = []
+    halves = [half for half in (older(path), path) if half.is_file()]
+    if not halves:
+        raise InputError(f"{path} is no file; name a log of requests.")
+    found = [x for half in halves for x in _requests(half, inputs, model_name, progress)]
+    if not found:
+        of_model = "" if model_name is None else f" for model '{model_name}'"
+        raise InputError(f"{path} has no requests{of_model}.")
+    return distinct(np.concatenate(found))
+
+
+def _requests(
+    path: Path, inputs: Inputs, model_name: str | None, progress: Callable[[str], object]
+) -> Iterator[np.ndarray]:
+    """The features of each request in one file, [B, *shape]."""
+    features = traced(lambda *values: inputs.features(values), inputs.signature)
     for place, content in enumerate(_records(path, progress)):
         try:
             log = prediction_log_pb2.PredictionLog.FromString(content)
@@ -92,15 +108,11 @@ def of_log(
             if request is None:
                 raise ValueError("it is no PredictionLog of a request")
             if model_name is None or request.model_spec.name == model_name:
-                found.append(inputs.features(_values(kind, request, inputs)).numpy())
+                yield features(*_values(kind, request, inputs)).numpy()
         except tf.errors.OpError as error:
             raise _unfit(path, place, of_tensorflow(error).sentence) from None
         except Exception as error:  # protobuf's DecodeError and what a wrong tensor leads to
             raise _unfit(path, place, str(error)) from None
-    if not found:
-        of_model = "" if model_name is None else f" for model '{model_name}'"
-        raise InputError(f"{path} has no requests{of_model}.")
-    return distinct(np.concatenate(found))
 
 
 def distinct(x: np.ndarray) -> np.ndarray:
@@ -118,8 +130,6 @@ def distinct(x: np.ndarray) -> np.ndarray:
 
 
 def _records(path: Path, progress: Callable[[str], object]) -> Iterator[bytes]:
-    if not path.is_file():
-        raise InputError(f"{path} is no file; name a log of requests.")
     number = 0
     try:
         for record in tf.data.TFRecordDataset(str(path)):

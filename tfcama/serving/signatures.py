@@ -131,7 +131,8 @@ def _reconstruct(name: str, answers: Answers, detector: Detector | None) -> Sign
 
     def reconstruct(x: tf.Tensor) -> dict[str, tf.Tensor]:
         found = answers.imagined(x, None)
-        return {**_told("reconstruction", found, answers), "m": found["m"]}
+        told = {**_told("reconstruction", found, answers), "m": found["m"]}
+        return {**told, "manipulation": found["manipulation"]} if answers.parameters else told
 
     return _of_inputs(name, answers, reconstruct)
 

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcama.errors import InputError
+from tfcama.serving import description
 from tfcama.serving.errors import Code, ServingError, invalid, of_tensorflow
 from tfcama.serving.server.batching import Arrays, Batcher
 from tfcama.serving.server.config import BATCHING_FILE, Batching, read_batching
@@ -37,7 +38,8 @@ class LoadedVersion:
       signatures: the SignatureDefs by name, as the file has them.
 
     Raises:
-      ServingError: the directory holds no whole SavedModel.
+      ServingError: the directory holds no whole SavedModel, or another one than its tfcama.json
+        says.
     """
 
     def __init__(
@@ -53,8 +55,12 @@ class LoadedVersion:
         self.number = number
         self.path = path
         self._runs = runs
-        if not (path / "saved_model.pb").is_file():
-            raise ServingError(Code.NOT_FOUND, f"{path} holds no saved_model.pb.")
+        if not (path / description.SAVED_MODEL).is_file():
+            raise ServingError(Code.NOT_FOUND, f"{path} holds no {description.SAVED_MODEL}.")
+        try:
+            description.check(path)
+        except InputError as error:
+            raise ServingError(Code.DATA_LOSS, str(error)) from None
         self._session = tf.compat.v1.Session(graph=tf.Graph())
         try:
             with self._session.graph.as_default():
