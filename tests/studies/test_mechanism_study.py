@@ -24,6 +24,7 @@ IMAGES = mechanisms.Profile(
     cnn_epochs=1,
     steps=2,
     cases=(mechanisms.Case("rotation", 30.0, "rotation"),),
+    foresighted=1,
     additive=0,
     fractions=(),
     limit=10,
