@@ -87,7 +87,7 @@ def test_a_killed_stream_continues_to_the_same_numbers(base, followed):
     for name in ("stream_00.npz", "stream_01.npz"):
         with np.load(killed.results / name) as ours, np.load(target.results / name) as theirs:
             for key in theirs:
-                # Kernels may round otherwise in the process that continues: one unit in the last place.
+                # Kernels may round otherwise in the process that continues.
                 np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-6)
 
 
