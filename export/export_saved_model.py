@@ -4,9 +4,13 @@
 
 writes runs/mnist/export/cama/1/, then 2/ and so on. Signature serving_default: image [B, H, W, C]
 float32 in [0, 1], or of a table one input [B] a column, by name and in its own units (text of a
-category; NaN or "" where missing) -> probabilities [B, classes], label [B], and for generative
-models log_px [B]. The names of a table's inputs are in the version's tfcama.json.
-A version is reloaded and its answers are compared before it gets its name.
+category; NaN or "" where missing) -> probabilities [B, classes], label [B], entropy [B], and for
+generative models log_px [B]. `predict_seeded`, `classify`, `predict_png`, `detect`, `reconstruct`
+and `counterfactual` are there where the model can answer them: tfcama/serving/module.py lists them,
+and the version's tfcama.json names their inputs and outputs.
+`detect` compares with the run's validation split, so the data are needed (--data_dir), unless
+--detect=false leaves it out; a split that is too small for it leaves it out, too, and that is said.
+A version is reloaded, and its answers are compared, before it gets its name.
 """
 
 from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
@@ -15,7 +19,8 @@ from pathlib import Path
 
 from absl import flags
 
-from tfcama.serving.publish import publish
+from tfcama.serving.detector import FALSE_ALARMS
+from tfcama.serving.publish import held_out, publish
 from tfcama.training import run
 from tfcama.workdir import Workdir
 
@@ -31,12 +36,33 @@ _EXPORT_DIR = flags.DEFINE_string(
 _VERSION = flags.DEFINE_integer(
     "version", None, "Take this number, not the next free one. Example: --version=7"
 )
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Of tensorflow-datasets. Example: --data_dir=../shared/tfds"
+)
+_DETECT = flags.DEFINE_bool(
+    "detect",
+    True,
+    "Score the run's validation split, so that there is a `detect`. Example: --detect=false",
+)
+_FALSE_ALARMS = flags.DEFINE_float(
+    "false_alarms",
+    FALSE_ALARMS,
+    "Share of clean inputs that `detect` may call manipulated. Example: --false_alarms=0.01",
+)
 
 
 def main() -> None:
     loaded = run.load(Workdir(_WORKDIR.value))
     base = Path(_EXPORT_DIR.value).expanduser()
-    print(f"published {publish(loaded, base, version=_VERSION.value)}")
+    clean = None
+    if _DETECT.value:
+        clean = held_out(
+            loaded, data_dir=_DATA_DIR.value, false_alarms=_FALSE_ALARMS.value, progress=print
+        )
+    version = publish(
+        loaded, base, version=_VERSION.value, clean=clean, false_alarms=_FALSE_ALARMS.value
+    )
+    print(f"published {version}")
 
 
 if __name__ == "__main__":

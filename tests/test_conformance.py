@@ -24,7 +24,17 @@ from tfcama.serving.publish import publish
 from tfcama.training import run
 from tfcama.training.config import RunConfig, TrainingConfig
 from tfcama.training.registry import TRAINERS
-from tfcama.types import CHILD, COPARENT, PARENT, Bounds, Classifier, Column, InputSpec
+from tfcama.types import (
+    CHILD,
+    COPARENT,
+    PARENT,
+    Bounds,
+    Classifier,
+    Column,
+    Explaining,
+    Generative,
+    InputSpec,
+)
 from tfcama.workdir import Workdir
 
 GREY, COLOUR, TABLE = (28, 28, 1), (32, 32, 3), (6,)
@@ -157,7 +167,8 @@ def test_train_save_restore_score_attack_export(name, shape, architecture, tmp_p
     assert found.linf.max() == pytest.approx(0.05, rel=1e-3)
 
     # Exported, and served at other batch sizes than it was checked at.
-    version = publish(loaded, tmp_path / "export")
+    clean = Split(np.tile(data.validation.x, [10, *[1] * len(shape)]), np.zeros(40, np.int32))
+    version = publish(loaded, tmp_path / "export", clean=clean)
     serve = tf.saved_model.load(str(version))
     one, four = (
         serve.signatures["serving_default"](**inputs_of(data.spec, x[:size])) for size in (1, 4)
@@ -167,3 +178,9 @@ def test_train_save_restore_score_attack_export(name, shape, architecture, tmp_p
     assert ("log_px" in four) == (name in GENERATIVE)
     metadata = json.loads((version / "tfcama.json").read_text())
     assert metadata["class_names"] == ["a", "b"]
+    offered = set(metadata["signatures"])
+    assert {"serving_default", "classify"} <= offered
+    assert ("predict_seeded" in offered) == model.stochastic
+    assert ("predict_png" in offered) == (shape != TABLE)
+    assert ("detect" in offered) == isinstance(model, Generative) == (name in GENERATIVE)
+    assert ("counterfactual" in offered) == isinstance(model, Explaining)

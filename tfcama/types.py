@@ -255,3 +255,34 @@ class Sampler(Protocol):
     def sample(self, y: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
         """Mean of p(x | y, z, do(m = 0)) at z ~ p(z), [B, *shape]."""
         ...
+
+
+@runtime_checkable
+class Explaining(Protocol):
+    """A generative classifier with latents that can be held while a cause is changed.
+
+    Attributes:
+      dim_m: size of m.
+      mechanism: how m acts; its `parameters` have names and units, and `values(m)` gives them.
+    """
+
+    dim_m: int
+    mechanism: Any
+
+    def posterior_m(self, x: tf.Tensor) -> Any:
+        """q(m | x), a distribution of batch shape [B] and event shape [M]."""
+        ...
+
+    def coparents(self, x: tf.Tensor) -> tf.Tensor | None:
+        """The part of the input that causes x besides Y; None where there is none."""
+        ...
+
+    def latents_of(
+        self, x: tf.Tensor, labels: tf.Tensor, *, seed: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """One-hots y [B, 1, C], z [1, B, 1, Z] and m [B, M] behind x of those classes."""
+        ...
+
+    def p(self, y: tf.Tensor, z: tf.Tensor, m: tf.Tensor, c: tf.Tensor | None = None) -> Any:
+        """The density of x given its causes, of batch shape [K, B, C|1]."""
+        ...

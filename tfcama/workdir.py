@@ -90,10 +90,11 @@ class Workdir:
 
 
 @contextlib.contextmanager
-def atomic_directory(target: Path) -> Iterator[Path]:
+def atomic_directory(target: Path, *, replace: bool = True) -> Iterator[Path]:
     """A temporary directory beside `target` that takes its name when the block ends well.
 
-    An error inside, or a kill, leaves `target` as it was. What `target` held before is replaced.
+    An error inside, or a kill, leaves `target` as it was. What `target` held before is replaced,
+    or, if it may not be, stays and FileExistsError is raised.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}-{os.getpid()}")
@@ -103,6 +104,8 @@ def atomic_directory(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         if target.exists():
+            if not replace:
+                raise FileExistsError(str(target))
             os.replace(target, replaced)
         os.replace(temporary, target)
     finally:

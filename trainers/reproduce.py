@@ -15,7 +15,9 @@ r"""Repeats the papers' experiments, resumable, and writes their report.
 shift: deep CAMA's Figures 1, 7, 8 and 10. A seed on two cores takes about six hours with
 --profile=full, two with --profile=core (fewer ranges are fine-tuned), minutes with quick.
 mechanisms: translation, rotation, zoom, photometric and their composition against augmentation with
-labels, test-time augmentation, Tent, batch statistics and a spatial transformer.
+labels, test-time augmentation, Tent, batch statistics and a spatial transformer; with
+--dataset=measurement --profile=tables, location-scale against the additive mechanism.
+class_rotation: digits whose rotation depends on the class: p(m|y) against p(m), sixes and nines.
 causal_ib (or --table=1): CausalIB's Table 1 and combinations of its defences, the paper's numbers
 beside ours; with core about two hours on two cores, with quick minutes.
 measurement: the tables' Figures 13 to 15 (ICLR) and 12 to 14 (NeurIPS), half an hour a seed.
@@ -31,6 +33,7 @@ from tfcama import specs
 from tfcama.errors import InputError
 from tfcama.registry import Registry
 from tfcama.studies.causal_ib import CausalIbStudy
+from tfcama.studies.class_rotation import ClassRotationStudy
 from tfcama.studies.measurement import MeasurementStudy
 from tfcama.studies.mechanisms import MechanismStudy
 from tfcama.studies.shift import ShiftStudy
@@ -43,6 +46,7 @@ _STUDIES: Registry[type[Study]] = Registry(
         "shift": ShiftStudy,
         "measurement": MeasurementStudy,
         "mechanisms": MechanismStudy,
+        "class_rotation": ClassRotationStudy,
         "causal_ib": CausalIbStudy,
     },
 )

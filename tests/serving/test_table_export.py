@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
+from tests.serving.rows import COLUMNS, NAMES, ROWS, SIZE, sent, table_spec
 from tfcama import random
 from tfcama.data import tables
 from tfcama.errors import InputError
@@ -15,36 +16,7 @@ from tfcama.serving.inputs import TableInputs, input_name, inputs_of
 from tfcama.serving.module import ServingModule, serving_seed
 from tfcama.training import checkpoints, run
 from tfcama.training.config import RunConfig, TrainingConfig
-from tfcama.types import CHILD, COPARENT, PARENT, Column, InputSpec
-
-COLUMNS = (
-    Column("blood pressure", (PARENT,), loc=120.0, scale=15.0, indicator=True),
-    Column("Sex", (PARENT,), categories=("f", "m"), indicator=True),
-    Column("dose", (COPARENT,), loc=0.5, scale=0.25),
-    Column("1st", (COPARENT,), categories=("no", "yes", "größer")),
-    Column("age", (PARENT, COPARENT), loc=50.0, scale=10.0),
-    Column("pulse", (CHILD,), loc=-70.0, scale=8.0),
-    Column("grade", (CHILD,), categories=("1", "2", "3")),
-    Column("unused", (), loc=1.0, scale=2.0),
-)
-NAMES = ("blood_pressure", "Sex", "dose", "column_1st", "age", "pulse", "grade", "unused")
-# Present, missing and unseen values; "2.0" is the category "2" wherever it comes from.
-ROWS = {
-    "blood pressure": [110.0, np.nan, 150.5, 121.0, 99.0, np.nan],
-    "Sex": ["f", "m", None, "x", "m", None],
-    "dose": [0.1, 0.75, np.nan, 0.5, 1e-30, np.nan],
-    "1st": ["no", "größer", "yes", None, "maybe", None],
-    "age": [20.0, 30.0, np.nan, 1e4, -33.3, np.nan],
-    "pulse": [-80.0, np.nan, -60.5, -70.0, 0.0, np.nan],
-    "grade": ["1", "2.0", "4", None, "3", None],
-    "unused": [0.0, np.nan, 1.0, 5.0, 2.0, np.nan],
-}
-SIZE = 6
-
-
-def table_spec(columns=COLUMNS):
-    width = sum(column.width for column in columns)
-    return InputSpec((width,), ("ill", "well"), None, columns, "health")
+from tfcama.types import CHILD, Column
 
 
 def loaded_run(classifier, model, where):
@@ -66,13 +38,13 @@ def cama(spec):
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory):
-    return loaded_run(cama(table_spec()), "measurement_cama", tmp_path_factory.mktemp("c"))
+def loaded(table_loaded):
+    return table_loaded
 
 
 @pytest.fixture(scope="module")
-def published(loaded, tmp_path_factory):
-    return publish_lib.publish(loaded, tmp_path_factory.mktemp("export"))
+def published(table_export):
+    return table_export / "1"
 
 
 @pytest.fixture(scope="module")
@@ -80,20 +52,8 @@ def served(published):
     return tf.saved_model.load(str(published))
 
 
-def sent(**changed):
-    """ROWS as a client sends them, some inputs changed."""
-    values = {}
-    for column, name in zip(COLUMNS, NAMES, strict=True):
-        rows = ROWS[column.name]
-        if column.numeric:
-            values[name] = np.array(rows, np.float32)
-        else:
-            values[name] = np.array(["" if value is None else value for value in rows], object)
-    return values | changed
-
-
-def ask(served, values):
-    serve = served.signatures["serving_default"]
+def ask(served, values, signature="serving_default"):
+    serve = served.signatures[signature]
     return serve(**{name: tf.constant(value) for name, value in values.items()})
 
 
@@ -215,17 +175,17 @@ def test_the_signature_is_one_vector_a_column(served):
 
 def test_metadata_tells_which_input_a_column_is(published):
     metadata = json.loads((published / "tfcama.json").read_text())
-    assert metadata["target"] == "health"
-    assert [column["input"] for column in metadata["columns"]] == list(NAMES)
-    assert metadata["columns"][3] == {
+    assert metadata["input"]["target"] == "health"
+    assert [column["input"] for column in metadata["input"]["columns"]] == list(NAMES)
+    assert metadata["input"]["columns"][3] == {
         "name": "1st",
         "input": "column_1st",
         "kind": "categorical",
         "roles": ["coparent"],
         "categories": ["no", "yes", "größer"],
     }
-    assert metadata["columns"][4]["kind"] == "numeric"
-    assert metadata["columns"][4]["roles"] == ["parent", "coparent"]
+    assert metadata["input"]["columns"][4]["kind"] == "numeric"
+    assert metadata["input"]["columns"][4]["roles"] == ["parent", "coparent"]
 
 
 def test_a_discriminative_export_has_no_density(tmp_path):
@@ -234,7 +194,7 @@ def test_a_discriminative_export_has_no_density(tmp_path):
     version = publish_lib.publish(loaded_run(classifier, "measurement_dnn", tmp_path), tmp_path)
     reloaded = tf.saved_model.load(str(version))
     answer = ask(reloaded, sent())
-    assert set(answer) == {"probabilities", "label"}
+    assert set(answer) == {"probabilities", "label", "entropy"}
     x = tf.constant(tables.encode(classifier.spec, pd.DataFrame(ROWS)))
     np.testing.assert_allclose(answer["probabilities"], classifier(x), atol=1e-5)
 
@@ -302,3 +262,100 @@ def test_examples_are_rows_that_training_could_have_seen():
             assert np.nanmean(value) == pytest.approx(column.loc, abs=0.2 * column.scale)
         else:
             assert set(value) == {"", *column.categories}
+
+
+# --- the other signatures ---------------------------------------------------------------------
+
+
+def test_a_table_has_every_signature_but_pictures(published):
+    signatures = json.loads((published / "tfcama.json").read_text())["signatures"]
+    assert set(signatures) == {
+        *("serving_default", "predict_seeded", "classify", "detect"),
+        *("reconstruct", "counterfactual"),
+    }
+
+
+@pytest.mark.parametrize("signature", ["detect", "reconstruct"])
+def test_other_signatures_take_the_same_columns_row_by_row(served, signature):
+    together = ask(served, sent(), signature)
+    for row in range(SIZE):
+        alone = ask(served, {k: v[row : row + 1] for k, v in sent().items()}, signature)
+        for name, value in alone.items():
+            if value.dtype in (tf.string, tf.bool):
+                np.testing.assert_array_equal(value[0], together[name][row])
+            else:
+                np.testing.assert_allclose(value[0], together[name][row], rtol=1e-5, atol=1e-5)
+
+
+def test_a_seed_of_a_row_is_its_own(loaded, served):
+    rows = {name: np.repeat(value[:1], 3) for name, value in sent().items()}
+    answer = ask(served, {**rows, "seed": np.int32([7, 8, 7])}, "predict_seeded")
+    assert answer["log_px"][0] == answer["log_px"][2] != answer["log_px"][1]
+    x = tf.constant(tables.encode(loaded.classifier.spec, pd.DataFrame(ROWS)))[:1]
+    seed = random.fold_in(tf.constant(serving_seed(0)), 8)
+    expected = tf.reduce_logsumexp(loaded.classifier.log_scores(x, seed=seed))
+    np.testing.assert_allclose(answer["log_px"][1], expected, rtol=1e-5)
+
+
+def example(row):
+    """A tf.Example of a row of `sent`; what is missing is left out."""
+    features = tf.train.Example()
+    for name, value in sent().items():
+        if value.dtype == object and value[row]:
+            features.features.feature[name].bytes_list.value.append(value[row].encode())
+        elif value.dtype != object and not np.isnan(value[row]):
+            features.features.feature[name].float_list.value.append(value[row])
+    return features.SerializeToString()
+
+
+def test_an_example_without_a_feature_is_a_row_where_it_is_missing(served):
+    inputs = np.array([example(row) for row in range(SIZE)], object)
+    answer = ask(served, {"inputs": inputs}, "classify")
+    expected = ask(served, sent())["probabilities"]
+    np.testing.assert_allclose(answer["scores"], expected, atol=1e-6)
+    assert answer["classes"].numpy().tolist() == [[b"ill", b"well"]] * SIZE
+
+
+def test_reconstructions_are_children_in_their_own_units(loaded, served):
+    model = loaded.classifier
+    x = tf.constant(tables.encode(model.spec, pd.DataFrame(ROWS)))
+    answer = ask(served, sent(), "reconstruct")
+    assert set(answer) == {
+        "m",
+        *(f"reconstruction{end}/{name}" for end in ("", "_do_m0") for name in ("pulse", "grade")),
+    }
+    for end, do_m0 in (("", False), ("_do_m0", True)):
+        rows = model.reconstruct(x, seed=tf.constant(serving_seed(0)), do_m0=do_m0)
+        frame = tables.decode(model.spec, rows.numpy())
+        np.testing.assert_allclose(answer[f"reconstruction{end}/pulse"], frame["pulse"], rtol=1e-5)
+        grades = [grade.decode() for grade in answer[f"reconstruction{end}/grade"].numpy()]
+        assert grades == frame["grade"].tolist()
+    moved = answer["reconstruction/pulse"] - answer["reconstruction_do_m0/pulse"]
+    assert np.abs(moved).max() > 1e-3
+
+
+def test_a_counterfactual_of_the_predicted_class_is_the_reconstruction(served):
+    label = ask(served, sent())["label"].numpy()
+    same = ask(served, sent(label=label), "counterfactual")
+    other = ask(served, sent(label=1 - label), "counterfactual")
+    reconstructed = ask(served, sent(), "reconstruct")
+    for end in ("", "_do_m0"):
+        name = f"{end}/pulse"
+        np.testing.assert_allclose(
+            same[f"counterfactual{name}"], reconstructed[f"reconstruction{name}"], rtol=1e-5
+        )
+        assert np.abs(same[f"counterfactual{name}"] - other[f"counterfactual{name}"]).max() > 1e-3
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"label: .* must be from 0 to 1"):
+        ask(served, sent(label=2 + label), "counterfactual")
+
+
+def test_columns_give_way_to_the_signatures_own_inputs(tmp_path):
+    columns = (Column("seed", (CHILD,)), Column("Label", (CHILD,)))
+    module = ServingModule(cama(table_spec(columns)), seed=serving_seed(0))
+    own = ("predict_seeded", "counterfactual")
+    functions = {name: module.offered[name].function for name in own}
+    tf.saved_model.save(module, str(tmp_path), signatures=functions)
+    reloaded = tf.saved_model.load(str(tmp_path))
+    values = {"seed_": np.float32([1.0]), "Label_": np.float32([2.0])}
+    ask(reloaded, {**values, "seed": np.int32([3])}, "predict_seeded")
+    ask(reloaded, {**values, "label": np.int32([1])}, "counterfactual")

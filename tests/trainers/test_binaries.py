@@ -93,6 +93,10 @@ def bad_calls(trained, table, tmp):
             *("trainers.evaluate", f"--workdir={trained}"),
             "--test_time_augmentation=rotate:60",
         ),
+        "once a 'dnn' is trained, nothing can be set": (
+            *("trainers.evaluate", f"--workdir={trained}"),
+            *("--set", "m_steps=10"),
+        ),
         "'vertical_shift' has no level": (
             *(finetune, f"--workdir={trained}"),
             "--manipulation=vertical_shift",
@@ -157,6 +161,7 @@ def test_bad_input_is_one_clear_sentence_and_leaves_nothing(trained, table, tmp_
         *("trainers.train", "trainers.finetune", "trainers.evaluate", "trainers.attack"),
         *(
             "trainers.demo",
+            "trainers.adapt_stream",
             "trainers.reproduce",
             "trainers.predict",
             "trainers.explain",
@@ -254,8 +259,11 @@ def test_a_users_table_from_csv_to_predictions(table, tmp_path):
     assert list(predictions) == ["row", "label", "p(benign)", "p(malignant)", "log_px"]
     assert (predictions.label == frame.diagnosis).mean() > 0.8
     metadata = json.loads((tmp_path / "export" / "1" / "tfcama.json").read_text())
-    assert metadata["target"] == "diagnosis"
-    assert {column["name"] for column in metadata["columns"]} >= {"mean_radius", "mean_texture"}
+    assert metadata["input"]["target"] == "diagnosis"
+    assert {column["name"] for column in metadata["input"]["columns"]} >= {
+        "mean_radius",
+        "mean_texture",
+    }
     explained = json.loads((adapted / "explain" / "explanation.json").read_text())
     assert explained
     assert (run / "report" / "index.html").exists()

@@ -1,5 +1,7 @@
 """What a client sends to an exported classifier, and how that becomes the classifier's features.
 
+The features' way back, as far as Y causes them, is here, too.
+
 An image classifier takes one tensor of images. A classifier of a table takes one vector a column,
 in the user's own units, and standardises and encodes it in the graph as `data.tables.encode` does.
 """
@@ -20,7 +22,8 @@ from tfcama.errors import InputError
 from tfcama.types import CHILD, Column, InputSpec
 
 IMAGE = "image"
-_NOT_NAMES = ("self",)  # an argument of TensorFlow's own
+SEED, LABEL = "seed", "label"  # inputs of some signatures beside the columns
+_NOT_NAMES = ("self", SEED, LABEL)  # the first is an argument of TensorFlow's own
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _RESOLUTION = 0.01  # standard deviations that a float32 input must be able to tell apart
 _WHOLE = r"^(-?\d+)\.0+$"  # as data.tables writes whole numbers: without decimals
@@ -46,9 +49,11 @@ class Inputs(abc.ABC):
 
     Attributes:
       batches: sizes at which an export is to be checked.
+      rows_at_once: how many are answered together at most; larger batches in blocks.
     """
 
     batches: tuple[int, ...] = (1, 3)
+    rows_at_once: int = 128
 
     def __init__(self, spec: InputSpec):
         self.spec = spec
@@ -71,13 +76,49 @@ class Inputs(abc.ABC):
           InvalidArgumentError: in the graph, where a value is not allowed; a sentence names it.
         """
 
+    @property
+    @abc.abstractmethod
+    def parsing(self) -> dict[str, tf.io.FixedLenFeature]:
+        """How a tf.Example holds each input."""
+
+    def parse(self, serialized: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Values in the order of `signature` from tf.Examples, [B] text.
+
+        Raises:
+          InvalidArgumentError: in the graph, where one is no tf.Example or lacks what it needs.
+        """
+        parsed = tf.io.parse_example(serialized, self.parsing)
+        return tuple(parsed[name] for name in self.names)
+
+    def serialize(self, values: tuple[np.ndarray, ...]) -> np.ndarray:
+        """Values in the order of `signature` as serialized tf.Examples, [B] bytes."""
+        rows = []
+        for row in zip(*values, strict=True):
+            example = tf.train.Example()
+            for name, value in zip(self.names, row, strict=True):
+                feature = example.features.feature[name]
+                if isinstance(value, str):
+                    feature.bytes_list.value.append(value.encode())
+                else:
+                    feature.float_list.value.extend(np.ravel(value))
+            rows.append(example.SerializeToString(deterministic=True))
+        return np.array(rows, object)
+
+    @abc.abstractmethod
+    def effects(self, x: tf.Tensor) -> tf.Tensor:
+        """The part of features [B, *shape] that Y causes, and that p(x|.) is a density of."""
+
+    @abc.abstractmethod
+    def told(self, name: str, effects: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Such features, [B, .], as outputs under `name`, in the units of the inputs."""
+
     @abc.abstractmethod
     def examples(self, generator: np.random.Generator, size: int) -> Examples:
         """`size` random inputs."""
 
     @abc.abstractmethod
     def metadata(self) -> dict[str, Any]:
-        """What a client needs to know, for tfcama.json."""
+        """What a client needs to know, for tfcama.json's `input`."""
 
 
 def inputs_of(spec: InputSpec) -> Inputs:
@@ -98,21 +139,44 @@ class ImageInputs(Inputs):
 
     def features(self, values: tuple[tf.Tensor, ...]) -> tf.Tensor:
         (image,) = values
-        checks = [tf.debugging.assert_all_finite(image, f"{IMAGE}: every value must be finite.")]
-        if self.spec.bounds is not None:
-            low, high = self.spec.bounds
-            inside = tf.reduce_all((image >= low) & (image <= high))
-            sentence = f"{IMAGE}: every value must be in [{low:g}, {high:g}]."
-            checks.append(tf.debugging.Assert(inside, [sentence]))
-        with tf.control_dependencies(checks):
+        # TF-Serving does not hold what it is sent against the signature: a shape that happens to
+        # have as many values would be answered.
+        image = tf.ensure_shape(image, [None, *self.spec.shape])
+        some = tf.debugging.Assert(
+            tf.shape(image)[0] > 0, [f"{IMAGE}: empty; at least one image is needed."]
+        )
+        with tf.control_dependencies([some]):
+            image = tf.debugging.assert_all_finite(image, f"{IMAGE}: every value must be finite.")
+        if self.spec.bounds is None:
+            return image
+        low, high = self.spec.bounds
+        inside = tf.reduce_all((image >= low) & (image <= high))
+        sentence = f"{IMAGE}: every value must be in [{low:g}, {high:g}]."
+        with tf.control_dependencies([tf.debugging.Assert(inside, [sentence])]):
             return tf.identity(image)
 
+    @property
+    def parsing(self) -> dict[str, tf.io.FixedLenFeature]:
+        return {IMAGE: tf.io.FixedLenFeature(self.spec.shape, tf.float32)}
+
+    def effects(self, x: tf.Tensor) -> tf.Tensor:
+        return x
+
+    def told(self, name: str, effects: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {name: effects}
+
     def examples(self, generator: np.random.Generator, size: int) -> Examples:
-        image = generator.uniform(size=(size, *self.spec.shape)).astype(np.float32)
+        low, high = self.spec.bounds or (0.0, 1.0)
+        image = generator.uniform(low, high, size=(size, *self.spec.shape)).astype(np.float32)
         return Examples((image,), image)
 
     def metadata(self) -> dict[str, Any]:
-        return {}
+        bounds = self.spec.bounds
+        return {
+            "kind": self.spec.kind,
+            "shape": list(self.spec.shape),
+            "bounds": None if bounds is None else list(bounds),
+        }
 
 
 class TableInputs(Inputs):
@@ -130,6 +194,7 @@ class TableInputs(Inputs):
     """
 
     batches = (1, 3, 100)  # the last for categories and missing values
+    rows_at_once = 1024
 
     def __init__(self, spec: InputSpec):
         super().__init__(spec)
@@ -155,6 +220,7 @@ class TableInputs(Inputs):
 
     def features(self, values: tuple[tf.Tensor, ...]) -> tf.Tensor:
         columns = self.spec.columns
+        values = tuple(tf.ensure_shape(value, [None]) for value in values)
         size = tf.shape(values[0])[0]
         # Without quotes: Assert writes a backslash before each.
         checks = [
@@ -178,6 +244,33 @@ class TableInputs(Inputs):
             [_features(column, value) for column, value in zip(columns, values, strict=True)],
             axis=1,
         )
+
+    @property
+    def parsing(self) -> dict[str, tf.io.FixedLenFeature]:
+        return {
+            input_name(column.name): tf.io.FixedLenFeature([], tf.float32, default_value=np.nan)
+            if column.numeric
+            else tf.io.FixedLenFeature([], tf.string, default_value="")
+            for column in self.spec.columns
+        }
+
+    def effects(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.gather(x, self.spec.features(CHILD), axis=1)
+
+    def told(self, name: str, effects: tf.Tensor) -> dict[str, tf.Tensor]:
+        """One vector [B] a child: `name/<input>`, its mean or its most probable category."""
+        answer = {}
+        start = 0
+        for column in self.spec.with_role(CHILD):
+            part = effects[:, start : start + column.width]
+            if column.numeric:
+                value = part[:, 0] * np.float32(column.scale) + np.float32(column.loc)
+            else:
+                likely = tf.argmax(part[:, : len(column.categories)], axis=1)
+                value = tf.gather(tf.constant(column.categories), likely)
+            answer[f"{name}/{input_name(column.name)}"] = value
+            start += column.width
+        return answer
 
     def examples(self, generator: np.random.Generator, size: int) -> Examples:
         """Rows as the training rows were; a fifth of the values is missing."""
@@ -211,14 +304,15 @@ class TableInputs(Inputs):
             }
             for column in self.spec.columns
         ]
-        return {"columns": columns, "target": self.spec.target}
+        return {"kind": self.spec.kind, "target": self.spec.target, "columns": columns}
 
 
 def input_name(column: str) -> str:
     """The name under which a column is sent: its own, if it is a valid name of an input.
 
-    Valid are ASCII letters, digits and "_", with a letter in front, except Python's keywords. Other
-    ASCII characters become "_", characters beyond ASCII the "u" and number of their code point.
+    Valid are ASCII letters, digits and "_", with a letter in front, except Python's keywords and
+    `seed` and `label`, which signatures have for themselves. Other ASCII characters become "_",
+    characters beyond ASCII the "u" and number of their code point.
 
     Example:
       >>> [input_name(name) for name in ("age", "blood pressure", "1st", "class", "Größe")]
@@ -228,7 +322,7 @@ def input_name(column: str) -> str:
     name = re.sub(r"\W", "_", name, flags=re.ASCII)
     if not re.match("[A-Za-z]", name):
         name = f"column_{name}"
-    return f"{name}_" if keyword.iskeyword(name) or name in _NOT_NAMES else name
+    return f"{name}_" if keyword.iskeyword(name) or name.lower() in _NOT_NAMES else name
 
 
 def _check_resolution(column: Column) -> None:

@@ -12,7 +12,7 @@ from tfcama.evaluation.subject import load_subject
 from tfcama.models.registry import MODELS
 from tfcama.report.build import build
 from tfcama.report.pictures import slug
-from tfcama.serving.publish import publish
+from tfcama.serving.publish import held_out, publish
 from tfcama.studies import steps
 from tfcama.studies.measurement import PROFILES, MeasurementStudy
 from tfcama.studies.steps import Progress
@@ -83,7 +83,7 @@ def _table_demo(
     )
     page = study.run([seed], root / "report")
     adapted = study.adapted(seed)
-    _export(adapted, root / "export" / "measurement_cama", progress)
+    _export(adapted, root / "export" / "measurement_cama", None, progress)
     return page
 
 
@@ -117,13 +117,16 @@ def _image_demo(
                 steps.attack(attacked, attack, _RADII, progress=progress)
     _checks(trained["cama"], transfer_from=trained["dnn"], data_dir=data_dir, progress=progress)
     build(workdirs, root / "report", title=f"Classifiers under manipulation: {dataset}")
-    _export(adapted, root / "export" / "cama", progress)
+    _export(adapted, root / "export" / "cama", data_dir, progress)
     return root / "report" / "index.html"
 
 
-def _export(workdir: Workdir, base: Path, progress: Progress) -> None:
-    if not (base / "1").exists():
-        progress(f"published {publish(run.load(workdir), base)}")
+def _export(workdir: Workdir, base: Path, data_dir: str | None, progress: Progress) -> None:
+    if (base / "1").exists():
+        return
+    loaded = run.load(workdir)
+    clean = held_out(loaded, data_dir=data_dir, progress=progress)
+    progress(f"published {publish(loaded, base, clean=clean)}")
 
 
 def _checks(

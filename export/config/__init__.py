@@ -1,0 +1,1 @@
+"""Configuration of TensorFlow's model server, made by `python -m export.config`."""

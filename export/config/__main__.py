@@ -1,0 +1,72 @@
+"""Writes what tensorflow_model_server needs to serve an export: see tfcama/serving/operations.py.
+
+    python -m export.config --model_base_path=/models/cama --out=deploy
+    python -m export.config --model_base_path=/models/cama --out=deploy --stable=3 --canary=4
+
+The files beside this one are those of the demo's model, whose version 1 is stable:
+
+    python -m export.config --model_base_path=runs/demo/export/cama --out=export/config
+
+Afterwards `python -m export.rollout` moves the labels. A running server reads models.config again
+every 30 seconds.
+"""
+
+from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
+
+from pathlib import Path
+
+from absl import flags
+
+from tfcama.serving import operations
+
+_BASE = flags.DEFINE_string(
+    "model_base_path",
+    None,
+    "The model's base path; its last part is the model's name. "
+    "Example: --model_base_path=/models/cama",
+    required=True,
+)
+_OUT = flags.DEFINE_string("out", None, "Where to. Example: --out=deploy", required=True)
+_STABLE = flags.DEFINE_integer(
+    "stable", None, "Version under the label `stable`; default: the highest. Example: --stable=3"
+)
+_CANARY = flags.DEFINE_integer(
+    "canary", None, "Version under the label `canary`; default: none. Example: --canary=4"
+)
+_MODELS = flags.DEFINE_string(
+    "models",
+    operations.Deployment.models,
+    "Directory of base paths as the server sees it; for a server on this machine the parent of "
+    "--model_base_path. Example: --models=/models",
+)
+_IMAGE = flags.DEFINE_string(
+    "image", operations.Deployment.image, "The server's. Example: --image=tensorflow/serving:2.19.1"
+)
+_CORES = flags.DEFINE_integer(
+    "cores", operations.Deployment.cores, "That one server may use. Example: --cores=4"
+)
+_MEMORY = flags.DEFINE_string(
+    "memory", operations.Deployment.memory, "Of one server. Example: --memory=2Gi"
+)
+_REPLICAS = flags.DEFINE_integer(
+    "replicas", operations.Deployment.replicas, "Servers, on Kubernetes. Example: --replicas=3"
+)
+
+
+def main() -> None:
+    served = operations.deployment(
+        Path(_BASE.value).expanduser(),
+        stable=_STABLE.value,
+        canary=_CANARY.value,
+        models=_MODELS.value.rstrip("/") or "/",
+        image=_IMAGE.value,
+        cores=_CORES.value,
+        memory=_MEMORY.value,
+        replicas=_REPLICAS.value,
+    )
+    for path in operations.write(served, Path(_OUT.value).expanduser()):
+        print(path)
+
+
+if __name__ == "__main__":
+    app.run(main)

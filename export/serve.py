@@ -1,0 +1,207 @@
+r"""Serves exported models on this machine, FOR DEVELOPMENT, by TF-Serving's protocols.
+
+    python -m export.serve --model_base_path=runs/mnist/export/cama --model_name=cama
+    python -m export.serve --model_config_file=models.config --port=8500 --rest_api_port=8501
+
+Production is tensorflow_model_server, which takes the same flags, files and requests; see BUILD.md.
+gRPC (Predict, Classify, GetModelMetadata, GetModelStatus, HandleReloadConfigRequest, health) is at
+--port, REST at --rest_api_port:
+
+    curl localhost:8501/v1/models/cama
+    curl localhost:8501/v1/models/cama/metadata
+    curl -d '{"instances": [...]}' localhost:8501/v1/models/cama:predict
+    curl localhost:8501/monitoring/prometheus/metrics
+
+With --request_log the inputs of answered requests are kept.
+
+New versions are picked up, a version that cannot be loaded never replaces one that can, and SIGTERM
+or Ctrl-C lets running requests end.
+"""
+
+from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
+
+import dataclasses
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from absl import flags
+
+from tfcama.errors import InputError
+from tfcama.serving.errors import ServingError
+from tfcama.serving.server import config, request_log
+from tfcama.serving.server.server import Server
+
+_MODEL_BASE_PATH = flags.DEFINE_string(
+    "model_base_path",
+    None,
+    "The model's base path; versions are its children. Example: --model_base_path=/models/cama",
+)
+_MODEL_NAME = flags.DEFINE_string(
+    "model_name", "default", "Name in requests. Example: --model_name=cama"
+)
+_MODEL_CONFIG_FILE = flags.DEFINE_string(
+    "model_config_file",
+    None,
+    "Several models, versions and labels: a ModelServerConfig in protobuf's text format, in place "
+    "of --model_base_path. Example: --model_config_file=export/config/models.config",
+)
+_CONFIG_POLL = flags.DEFINE_float(
+    "model_config_file_poll_wait_seconds",
+    0.0,
+    "Seconds between looks at --model_config_file, whose changes are then taken; 0 never looks. "
+    "Example: --model_config_file_poll_wait_seconds=5",
+    lower_bound=0.0,
+)
+_HOST = flags.DEFINE_string(
+    "host",
+    "127.0.0.1",
+    "Address to listen at. There is no encryption and no password: anything but the loopback "
+    "address lets the network in. Example: --host=0.0.0.0",
+)
+_PORT = flags.DEFINE_integer("port", 8500, "gRPC; 0 takes a free port.", lower_bound=0)
+_REST_API_PORT = flags.DEFINE_integer(
+    "rest_api_port", 8501, "REST; 0 takes a free port.", lower_bound=0
+)
+_REST_API_TIMEOUT = flags.DEFINE_integer(
+    "rest_api_timeout_in_ms", 30_000, "For one REST request.", lower_bound=1
+)
+_POLL = flags.DEFINE_integer(
+    "file_system_poll_wait_seconds",
+    1,
+    "Seconds between looks for new versions.",
+    lower_bound=1,
+)
+_ENABLE_BATCHING = flags.DEFINE_bool(
+    "enable_batching",
+    False,
+    "Compute concurrent requests together: more of them a second, but answers to the same request "
+    "may then differ in the last bit.",
+)
+_BATCHING_PARAMETERS_FILE = flags.DEFINE_string(
+    "batching_parameters_file",
+    None,
+    "BatchingParameters in protobuf's text format; a version's own batching_params.pbtxt wins. "
+    "Example: --batching_parameters_file=export/config/batching.config",
+)
+_MAX_REQUEST_MEGABYTES = flags.DEFINE_integer(
+    "max_request_megabytes",
+    config.Limits.request_bytes >> 20,
+    "Larger requests are refused.",
+    lower_bound=1,
+    upper_bound=1024,
+)
+_REQUEST_LOG = flags.DEFINE_string(
+    "request_log",
+    None,
+    "Keep the inputs of answered requests in this file, as TF-Serving's request log does; it and "
+    "its older half have at most 64 MiB each and are readable by you alone. "
+    "Example: --request_log=requests.tfrecord",
+)
+_SAMPLING_RATE = flags.DEFINE_float(
+    "request_log_sampling_rate", 1.0, "Share of the requests that are kept.", 0.0, 1.0
+)
+_GRACE = flags.DEFINE_float(
+    "shutdown_grace_seconds", 10.0, "How long running requests may take to end.", lower_bound=0.0
+)
+_NOTICE = (
+    "This server is for development: no encryption, no passwords, one process of Python. "
+    "Production is tensorflow_model_server with the same files and flags (BUILD.md)."
+)
+
+
+def main() -> None:
+    asked: list[int] = []  # signals; an Event's lock could be held when its own thread gets one
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: asked.append(number))
+    if not _ENABLE_BATCHING.value and _BATCHING_PARAMETERS_FILE.value:
+        raise InputError("--batching_parameters_file was given without --enable_batching.")
+    if _CONFIG_POLL.value and not _MODEL_CONFIG_FILE.value:
+        raise InputError(
+            "--model_config_file_poll_wait_seconds was given without --model_config_file."
+        )
+    models, batching = _models(), _batching()
+    kept = _request_log()
+    print(_NOTICE, file=sys.stderr, flush=True)
+    server = Server(
+        models,
+        batching=batching,
+        limits=_limits(),
+        host=_HOST.value,
+        port=_PORT.value,
+        rest_api_port=_REST_API_PORT.value,
+        poll=_POLL.value,
+        log=_log,
+        request_log=kept,
+    )
+    print(f"gRPC at {_HOST.value}:{server.grpc_port}", flush=True)
+    print(f"REST at http://{_HOST.value}:{server.rest_port}", flush=True)
+    looked = time.monotonic()
+    while not asked:  # a wait without end may never see a signal that another thread received
+        time.sleep(0.1)
+        if _CONFIG_POLL.value and time.monotonic() - looked >= _CONFIG_POLL.value:
+            models, looked = _reloaded(server, models), time.monotonic()
+    print("stopping; running requests end.", file=sys.stderr, flush=True)
+    server.stop(_GRACE.value)
+
+
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _reloaded(server: Server, models: config.ModelServerConfig) -> config.ModelServerConfig:
+    """Takes what the configuration's file says now; a mistake in it leaves things as they are."""
+    try:
+        found = _models()
+        if found != models:
+            server.manager.reload(found)
+            _log(f"took the changes of {_MODEL_CONFIG_FILE.value}.")
+    except (InputError, ServingError) as error:
+        _log(f"{_MODEL_CONFIG_FILE.value} was not taken: {error}")
+        return models  # and look again: what it names may come
+    return found
+
+
+def _request_log() -> request_log.RequestLog | None:
+    if not _REQUEST_LOG.value:
+        return None
+    path = Path(_REQUEST_LOG.value).expanduser().absolute()
+    return request_log.RequestLog(path, sampling_rate=_SAMPLING_RATE.value, log=_log)
+
+
+def _models() -> config.ModelServerConfig:
+    if bool(_MODEL_BASE_PATH.value) == bool(_MODEL_CONFIG_FILE.value):
+        raise InputError("one of --model_base_path and --model_config_file is needed.")
+    if _MODEL_CONFIG_FILE.value:
+        return config.read_models(Path(_MODEL_CONFIG_FILE.value).expanduser())
+    models = config.single_model(_MODEL_NAME.value, Path(_MODEL_BASE_PATH.value).expanduser())
+    found = config.problem(models)
+    if found:
+        raise InputError(found)
+    return models
+
+
+def _batching() -> config.Batching | None:
+    if not _ENABLE_BATCHING.value:
+        return None
+    if _BATCHING_PARAMETERS_FILE.value:
+        return config.read_batching(Path(_BATCHING_PARAMETERS_FILE.value).expanduser())
+    return config.Batching()
+
+
+def _limits() -> config.Limits:
+    size = _MAX_REQUEST_MEGABYTES.value << 20
+    default = config.Limits()
+    return dataclasses.replace(
+        default,
+        request_bytes=size,
+        http_bytes=max(default.http_bytes, size),
+        concurrent_runs=os.cpu_count() or 1,
+        http_timeout=_REST_API_TIMEOUT.value / 1e3,
+    )
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,190 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from google.protobuf import text_format
+from tensorflow_serving.config import model_server_config_pb2
+
+from tests.serving.endpoints import call
+from tfcama.errors import InputError
+from tfcama.serving import batching, operations
+from tfcama.serving.answers import Answers
+from tfcama.serving.operations import Deployment
+from tfcama.serving.server import messages
+
+COMMITTED = Path(__file__).parents[2] / "export" / "config"
+DEMO = Deployment("cama", stable=1, rows=8)
+
+
+def parsed(text):
+    return text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+
+
+def base(tmp_path, *versions):
+    for version in versions:
+        directory = tmp_path / "cama" / str(version)
+        directory.mkdir(parents=True)
+        (directory / "tfcama.json").write_text(json.dumps({"limits": {"rows_together": 5}}))
+    return tmp_path / "cama"
+
+
+def test_the_committed_files_are_those_of_the_demo():
+    made = operations.files(DEMO)
+    for name, text in made.items():
+        assert (COMMITTED / name).read_text() == text
+    assert operations.read(COMMITTED) == DEMO
+    others = {path.name for path in COMMITTED.iterdir() if path.suffix != ".py"} - set(made)
+    assert others <= {"__pycache__", operations.STATE}
+
+
+def test_models_config_loads_both_versions_and_labels_them():
+    config = parsed(operations.files(Deployment("cama", stable=3, canary=4))["models.config"])
+    (model,) = config.model_config_list.config
+    assert (model.name, model.base_path) == ("cama", "/models/cama")
+    assert model.model_platform == "tensorflow"
+    assert list(model.model_version_policy.specific.versions) == [3, 4]
+    assert dict(model.version_labels) == {"stable": 3, "canary": 4}
+
+
+def test_without_a_canary_one_version_is_loaded():
+    (model,) = parsed(operations.files(DEMO)["models.config"]).model_config_list.config
+    assert list(model.model_version_policy.specific.versions) == [1]
+    assert dict(model.version_labels) == {"stable": 1}
+
+
+def test_batching_parameters_are_read_and_split_large_requests():
+    text = operations.files(Deployment("cama", stable=1, rows=8, cores=3))[
+        "batching_parameters.txt"
+    ]
+    parameters = text_format.Parse(text, messages.BatchingParameters())
+    assert parameters.max_execution_batch_size.value == 8
+    assert parameters.enable_large_batch_splitting.value
+    assert parameters.num_batch_threads.value == 3
+    # The largest request that is taken fits the queue, in parts.
+    parts = parameters.max_batch_size.value / parameters.max_execution_batch_size.value
+    assert parts < parameters.max_enqueued_batches.value
+
+
+def test_a_version_brings_its_own_parameters(export, loaded):
+    text = (export / "1" / batching.FILE).read_text()
+    parameters = text_format.Parse(text, messages.BatchingParameters())
+    rows = batching.rows_together(Answers(loaded.classifier, seed=[0, 0]))
+    assert parameters.max_execution_batch_size.value == rows
+    assert not parameters.HasField("num_batch_threads")  # the server's
+
+
+def test_docker_compose_runs_the_server_with_these_files():
+    made = operations.files(DEMO)
+    compose = yaml.safe_load(made["docker-compose.yaml"])
+    service = compose["services"]["cama"]
+    assert service["image"].startswith("tensorflow/serving:")
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    for argument in service["command"]:
+        flag, _, value = argument.partition("=")
+        assert flag.startswith("--")
+        if value.startswith("/config/"):
+            assert value.removeprefix("/config/") in made
+    assert service["deploy"]["resources"]["limits"] == {"cpus": "2", "memory": "2G"}
+    scrape = yaml.safe_load(made["prometheus.yaml"])["scrape_configs"][0]
+    assert scrape["metrics_path"] in made["monitoring.config"]
+    assert scrape["static_configs"][0]["targets"] == ["cama:8501"]
+
+
+def test_kubernetes_mounts_the_same_configuration():
+    made = operations.files(Deployment("cama", stable=3, canary=4, replicas=3, memory="512Mi"))
+    config, deployment, service = yaml.safe_load_all(made["kubernetes.yaml"])
+    assert set(config["data"]) == {"models.config", "batching_parameters.txt", "monitoring.config"}
+    assert parsed(config["data"]["models.config"]) == parsed(made["models.config"])
+    text_format.Parse(config["data"]["batching_parameters.txt"], messages.BatchingParameters())
+    pod = deployment["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    compose = yaml.safe_load(made["docker-compose.yaml"])
+    assert container["args"] == compose["services"]["cama"]["command"]
+    assert container["resources"]["limits"]["memory"] == "512Mi"
+    assert deployment["spec"]["replicas"] == 3
+    assert service["spec"]["selector"] == pod["metadata"]["labels"] == {"app": "cama"}
+    model = operations.files(Deployment("measurement_cama", stable=1))["kubernetes.yaml"]
+    for resource in yaml.safe_load_all(model):
+        assert resource["metadata"]["name"] == "measurement-cama"
+    volumes = {volume["name"] for volume in pod["spec"]["volumes"]}
+    assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+
+
+def test_versions_are_those_of_the_base_path(tmp_path):
+    found = base(tmp_path, 1, 2, 10)
+    (found / ".11-77").mkdir()  # half published
+    newest = operations.deployment(found, stable=None, canary=None)
+    assert (newest.name, newest.stable, newest.canary, newest.rows) == ("cama", 10, None, 5)
+    assert operations.deployment(found, stable=None, canary=10).labels == {
+        "stable": 2,
+        "canary": 10,
+    }
+    for wrong in ({"stable": 3, "canary": None}, {"stable": 1, "canary": 11}):
+        with pytest.raises(InputError, match=r"has no version .* it has 1, 2, 10"):
+            operations.deployment(found, **wrong)
+    with pytest.raises(InputError, match="no version that could be stable"):
+        operations.deployment(tmp_path / "nothing", stable=None, canary=None)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"name": "My model"}, "small letters, digits, '-' and '_' are allowed"),
+        ({"canary": 1}, "version 1 cannot be stable and canary at once"),
+        ({"previous": 1}, "version 1 cannot be stable and previous at once"),
+        ({"memory": "2 GB"}, "a number of Mi or Gi is needed"),
+        ({"cores": 0}, "cores=0 was given"),
+    ],
+)
+def test_what_no_server_could_be_told_is_refused(options, sentence):
+    with pytest.raises(InputError, match=sentence):
+        Deployment(**{"name": "cama", "stable": 1, **options})
+
+
+def test_files_are_written_together(tmp_path):
+    written = operations.write(DEMO, tmp_path / "deploy")
+    assert {path.name for path in written} == {*operations.files(DEMO), operations.STATE}
+    assert sorted(path.name for path in (tmp_path / "deploy").iterdir()) == sorted(
+        path.name for path in written
+    )
+
+
+def test_a_version_comes_as_canary_is_promoted_and_is_rolled_back():
+    first = Deployment("cama", stable=3, cores=7)
+    trial = dataclasses.replace(first, canary=4)
+    promoted = trial.promoted()
+    assert promoted.labels == {"stable": 4, "previous": 3}
+    (model,) = operations.models_config([promoted]).model_config_list.config
+    assert list(model.model_version_policy.specific.versions) == [3, 4]  # 3 is there to go back to
+    assert trial.rolled_back() == first
+    assert promoted.rolled_back() == first  # cores and all
+    second = dataclasses.replace(promoted, canary=5)
+    assert second.labels == {"stable": 4, "canary": 5, "previous": 3}
+    assert second.rolled_back() == promoted  # one step
+    with pytest.raises(InputError, match="no canary to promote; version 3 is stable"):
+        first.promoted()
+    with pytest.raises(InputError, match=r"neither a canary nor .* version 3 stays stable"):
+        first.rolled_back()
+
+
+def test_what_was_written_is_read_and_other_directories_are_refused(tmp_path):
+    made = Deployment("cama", stable=3, canary=4, previous=2, memory="1Gi", models="/m")
+    operations.write(made, tmp_path)
+    assert operations.read(tmp_path) == made
+    with pytest.raises(InputError, match=r"holds no deployment.json"):
+        operations.read(tmp_path / "nowhere")
+    (tmp_path / operations.STATE).write_text('{"name": "cama"}')
+    with pytest.raises(InputError, match=r"deployment.json cannot be read"):
+        operations.read(tmp_path)
+
+
+def test_rolling_back_is_one_command(tmp_path):
+    operations.write(Deployment("cama", stable=4, previous=3), tmp_path)
+    done = call("export.rollout", f"--config={tmp_path}", "--rollback")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "cama: stable 4, previous 3  ->  stable 3\n"
+    (model,) = parsed((tmp_path / "models.config").read_text()).model_config_list.config
+    assert dict(model.version_labels) == {"stable": 3}
+    assert operations.read(tmp_path) == Deployment("cama", stable=3)

@@ -1,0 +1,117 @@
+"""Files of images and rows as a client's inputs, and reconstructions as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from tfcama.errors import InputError
+from tfcama.serving.inputs import IMAGE, input_name
+
+_ZOOM = 4  # pixels of the picture for one of an image
+_GAP = 2
+
+
+def read_images(paths: Sequence[Path], definition: Any) -> dict[str, np.ndarray]:
+    """The inputs of a signature that takes images, values in [0, 1].
+
+    Args:
+      paths: PNG, JPEG, BMP or GIF files; of colour images a grey model sees the luminance.
+      definition: the SignatureDef.
+
+    Raises:
+      InputError: the model takes no images, or a file cannot be read or has another size.
+    """
+    if set(definition.inputs) != {IMAGE}:
+        raise InputError(
+            "--image was given, but the model takes columns "
+            f"({', '.join(sorted(definition.inputs))}); send --csv."
+        )
+    shape = tuple(d.size for d in definition.inputs[IMAGE].tensor_shape.dim[1:])
+    images = [read_image(path, shape) for path in paths]
+    return {IMAGE: np.stack(images)}
+
+
+def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """One image file as [H, W, channels] float32 in [0, 1]; see `read_images`."""
+    height, width, channels = shape
+    try:
+        pixels = tf.io.decode_image(
+            path.expanduser().read_bytes(), channels=channels, expand_animations=False
+        ).numpy()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).") from None
+    except tf.errors.InvalidArgumentError:
+        raise InputError(f"{path} is no PNG, JPEG, BMP or GIF that can be read.") from None
+    if pixels.shape[:2] != (height, width):
+        raise InputError(
+            f"{path} has {pixels.shape[1]} x {pixels.shape[0]} pixels; the model takes "
+            f"{width} x {height}."
+        )
+    return pixels.astype(np.float32) / 255.0
+
+
+def read_rows(path: Path, definition: Any) -> dict[str, np.ndarray]:
+    """The inputs of a signature that takes columns, from a CSV file with a header.
+
+    Columns go by their own names; others than the model's, such as the target, are not sent. An
+    empty cell is a missing value.
+
+    Args:
+      path: of the file.
+      definition: the SignatureDef.
+
+    Raises:
+      InputError: the model takes images, the file cannot be read, lacks a column or has no rows, or
+        a number is none.
+    """
+    if set(definition.inputs) == {IMAGE}:
+        raise InputError("--csv was given, but the model takes images; send --image.")
+    try:
+        table = pd.read_csv(path.expanduser(), dtype=str, skipinitialspace=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).") from None
+    except ValueError as error:  # pandas' parser errors, and bytes that are no UTF-8
+        raise InputError(f"{path} is no CSV file ({str(error).strip()}).") from None
+    columns = {input_name(str(name)): name for name in table.columns}
+    missing = sorted(set(definition.inputs) - set(columns))
+    if missing:
+        raise InputError(f"{path} lacks the columns {', '.join(missing)}.")
+    if table.empty:
+        raise InputError(f"{path} has no rows.")
+    inputs: dict[str, np.ndarray] = {}
+    for name, info in definition.inputs.items():
+        values = table[columns[name]]
+        if info.dtype == tf.string.as_datatype_enum:
+            inputs[name] = values.fillna("").to_numpy(object)
+            continue
+        numbers = pd.to_numeric(values, errors="coerce")
+        wrong = numbers.isna() & values.notna()
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise InputError(
+                f"{path}, row {row + 1}: column {columns[name]} is '{values[row]}'; a number is "
+                "needed."
+            )
+        inputs[name] = numbers.to_numpy(np.float32)
+    return inputs
+
+
+def picture(images: np.ndarray, reconstructions: np.ndarray) -> bytes:
+    """A PNG: inputs in the first row, under each what it would be under do(m = 0).
+
+    Args:
+      images: [N, H, W, channels] in [0, 1].
+      reconstructions: as many of the same size.
+    """
+    both = np.stack([images, np.clip(reconstructions, 0.0, 1.0)])  # [2, N, H, W, channels]
+    both = both.repeat(_ZOOM, axis=2).repeat(_ZOOM, axis=3)
+    both = np.pad(both, [(0, 0), (0, 0), (_GAP, _GAP), (_GAP, _GAP), (0, 0)], constant_values=1.0)
+    rows, count, height, width, channels = both.shape
+    page = both.transpose(0, 2, 1, 3, 4).reshape(rows * height, count * width, channels)
+    return tf.io.encode_png(tf.constant(np.round(255.0 * page), tf.uint8)).numpy()

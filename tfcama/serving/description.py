@@ -1,0 +1,54 @@
+"""tfcama.json: what a version says of itself, and whether its graph is still what was published.
+
+Variables carry checksums of their own (TensorFlow's); saved_model.pb, which holds the graph and its
+constants, has none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from tfcama.errors import InputError
+
+FILE = "tfcama.json"
+SAVED_MODEL = "saved_model.pb"
+CHECKSUM = "saved_model_sha256"  # key of tfcama.json
+
+
+def read(version: Path) -> dict[str, Any] | None:
+    """A version directory's tfcama.json; None where there is none, as others' exports have none.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    path = version / FILE
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}).") from None
+
+
+def checksum(version: Path) -> str:
+    """sha256 of a version directory's saved_model.pb."""
+    return hashlib.sha256((version / SAVED_MODEL).read_bytes()).hexdigest()
+
+
+def check(version: Path) -> None:
+    """Holds saved_model.pb against what tfcama.json says of it, where it says something.
+
+    Raises:
+      InputError: it is another file than the one that was published.
+    """
+    described = read(version)
+    if described is None or CHECKSUM not in described:
+        return
+    if checksum(version) != described[CHECKSUM]:
+        raise InputError(
+            f"{version / SAVED_MODEL} is not the file that was published (its sha256 differs from "
+            f"{FILE}'s); copy the version again."
+        )

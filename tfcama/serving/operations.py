@@ -1,0 +1,244 @@
+"""What TensorFlow's model server and its surroundings are told to serve an export.
+
+    models.config             which versions, and which of them are called stable and canary
+    batching_parameters.txt   for models without batching_params.pbtxt of their own, and threads
+    monitoring.config         Prometheus' metrics
+    prometheus.yaml           how Prometheus finds them
+    docker-compose.yaml       the official image with these, on one machine
+    kubernetes.yaml           the same as ConfigMap, Deployment and Service
+    deployment.json           what all of these were made from, for the next change
+
+A version goes its way by labels alone: it comes as `canary`, is promoted to `stable`, and the one
+before stays loaded as `previous`, so that rolling back needs no loading and no numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import jinja2
+from google.protobuf import text_format
+from tensorflow_serving.config import model_server_config_pb2
+
+from tfcama.errors import InputError
+from tfcama.serving import batching, description
+from tfcama.workdir import write_text
+
+STABLE, CANARY, PREVIOUS = "stable", "canary", "previous"
+MODELS = "models.config"
+STATE = "deployment.json"
+_TEMPLATES = ("prometheus.yaml", "docker-compose.yaml", "kubernetes.yaml")
+_DEFAULT_ROWS = 64
+_METRICS_PATH = "/monitoring/prometheus/metrics"
+_MONITORING = f'prometheus_config {{ enable: true path: "{_METRICS_PATH}" }}\n'
+_NAME = re.compile("[a-z0-9]([a-z0-9_-]*[a-z0-9])?")  # Kubernetes' rule, and "_"
+_QUANTITY = re.compile("[1-9][0-9]*(Mi|Gi)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Deployment:
+    """How one model is served.
+
+    Attributes:
+      name: of the model, in requests.
+      stable: version that is served under the label `stable`.
+      canary: version under the label `canary`; None for none.
+      previous: version that was stable before, under the label `previous`; None for none.
+      models: directory of base paths as the server sees it.
+      image: the server's. Exports load in every TensorFlow from `ops.OLDEST` on.
+      cores: that one server may use.
+      memory: of one server, e.g. "2Gi".
+      replicas: servers.
+      rows: executed together, where a version does not say it itself.
+
+    Raises:
+      InputError: a value that is not allowed.
+    """
+
+    name: str
+    stable: int
+    canary: int | None = None
+    previous: int | None = None
+    models: str = "/models"
+    image: str = "tensorflow/serving:2.19.1"
+    cores: int = 2
+    memory: str = "2Gi"
+    replicas: int = 2
+    rows: int = _DEFAULT_ROWS
+
+    def __post_init__(self):
+        if not _NAME.fullmatch(self.name):
+            raise InputError(
+                f"the model's name '{self.name}' was given; small letters, digits, '-' and "
+                "'_' are allowed."
+            )
+        if self.stable in (self.canary, self.previous):
+            label = CANARY if self.canary == self.stable else PREVIOUS
+            raise InputError(f"version {self.stable} cannot be stable and {label} at once.")
+        if not _QUANTITY.fullmatch(self.memory):
+            raise InputError(f"memory={self.memory} was given; a number of Mi or Gi is needed.")
+        for field in ("cores", "replicas", "rows"):
+            if getattr(self, field) < 1:
+                raise InputError(f"{field}={getattr(self, field)} was given; at least 1 is needed.")
+
+    @property
+    def resource(self) -> str:
+        """What Kubernetes and the network call the server: the name, without "_"."""
+        return self.name.replace("_", "-")
+
+    @property
+    def labels(self) -> dict[str, int]:
+        """Version of every label."""
+        labels = {STABLE: self.stable, CANARY: self.canary, PREVIOUS: self.previous}
+        return {label: version for label, version in labels.items() if version is not None}
+
+    def promoted(self) -> Deployment:
+        """The canary has become stable.
+
+        Raises:
+          InputError: there is none.
+        """
+        if self.canary is None:
+            raise InputError(
+                f"{self.name} has no canary to promote; version {self.stable} is stable."
+            )
+        return dataclasses.replace(self, stable=self.canary, canary=None, previous=self.stable)
+
+    def rolled_back(self) -> Deployment:
+        """The newest step is undone: the canary is gone or, without one, the previous is stable.
+
+        Raises:
+          InputError: there is neither.
+        """
+        if self.canary is not None:
+            return dataclasses.replace(self, canary=None)
+        if self.previous is None:
+            raise InputError(
+                f"{self.name} has neither a canary nor a previous version to go back to; "
+                f"version {self.stable} stays stable."
+            )
+        return dataclasses.replace(self, stable=self.previous, previous=None)
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of tensorflow_model_server, besides ports; its configuration lies in /config."""
+        return [
+            f"--model_config_file=/config/{MODELS}",
+            "--model_config_file_poll_wait_seconds=30",
+            # Labels are read with the versions, which are loaded only afterwards.
+            "--allow_version_labels_for_unavailable_models=true",
+            "--enable_batching=true",
+            "--enable_per_model_batching_parameters=true",
+            "--batching_parameters_file=/config/batching_parameters.txt",
+            "--monitoring_config_file=/config/monitoring.config",
+            f"--tensorflow_intra_op_parallelism={self.cores}",
+            f"--tensorflow_inter_op_parallelism={self.cores}",
+            "--rest_api_timeout_in_ms=30000",
+        ]
+
+
+def versions(base: Path) -> list[int]:
+    """The whole versions that a model's base path has, in ascending order."""
+    found = (path.parent.name for path in base.glob(f"*/{description.FILE}"))
+    return sorted(int(name) for name in found if name.isdigit())
+
+
+def deployment(base: Path, *, stable: int | None, canary: int | None, **options) -> Deployment:
+    """The deployment of the versions that a model's base path has.
+
+    Args:
+      base: has the versions.
+      stable: None takes the highest that is not the canary.
+      canary: None for none.
+      **options: further fields of Deployment.
+
+    Raises:
+      InputError: there is no such version.
+    """
+    known = versions(base)
+    if stable is None:
+        stable = max((v for v in known if v != canary), default=None)
+    for version in (stable, canary):
+        if version is not None and version not in known:
+            found = ", ".join(map(str, known)) or "none"
+            raise InputError(f"{base} has no version {version}; it has {found}.")
+    if stable is None:
+        raise InputError(f"{base} has no version that could be stable; export one first.")
+    metadata = json.loads((base / str(stable) / description.FILE).read_text())
+    return Deployment(
+        base.resolve().name,
+        stable,
+        canary,
+        rows=metadata["limits"]["rows_together"],
+        **options,
+    )
+
+
+def models_config(deployments: list[Deployment]) -> model_server_config_pb2.ModelServerConfig:
+    """Which models, versions and labels a server has."""
+    config = model_server_config_pb2.ModelServerConfig()
+    for served in deployments:
+        model = config.model_config_list.config.add(
+            name=served.name,
+            base_path=f"{served.models}/{served.name}",
+            model_platform="tensorflow",
+        )
+        model.model_version_policy.specific.versions.extend(sorted(set(served.labels.values())))
+        for label, version in served.labels.items():
+            model.version_labels[label] = version
+    return config
+
+
+def files(served: Deployment) -> dict[str, str]:
+    """Every file's text, by name."""
+    configuration = {
+        MODELS: text_format.MessageToString(models_config([served])),
+        "batching_parameters.txt": batching.parameters(served.rows, threads=served.cores),
+        "monitoring.config": _MONITORING,
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tfcama.serving", "templates"),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return configuration | {
+        name: environment.get_template(f"{name}.j2").render(
+            served=served, configuration=configuration, metrics_path=_METRICS_PATH
+        )
+        for name in _TEMPLATES
+    }
+
+
+def write(served: Deployment, directory: Path) -> list[Path]:
+    """Writes every file, each whole or not at all; returns their paths.
+
+    deployment.json is the last: who was interrupted does the same again.
+    """
+    written = []
+    state = json.dumps(dataclasses.asdict(served), indent=1) + "\n"
+    for name, text in (files(served) | {STATE: state}).items():
+        write_text(directory / name, text)
+        written.append(directory / name)
+    return written
+
+
+def read(directory: Path) -> Deployment:
+    """The deployment that `write` wrote.
+
+    Raises:
+      InputError: there is none, or its deployment.json cannot be read.
+    """
+    path = directory / STATE
+    if not path.exists():
+        raise InputError(
+            f"{directory} holds no {STATE}; name the --out of `python -m export.config`."
+        )
+    try:
+        return Deployment(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path} cannot be read ({error}).") from None
