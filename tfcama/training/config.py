@@ -158,7 +158,7 @@ class StreamConfig:
     warm_up: int = 200
 
     def __post_init__(self):
-        check_at_least(self, arriving=1, steps_per_arrival=1, reservoir=1, warm_up=0)
+        config_lib.check_at_least(self, arriving=1, steps_per_arrival=1, reservoir=1, warm_up=0)
         _fraction(self, "replay")
         streams.parse(self.segments)
 
