@@ -5,6 +5,8 @@ r"""Measures a trained classifier on manipulated test images and writes a report
     python -m trainers.evaluate --workdir=runs/mnist --manipulation=rotation --levels=0,15,30,60
     python -m trainers.evaluate --workdir=runs/cnn --manipulation=rotation --levels=0,30,60 \
         --test_time_augmentation=rotation:60
+    python -m trainers.evaluate --workdir=runs/adapted --manipulation=rotation --levels=0,30,60 \
+        --set m_starts=8 --set m_steps=10
 
 Rows, pictures and the page go to <workdir>/report/.
 """
@@ -42,6 +44,13 @@ _AUGMENTATION = flags.DEFINE_string(
 _COPIES = flags.DEFINE_integer(
     "copies", COPIES, "Of each input in that mean, the input included. Example: --copies=16"
 )
+_SET = flags.DEFINE_multi_string(
+    "set",
+    [],
+    "How a trained CAMA answers: m_samples, m_starts and m_steps (a search for the m of each "
+    "single input), m_at_test, num_samples, completions, max_decoder_rows. "
+    "Example: --set m_starts=8 --set m_steps=10",
+)
 
 
 def main() -> None:
@@ -52,7 +61,7 @@ def main() -> None:
             manipulations.parse(manipulation, level=level)  # a bad one costs no work
     if _AUGMENTATION.value:
         manipulations.parse(_AUGMENTATION.value)
-    subject = load_subject(workdir, data_dir=DATA_DIR.value, limit=_LIMIT.value)
+    subject = load_subject(workdir, data_dir=DATA_DIR.value, limit=_LIMIT.value, at_test=_SET.value)
     if _AUGMENTATION.value:
         subject = augmented(subject, _AUGMENTATION.value, copies=_COPIES.value)
     for manipulation in _MANIPULATION.value:

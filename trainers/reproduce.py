@@ -13,7 +13,9 @@ r"""Repeats the papers' experiments, resumable, and writes their report.
 shift: deep CAMA's Figures 1, 7, 8 and 10. A seed on two cores takes about six hours with
 --profile=full, two with --profile=core (fewer ranges are fine-tuned), minutes with quick.
 mechanisms: translation, rotation, zoom, photometric and their composition against augmentation with
-labels, test-time augmentation, Tent, batch statistics and a spatial transformer.
+labels, test-time augmentation, Tent, batch statistics and a spatial transformer; with
+--dataset=measurement --profile=tables, location-scale against the additive mechanism.
+class_rotation: digits whose rotation depends on the class: p(m|y) against p(m), sixes and nines.
 measurement: the tables' Figures 13 to 15 (ICLR) and 12 to 14 (NeurIPS), half an hour a seed.
 """
 
@@ -25,6 +27,7 @@ from absl import flags
 
 from tfcama import specs
 from tfcama.registry import Registry
+from tfcama.studies.class_rotation import ClassRotationStudy
 from tfcama.studies.measurement import MeasurementStudy
 from tfcama.studies.mechanisms import MechanismStudy
 from tfcama.studies.shift import ShiftStudy
@@ -32,7 +35,13 @@ from tfcama.studies.study import Study
 from trainers.shared_flags import DATA_DIR, WORKDIR
 
 _STUDIES: Registry[type[Study]] = Registry(
-    "study", {"shift": ShiftStudy, "measurement": MeasurementStudy, "mechanisms": MechanismStudy}
+    "study",
+    {
+        "shift": ShiftStudy,
+        "measurement": MeasurementStudy,
+        "mechanisms": MechanismStudy,
+        "class_rotation": ClassRotationStudy,
+    },
 )
 _STUDY = flags.DEFINE_string("study", "shift", "What to repeat. Example: --study=shift")
 _DATASET = flags.DEFINE_string(

@@ -31,7 +31,8 @@ def dataset(x):
 
 
 def apply(text, x):
-    return parse(text).fit(dataset(x))(tf.constant(x), seed=SEED)
+    y = tf.range(len(x)) % 2
+    return parse(text).fit(dataset(x))(tf.constant(x), y=y, seed=SEED)
 
 
 def test_a_fixed_wrapped_shift_is_a_roll(pictures):
@@ -135,18 +136,19 @@ def test_a_sequence_applies_its_parts_in_order(pictures):
 def test_every_manipulation_keeps_its_promises(name, pictures):
     level = MANIPULATIONS[name].max_level / 4
     made = parse(name, level=level).fit(dataset(pictures))
-    moved = made(tf.constant(pictures), seed=SEED)
+    y = tf.range(len(pictures)) % 2
+    moved = made(tf.constant(pictures), y=y, seed=SEED)
     assert moved.x.shape == pictures.shape
     assert moved.x.dtype == tf.float32
     assert moved.code.shape == (len(pictures), made.code_size)
     assert float(tf.reduce_min(moved.x)) >= 0.0
     assert float(tf.reduce_max(moved.x)) <= 1.0
     assert not np.allclose(moved.x, pictures)
-    again = made(tf.constant(pictures), seed=SEED)
+    again = made(tf.constant(pictures), y=y, seed=SEED)
     np.testing.assert_array_equal(again.x, moved.x)
-    graph = tf.function(lambda x: made(x, seed=SEED).x)(tf.constant(pictures))
+    graph = tf.function(lambda x: made(x, y=y, seed=SEED).x)(tf.constant(pictures))
     np.testing.assert_allclose(graph, moved.x, atol=1e-5)
-    still = parse(name, level=0.0).fit(dataset(pictures))(tf.constant(pictures), seed=SEED)
+    still = parse(name, level=0.0).fit(dataset(pictures))(tf.constant(pictures), y=y, seed=SEED)
     np.testing.assert_allclose(still.x, pictures, atol=1e-6)
 
 
@@ -175,3 +177,19 @@ def test_manipulate_is_the_same_for_the_same_seed(pictures):
     np.testing.assert_array_equal(one.x, two.x)
     assert not np.allclose(one.x, other.x)
     np.testing.assert_array_equal(one.y, split.y)
+
+
+def test_every_class_turns_by_its_own_angle(pictures):
+    found = apply("class_rotation:40", pictures)
+    angles = 90.0 * found.code.numpy()[:, 0]
+    assert np.ptp(angles[::2]) > 1.0
+    assert np.abs(angles[::2] + 40.0).max() <= 4.0  # class 0
+    assert np.abs(angles[1::2] - 40.0).max() <= 4.0  # class 1
+    turn = parse("rotation:40:mode=fixed").fit(dataset(pictures)).parts[0]
+    expected = turn(tf.constant(pictures[1:2]), seed=SEED).x
+    alike = parse("class_rotation:40:mode=fixed").fit(dataset(pictures)).parts[0]
+    moved = alike(tf.constant(pictures[1:2]), y=tf.constant([1]), seed=SEED)
+    np.testing.assert_allclose(moved.code, [[44.0 / 90.0]], rtol=1e-6)
+    assert np.abs(moved.x - expected).mean() < 0.02
+    with pytest.raises(InputError, match=r"call fit\(\) before it, and give it labels"):
+        alike(tf.constant(pictures[:1]), seed=SEED)

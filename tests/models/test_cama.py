@@ -402,6 +402,15 @@ def test_an_intervention_on_one_part_keeps_the_others(shifting, images):
     np.testing.assert_array_equal(rebuilt(("shift_x", "shift_y", "rotation")), all_parts)
 
 
+def test_an_interpolation_moves_one_parameter_and_holds_the_rest(shifting, images):
+    x = tf.constant(images[:3])
+    along = shifting.interpolate(x, "shift_y", (0.0, 1.0), seed=SEED).numpy()
+    np.testing.assert_array_equal(along[0], shifting.reconstruct(x, seed=SEED, do_m0=("shift_y",)))
+    assert np.abs(along[1] - along[0]).max() > 1e-3
+    with pytest.raises(InputError, match="did you mean 'shift_y'"):
+        shifting.interpolate(x, "shift_z", (0.0,), seed=SEED)
+
+
 def test_the_manipulation_that_is_read_off_is_the_prediction_s_own(shifting, images):
     noise = shifting.shared_noise(SEED, num_samples=2)
     q_m = shifting.posterior_m(tf.constant(images))

@@ -93,6 +93,10 @@ def bad_calls(trained, table, tmp):
             *("trainers.evaluate", f"--workdir={trained}"),
             "--test_time_augmentation=rotate:60",
         ),
+        "once a 'dnn' is trained, nothing can be set": (
+            *("trainers.evaluate", f"--workdir={trained}"),
+            *("--set", "m_steps=10"),
+        ),
         "'vertical_shift' has no level": (
             *(finetune, f"--workdir={trained}"),
             "--manipulation=vertical_shift",
@@ -150,6 +154,7 @@ def test_bad_input_is_one_clear_sentence_and_leaves_nothing(trained, table, tmp_
         *("trainers.train", "trainers.finetune", "trainers.evaluate", "trainers.attack"),
         *(
             "trainers.demo",
+            "trainers.adapt_stream",
             "trainers.reproduce",
             "trainers.predict",
             "trainers.explain",

@@ -180,14 +180,17 @@ def test_a_half_line_of_metrics_is_dropped(tmp_path):
     assert [row["epoch"] for row in metrics(workdir)] == [1, 2]
 
 
+def tags_of(workdir):
+    (path,) = workdir.tensorboard.glob("events*")
+    records = tf.data.TFRecordDataset(str(path))
+    events = [tf.compat.v1.Event.FromString(record.numpy()) for record in records]
+    return {value.tag for event in events for value in event.summary.value}
+
+
 def test_tensorboard_has_scalars_pictures_and_histograms_on_demand(tmp_path):
     workdir = Workdir(tmp_path)
     run.train(configuration("cama", epochs=1), workdir, devices=run.Devices(histograms=True))
-    (path,) = workdir.tensorboard.glob("events*")
-    tags = set()
-    for record in tf.data.TFRecordDataset(str(path)):
-        event = tf.compat.v1.Event.FromString(record.numpy())
-        tags |= {value.tag for value in event.summary.value}
+    tags = tags_of(workdir)
     wanted = {"elbo/train", "elbo/validation", "kl_z/train", "kl_m/train", "accuracy/validation"}
     wanted |= {"active_units/z", "active_units/m", "samples", "reconstructions_do_m0"}
     assert wanted <= tags
@@ -218,6 +221,34 @@ def test_fine_tuning_makes_a_run_of_its_own_and_leaves_the_base(tmp_path, traine
         assert not any(same) if name in ("p_m", "q_m") else all(same), name
     rows = metrics(target)
     assert rows[-1]["elbo_x"] > rows[0]["elbo_x"]
+
+
+def test_a_clean_model_takes_another_mechanism(tmp_path, trained, bars):
+    config = FinetuneConfig(
+        steps=4, batch_size=4, mechanism="rotation", prior_m="class", clean="elbo", dreams=1.0
+    )
+    target = Workdir(tmp_path / "turned")
+    adapted = finetune_on_manipulation(trained, target, "rotation:30", config, data_dir=None)
+    assert adapted.config.architecture.mechanism == "rotation"
+    assert adapted.config.variant == "mechanism=rotation, prior_m=class"
+    assert adapted.classifier.dim_m == 1
+    assert {"spread/rotation", "along_rotation", "reconstructions_do_m0"} <= tags_of(target)
+    base = run.load(trained).classifier
+    for name in ("p_y", "p_z", "q_z"):
+        groups = (model.variable_groups()[name] for model in (adapted.classifier, base))
+        pairs = [pair for pair in zip(*groups, strict=True) if pair[0].shape == pair[1].shape]
+        # The first layer of q(z|.) no longer reads m.
+        assert len(base.variable_groups()[name]) - len(pairs) == int(name == "q_z")
+        for ours, theirs in pairs:
+            np.testing.assert_array_equal(ours, theirs)
+    # Once adapted, it keeps its mechanism; naming it again is no change.
+    assert adapted.config.architecture.prior_m == "class"
+    assert adapted.classifier.prior_m(tf.eye(3)[None]).batch_shape == (1, 3)
+    again = dataclasses.replace(config, mechanism="zoom")
+    with pytest.raises(InputError, match="the model was fine-tuned with 'rotation'"):
+        finetune_on_manipulation(target, Workdir(tmp_path / "no"), "zoom:0.3", again, data_dir=None)
+    assert not (tmp_path / "no").exists()
+    finetune_on_manipulation(target, Workdir(tmp_path / "yes"), "zoom:0.3", config, data_dir=None)
 
 
 def test_a_killed_fine_tuning_continues_to_the_same_numbers(tmp_path, trained, bars):
@@ -291,6 +322,9 @@ def test_inputs_that_do_not_fit_are_refused(tmp_path, trained, bars, x, sentence
         (lambda: TrainingConfig(precision="bfloat16"), "did you mean 'mixed_bfloat16'"),
         (lambda: TrainingConfig(augment="vertical_shft:1"), "did you mean 'vertical_shift'"),
         (lambda: FinetuneConfig(fraction=0.0), r"fraction=0 was given; it must be in \(0, 1\]"),
+        (lambda: FinetuneConfig(dreams=-1.0), "dreams=-1 was given; it must be at least 0"),
+        (lambda: FinetuneConfig(prior_m="clas"), "did you mean 'class'"),
+        (lambda: FinetuneConfig(mechanism="rotatoin"), "did you mean 'rotation'"),
         (lambda: FinetuneConfig(clean="do_m"), "did you mean 'do_m0'"),
         (lambda: FinetuneConfig(alpha=-0.1), r"alpha=-0.1 was given; it must be in \[0, 1\]"),
     ],

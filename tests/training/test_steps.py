@@ -171,3 +171,64 @@ def test_bfloat16_keeps_variables_and_densities_in_float32(spec, bars):
         next(iter(pipeline.evaluation_stream(bars.test, batch_size=8))), draws=None
     )
     assert {t.dtype for t in terms.values()} == {tf.float32}
+
+
+@pytest.mark.parametrize("mechanism", ["translation", "additive+rotation"])
+def test_dreams_teach_q_m_what_the_mechanism_does(spec, bars, mechanism):
+    """The loss of a dream is -log q(m|T_m x), of the coordinates that a person can name."""
+    model = cama(spec, mechanism=mechanism)
+    trainer = FinetuneTrainer(
+        model, num_rows=4, seed=SEED, alpha=0.5, clean_do_m0=False, num_samples=1, dreams=0.7
+    )
+    batch = next(iter(pipeline.finetuning_stream(bars.train, bars.test.x, batch_size=4, seed=SEED)))
+    draws = random.RowDraws(tf.constant(SEED), tf.range(4), 4)
+    terms = trainer.terms(batch, draws=draws)
+    m = 2.0 * draws.fold(2).normal(model.dim_m)
+    q_m = model.posterior_m(model.mechanism.simulate(m, batch["clean"].x))
+    named = list(model.mechanism.coordinates_of_parameters().values())
+    assert len(named) == {"translation": 2, "additive+rotation": 1}[mechanism]
+    density = -np.log(q_m.stddev()) - 0.5 * np.log(2 * np.pi)
+    density = density - 0.5 * ((m - q_m.mean()) / q_m.stddev()) ** 2
+    surprise = -density.numpy()[:, named].sum(axis=1)
+    expected = -0.5 * (terms["elbo_clean"] + terms["elbo_x"]) + 0.7 * surprise
+    np.testing.assert_allclose(terms["loss"], expected, rtol=1e-5)
+    moved = moved_groups(
+        model,
+        lambda: fit(
+            FinetuneTrainer(
+                model,
+                num_rows=4,
+                seed=SEED,
+                groups=("p_m", "q_m"),
+                alpha=0.5,
+                clean_do_m0=False,
+                num_samples=1,
+                dreams=1.0,
+            ),
+            pipeline.finetuning_stream(bars.train, bars.test.x, batch_size=4, seed=SEED),
+            2,
+        ),
+    )
+    assert all(moved["p_m"])
+    assert all(moved["q_m"])
+    assert not any(any(moved[name]) for name in CLEAN_GROUPS)
+
+
+def test_a_mechanism_without_parameters_has_nothing_to_dream_of(spec):
+    with pytest.raises(InputError, match=r"mechanism 'additive' has no parameters to dream of"):
+        FinetuneTrainer(
+            cama(spec),
+            num_rows=4,
+            seed=SEED,
+            alpha=0.5,
+            clean_do_m0=False,
+            num_samples=1,
+            dreams=1.0,
+        )
+
+
+def test_a_known_m_needs_an_m_without_units(spec):
+    with pytest.raises(InputError, match=r"augment_m=known sets the first coordinates of m"):
+        CamaTrainer(
+            cama(spec, mechanism="rotation"), num_rows=4, seed=SEED, augmented=True, m_known=True
+        )

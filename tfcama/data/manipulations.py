@@ -15,6 +15,7 @@ from tfcama import random, specs
 from tfcama.data.base import Dataset, Split
 from tfcama.data.image_manipulations import (
     Brightness,
+    ClassRotation,
     Contrast,
     GaussianNoise,
     HorizontalShift,
@@ -37,6 +38,7 @@ MANIPULATIONS: Registry[type[Manipulation]] = Registry(
         "horizontal_shift": HorizontalShift,
         "shift": Shift,
         "rotation": Rotation,
+        "class_rotation": ClassRotation,
         "zoom": Zoom,
         "gaussian_noise": GaussianNoise,
         "contrast": Contrast,
@@ -96,8 +98,9 @@ def parse(text: str, *, level: float | None = None) -> Sequence:
       Traceback (most recent call last):
       ...
       tfcama.errors.InputError: unknown manipulation 'vertical_shft'; did you mean \
-'vertical_shift'? Valid names: brightness, children_shift, contrast, coparents_shift, \
-gaussian_noise, horizontal_shift, inversion, rotation, shift, vertical_shift, zca_whitening, zoom
+'vertical_shift'? Valid names: brightness, children_shift, class_rotation, contrast, \
+coparents_shift, gaussian_noise, horizontal_shift, inversion, rotation, shift, vertical_shift, \
+zca_whitening, zoom
     """
     return Sequence(tuple(_parse_one(part, level) for part in text.split("+")))
 
@@ -109,7 +112,7 @@ def _parse_one(text: str, level: float | None) -> Manipulation:
     if level is None:
         example = f"{spec.name}:{family.max_level / 2:g}"
         raise InputError(f"'{text}' has no level; give one, as in '{example}'.")
-    options = specs.typed_options(spec, family, reserved=("level", "fitted"))
+    options = specs.typed_options(spec, family, reserved=("level", "fitted", "classes"))
     return family(level, **options)
 
 

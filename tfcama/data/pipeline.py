@@ -169,14 +169,20 @@ def unlabelled_stream(
 ) -> tf.data.Dataset:
     """Endless batches of manipulated inputs, any number above 0; their labels are all -1."""
     x_all = tf.constant(x)
-
-    def to_batch(rows: tf.Tensor) -> Batch:
-        y = tf.fill([batch_size], _UNLABELLED)
-        batch = _clean_batch(tf.gather(x_all, rows), y, 0)
-        return batch._replace(manipulated=tf.ones([batch_size], tf.bool))
-
     rows = row_stream(len(x), batch_size=batch_size, seed=seed, start_step=start_step)
-    return _ordered(rows.map(to_batch, num_parallel_calls=tf.data.AUTOTUNE))
+    return _ordered(
+        rows.map(
+            lambda batch: unlabelled_batch(tf.gather(x_all, batch)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        )
+    )
+
+
+def unlabelled_batch(x: tf.Tensor) -> Batch:
+    """Inputs [B, *shape] that may be manipulated; their labels are all -1."""
+    x = tf.convert_to_tensor(x)
+    batch = _clean_batch(x, tf.fill([tf.shape(x)[0]], _UNLABELLED), 0)
+    return batch._replace(manipulated=tf.ones([tf.shape(x)[0]], tf.bool))
 
 
 def evaluation_stream(split: Split, *, batch_size: int) -> tf.data.Dataset:

@@ -19,10 +19,12 @@ class _Fitted(NamedTuple):
     """What a shift needs to know of its table.
 
     Attributes:
-      moves: [D], 1 at the features that are shifted.
+      names: of the columns that are shifted.
+      moves: [D], 1 at their features.
       world: what made the rows, if anybody knows.
     """
 
+    names: tuple[str, ...]
     moves: np.ndarray
     world: World | None
 
@@ -66,10 +68,11 @@ class _Shift(Manipulation):
             raise InputError(f"{dataset.name} has no numeric {self.role} that could be shifted.")
         if self.column and self.column not in names:
             raise unknown_name(f"numeric {self.role}", self.column, names)
+        chosen = (self.column,) if self.column else tuple(names)
         moves = np.zeros(spec.shape, np.float32)
-        for name in (self.column,) if self.column else names:
+        for name in chosen:
             moves[spec.places(name)[0]] = 1.0
-        return dataclasses.replace(self, fitted=_Fitted(moves, world))
+        return dataclasses.replace(self, fitted=_Fitted(chosen, moves, world))
 
     def __call__(
         self, x: tf.Tensor, *, seed: random.Seed, y: tf.Tensor | None = None
@@ -77,7 +80,7 @@ class _Shift(Manipulation):
         del seed
         if self.fitted is None:
             raise InputError(f"{type(self).__name__} has seen no table; call fit() before it.")
-        moves, world = self.fitted
+        _, moves, world = self.fitted
         signed = self.level if self.direction == "up" else -self.level
         delta = tf.broadcast_to(signed * moves, tf.shape(x))
         if world is None or self.role == CHILD:
@@ -94,6 +97,9 @@ class ChildrenShift(_Shift):
     """The instruments that measure the effects X are recalibrated: X moves alone."""
 
     role: ClassVar[str] = CHILD
+
+    def parameters(self, code, shape):
+        return {f"shift {name}": code[:, 0] for name in self.fitted.names}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ class Subject:
       test: the rows that are scored: the test split or the first `limit` of it.
       augmentation: what its answers are means over, see `augmented`; "" for none.
       scorer: what answers in place of the loaded classifier, such means.
+      at_test: how its answers differ from the run's own, see run.load; "" for not at all.
     """
 
     workdir: Workdir
@@ -36,6 +38,7 @@ class Subject:
     test: Split
     augmentation: str = ""
     scorer: Classifier | None = None
+    at_test: str = ""
 
     @property
     def predictor(self) -> Predictor:
@@ -84,18 +87,25 @@ def load_spec(workdir: Workdir) -> InputSpec:
     return spec
 
 
-def load_subject(workdir: Workdir, *, data_dir: str | None, limit: int | None = None) -> Subject:
+def load_subject(
+    workdir: Workdir,
+    *,
+    data_dir: str | None,
+    limit: int | None = None,
+    at_test: Sequence[str] = (),
+) -> Subject:
     """A finished run with its data.
 
     Args:
       workdir: of the run.
       data_dir: of tensorflow-datasets.
       limit: score the first so many test rows only.
+      at_test: `key=value` assignments to how it predicts, see run.load.
 
     Raises:
       InputError: there is no run, or no data.
     """
-    loaded = run.load(workdir)
+    loaded = run.load(workdir, at_test=at_test)
     dataset = run.load_data(loaded.config, data_dir=data_dir)
     if dataset.spec != loaded.config.input_spec:
         raise InputError(
@@ -104,4 +114,5 @@ def load_subject(workdir: Workdir, *, data_dir: str | None, limit: int | None = 
         )
     if limit is not None and limit < 1:
         raise InputError(f"{limit} test rows were asked for; at least 1 is needed.")
-    return Subject(workdir, loaded, dataset, dataset.test.take(slice(limit)))
+    test = dataset.test.take(slice(limit))
+    return Subject(workdir, loaded, dataset, test, at_test=",".join(at_test))

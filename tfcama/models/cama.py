@@ -18,7 +18,7 @@ from tensorflow_probability import distributions as tfd
 
 from tfcama import random
 from tfcama.errors import InputError
-from tfcama.models.cama_base import CamaBase, CamaBaseConfig
+from tfcama.models.cama_base import AT_TEST, CamaBase, CamaBaseConfig
 from tfcama.models.mechanisms.base import Mechanism
 from tfcama.networks.heads import NormalHead
 from tfcama.networks.likelihoods import LIKELIHOODS, Likelihood
@@ -45,7 +45,7 @@ class CamaConfig(CamaBaseConfig):
 
     likelihood: str = "bernoulli"
     likelihood_scale: float = 0.1
-    completions: int = 2
+    completions: int = dataclasses.field(default=2, metadata=AT_TEST)
 
     def __post_init__(self):
         super().__post_init__()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import keras
@@ -31,6 +31,8 @@ from tfcama.models.mechanisms.base import Context
 from tfcama.models.mechanisms.registry import check_mechanism, make_mechanism
 from tfcama.networks.sum_dense import SumDense
 from tfcama.types import InputSpec, LogWeights
+
+AT_TEST = {"at_test": True}  # decides predictions and no variable: may be set after training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +65,13 @@ class CamaBaseConfig:
     mechanism: str = "additive"
     prior_m: str = "shared"
     gated: bool = True
-    m_samples: int = 1
-    m_starts: int = 0
-    m_steps: int = 0
-    m_at_test: str = "posterior"
-    num_samples: int = 10
+    m_samples: int = dataclasses.field(default=1, metadata=AT_TEST)
+    m_starts: int = dataclasses.field(default=0, metadata=AT_TEST)
+    m_steps: int = dataclasses.field(default=0, metadata=AT_TEST)
+    m_at_test: str = dataclasses.field(default="posterior", metadata=AT_TEST)
+    num_samples: int = dataclasses.field(default=10, metadata=AT_TEST)
     kernel_initializer: str = "he_normal"
-    max_decoder_rows: int = 2048
+    max_decoder_rows: int = dataclasses.field(default=2048, metadata=AT_TEST)
 
     def __post_init__(self):
         for minimum, names in (
@@ -80,14 +82,14 @@ class CamaBaseConfig:
                 given = getattr(self, name)
                 if given < minimum:
                     raise InputError(f"{name}={given} was given; it must be at least {minimum}.")
-        for name, allowed in (("m_at_test", _M_AT_TEST), ("prior_m", _PRIORS)):
+        for name, allowed in (("m_at_test", _M_AT_TEST), ("prior_m", PRIORS)):
             if getattr(self, name) not in allowed:
                 raise unknown_name(name, getattr(self, name), allowed)
         check_mechanism(self.mechanism)
 
 
 _M_AT_TEST = ("posterior", "mean", "do_m0")
-_PRIORS = ("shared", "class")
+PRIORS = ("shared", "class")
 _START_SPREAD = 2.0  # standard deviations of the prior
 _STARTS_SEED = (0, 1)  # the same starts for every prediction
 _STEP = 0.3  # of the ascent, in standard deviations of the prior; falls to a tenth
@@ -528,6 +530,29 @@ class CamaBase(ClassifierModel, abc.ABC):
             kept[self.mechanism.coordinates(do_m0)] = 0.0
             m = m * kept
         return self._mean(x, y, z, m)
+
+    def interpolate(
+        self, x: tf.Tensor, parameter: str, steps: Sequence[float], *, seed: random.Seed
+    ) -> tf.Tensor:
+        """Means of p(x | y, z, m) along one parameter of the mechanism, y, z and the rest held.
+
+        Args:
+          x: [B, *shape].
+          parameter: the name of one that a coordinate of m alone decides.
+          steps: what that coordinate is set to, in standard deviations of p(m).
+          seed: of the prediction.
+
+        Returns:
+          [steps, B, *shape].
+
+        Raises:
+          InputError: there is no such parameter.
+        """
+        (place,) = self.mechanism.coordinates((parameter,))
+        labels = tf.argmax(self.log_scores(x, seed=seed), axis=-1)
+        y, z, m = self.latents_of(x, labels, seed=seed)
+        along = tf.one_hot(place, self.dim_m)
+        return tf.stack([self._mean(x, y, z, m * (1.0 - along) + step * along) for step in steps])
 
     def simulate(self, m: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         """What clean inputs [B, *shape] would become under do(m), m [B, M]."""

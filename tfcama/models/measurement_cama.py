@@ -19,7 +19,7 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from tfcama.errors import InputError, unknown_name
-from tfcama.models.cama_base import CamaBase, CamaBaseConfig
+from tfcama.models.cama_base import AT_TEST, CamaBase, CamaBaseConfig
 from tfcama.models.mechanisms.base import Mechanism
 from tfcama.networks.children import ChildrenDistribution
 from tfcama.networks.heads import NormalHead
@@ -50,7 +50,7 @@ class MeasurementCamaConfig(CamaBaseConfig):
     scale: str = "fixed"
     initial_scale: float = 0.5
     coparent_features: str = "mlp"
-    max_decoder_rows: int = 50_000
+    max_decoder_rows: int = dataclasses.field(default=50_000, metadata=AT_TEST)
 
     def __post_init__(self):
         super().__post_init__()

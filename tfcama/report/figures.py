@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -207,17 +208,111 @@ def recovered_parameters(
       found: (name and unit, true [N], inferred [N]), one a panel.
       title: above all.
     """
-    figure = Figure(figsize=(3.1 * len(found), 3.3), dpi=150, layout="constrained")
+    columns = min(5, len(found))
+    lines = math.ceil(len(found) / columns)
+    figure = Figure(figsize=(3.1 * columns, 3.0 * lines + 0.3), dpi=150, layout="constrained")
     figure.suptitle(title, fontsize=10)
-    for axes, (name, true, inferred) in zip(
-        figure.subplots(1, len(found), squeeze=False)[0], found, strict=True
-    ):
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes in panels[len(found) :]:
+        axes.set_axis_off()
+    for axes, (name, true, inferred) in zip(panels, found, strict=False):
         ends = [min(true.min(), inferred.min()), max(true.max(), inferred.max())]
         axes.plot(ends, ends, color=GREY, linewidth=0.8, linestyle="--")
         axes.scatter(true, inferred, s=4, color=COLOURS[1], alpha=0.5, linewidths=0)
         axes.set(xlabel=f"true {name}", ylabel="inferred")
         tidy(axes)
     return figure
+
+
+def intervals(
+    found: np.ndarray, *, true: np.ndarray, xlabel: str, ylabel: str, title: str
+) -> Figure:
+    """An interval a class beside the truth.
+
+    Args:
+      found: [classes, 3], low, middle and high.
+      true: [classes].
+      xlabel: what the classes are.
+      ylabel: what is told of them.
+      title: above.
+    """
+    figure = Figure(figsize=(6.4, 3.8), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    places = np.arange(len(found))
+    low, middle, high = found.T
+    bars = [np.abs(middle - low), np.abs(high - middle)]
+    axes.errorbar(places, middle, yerr=bars, fmt="o", color=COLOURS[1], capsize=3, label="learned")
+    axes.plot(places, true, "x", color=COLOURS[0], label="true")
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xticks=places)
+    tidy(axes)
+    axes.legend(fontsize=7.5, frameon=False)
+    return figure
+
+
+def stream_course(
+    *,
+    log_px: Mapping[str, np.ndarray],
+    hits: Mapping[str, np.ndarray],
+    segments: Sequence[tuple[int, str]],
+    changes: Sequence[int],
+    alarms: Sequence[int],
+    window: int,
+    title: str,
+) -> Figure:
+    """Log p(x) and accuracy along a stream, with the changes that were and that were found.
+
+    Args:
+      log_px: model -> [N] nats.
+      hits: model -> [N] bool.
+      segments: first input and name of each; lines are means within one.
+      changes: the inputs at which something changed.
+      alarms: the inputs at which a detector said so.
+      window: inputs over which lines are means.
+      title: above both panels.
+    """
+    figure = Figure(figsize=(8.4, 5.2), dpi=150, layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    starts = [start for start, _ in segments]
+    size = len(next(iter(log_px.values())))
+    for axes, series in ((upper, log_px), (lower, hits)):
+        for place, (name, values) in enumerate(series.items()):
+            colour = COLOURS[(2, 0)[place]]
+            for start, end in itertools.pairwise([*starts, size]):
+                axes.plot(
+                    np.arange(start, end),
+                    _trailing_mean(values[start:end], window),
+                    color=colour,
+                    linewidth=1.6,
+                    label=name if start == starts[0] else None,
+                )
+        for change in changes:
+            axes.axvline(change, color=GREY, linewidth=0.8, linestyle="--")
+        tidy(axes)
+    low, high = upper.get_ylim()
+    upper.set_ylim(low, high + 0.18 * (high - low))
+    upper.plot(
+        alarms, [low] * len(alarms), "^", color=COLOURS[3], clip_on=False, label="alarm", zorder=5
+    )
+    for start, name in segments:
+        upper.annotate(
+            name, (start, 1.0), xycoords=("data", "axes fraction"), fontsize=7.5, color=GREY,
+            xytext=(4, -2), textcoords="offset points", va="top",
+        )  # fmt: skip
+    upper.set(ylabel="log p(x), nats")
+    upper.legend(fontsize=7.5, frameon=False, loc="lower right")
+    lower.set(xlabel="inputs", ylabel="accuracy", ylim=(0.0, 1.02))
+    lower.set_xlim(0, size)
+    return figure
+
+
+def _trailing_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Means over the last `window` values, [N]; NaN before there is a tenth of them."""
+    sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - window)
+    means = (sums[ends] - sums[starts]) / (ends - starts)
+    return np.where(ends >= window // 10, means, np.nan)
 
 
 def tidy(axes: Axes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -13,6 +14,7 @@ from tfcama import random
 from tfcama.attacks.base import Attacked
 from tfcama.data import manipulations
 from tfcama.errors import InputError
+from tfcama.evaluation.recovered import Recovered
 from tfcama.evaluation.subject import Subject
 from tfcama.models.cama_base import CamaBase
 from tfcama.report import figures, labels
@@ -21,6 +23,7 @@ from tfcama.workdir import Workdir, write_bytes, write_json
 
 _COLUMNS = 12
 _MOST_PARTS = 6  # rows that a grid of single parameters may have
+_STEPS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)  # standard deviations of p(m)
 
 
 class Picture(NamedTuple):
@@ -72,6 +75,43 @@ def load_all(workdir: Workdir) -> list[Picture]:
     return found
 
 
+def explanations(
+    subject: Subject, manipulation: str, level: float, *, found: Sequence[Recovered]
+) -> list[Picture]:
+    """What a model says about a manipulation; [] for models that do not generate.
+
+    Args:
+      subject: a finished run.
+      manipulation: without its level.
+      level: of it.
+      found: by evaluation.recovered.recover, for the same manipulation.
+    """
+    shown = [_recovered(found, subject, f"{manipulation} {level:g}")] if found else []
+    grids = (do_m0_grid, do_parts_grid, interpolation_grid)
+    return shown + [
+        picture
+        for picture in (grid(subject, manipulation, level) for grid in grids)
+        if picture is not None
+    ]
+
+
+def _recovered(found: Sequence[Recovered], subject: Subject, about: str) -> Picture:
+    title = f"What {_who(subject)} finds of {labels.manipulation_name(about)}"
+    figure = figures.recovered_parameters(
+        [(f"{p.name} ({p.unit})" if p.unit else p.name, true, ours) for p, true, ours in found],
+        title=title,
+    )
+    return Picture(
+        name=f"recovered_{slug(about)}",
+        section="shift",
+        title=title,
+        caption="Each point is a test input that fine-tuning did not see: what was done to it and "
+        "what the model, which was told neither that nor any label, infers. Parameters that nobody "
+        "moved should stay at 0.",
+        png=to_png(figure),
+    )
+
+
 def do_m0_grid(subject: Subject, manipulation: str, level: float) -> Picture | None:
     """Manipulated images and what they would be under do(m = 0): the papers' Figure 9.
 
@@ -99,7 +139,7 @@ def do_m0_grid(subject: Subject, manipulation: str, level: float) -> Picture | N
         captions=[names[label] for label in guess],
     )
     return Picture(
-        name=f"do_m0_{slug(manipulation)}",
+        name="_".join(slug(p) for p in ("do_m0", manipulation, subject.at_test) if p),
         section="shift",
         title=f"What {_who(subject)} makes of {about}",
         caption=(
@@ -142,6 +182,39 @@ def do_parts_grid(subject: Subject, manipulation: str, level: float) -> Picture 
         caption="Second row: the model's explanation of its input. Then the same y, z and m with "
         "one part of m set to 0, and at last with all of it.",
         png=to_png(figures.image_rows(rows, title=f"{_who(subject)}: {about}")),
+    )
+
+
+def interpolation_grid(subject: Subject, manipulation: str, level: float) -> Picture | None:
+    """One manipulated image along each parameter of its mechanism; None as above."""
+    classifier = subject.loaded.classifier
+    if not isinstance(classifier, CamaBase) or not _pictured(subject):
+        return None
+    parameters = {each.name: each for each in classifier.mechanism.parameters}
+    coordinates = classifier.mechanism.coordinates_of_parameters()
+    if not coordinates:
+        return None
+    seed = subject.loaded.config.seed
+    moved = manipulations.parse(manipulation, level=level).fit(subject.dataset)
+    split = manipulations.manipulate(subject.test.take(slice(1)), moved, seed=seed)
+    x, draw = tf.constant(split.x), tf.constant(random.stream(seed, "pictures"))
+    rows = []
+    for name, place in coordinates.items():
+        most = classifier.mechanism.values(_STEPS[-1] * tf.one_hot(place, classifier.dim_m))
+        last = float(most[list(parameters).index(name)])
+        along = classifier.interpolate(x, name, _STEPS, seed=draw)[:, 0]
+        rows.append((f"{name}, ±{abs(last):.2g} {parameters[name].unit}".rstrip(), along.numpy()))
+    about = f"{labels.manipulation_name(manipulation)} {level:g}"
+    captions = [f"{step:+g} sd" for step in _STEPS]
+    title = f"{_who(subject)}: {about}"
+    return Picture(
+        name=f"interpolation_{slug(manipulation)}",
+        section="shift",
+        title=f"Along each parameter of M: {_who(subject)}, {about}",
+        caption="The model's explanation of one image, with one coordinate of m at a time set to "
+        "so many standard deviations of p(m), and the rest held. On the left, how far the outer "
+        "ones are: a parameter that fine-tuning had no use for does next to nothing.",
+        png=to_png(figures.image_rows(rows, title=title, captions=captions)),
     )
 
 

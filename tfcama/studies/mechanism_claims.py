@@ -11,6 +11,7 @@ import numpy as np
 from tfcama.evaluation.results import Row
 from tfcama.evaluation.robustness import Check
 from tfcama.report import labels
+from tfcama.specs import with_number
 
 _CAMA, _DNN = "cama", "dnn"
 _CLOSE = 0.005  # clean accuracy may fall by so much
@@ -35,7 +36,8 @@ def claims(rows: Sequence[Row], errors: Mapping[str, Sequence[float]]) -> list[C
     mean = _means(rows)
     cases = sorted({key.finetuned_on for key in mean if key.model == _CAMA and key.finetuned_on})
     checks = [*_thresholds(mean), *_clean(mean, cases), *_won_back(mean, cases)]
-    checks += [*_foresight(mean, cases), *_unseen(mean, cases), *_few_images(rows)]
+    checks += [*_foresight(mean, cases), *_unseen(mean, cases), *_few_inputs(rows)]
+    checks += _above_additive(mean, rows)
     for name, found in errors.items():
         if "vertical_shift:0.3" in name and name.endswith("shift_y"):
             error = float(np.mean(found))
@@ -52,14 +54,20 @@ def _means(rows: Sequence[Row]) -> dict[_Key, float]:
         adapted = row.finetuned_on != ""
         if row.experiment != ("manipulation_held_out" if adapted else "manipulation"):
             continue
-        additive = row.model == _CAMA and adapted and "mechanism=" not in row.variant
+        model = row.model.removeprefix("measurement_")
+        additive = model == _CAMA and adapted and "mechanism=" not in row.variant
         if additive or "mean over" in row.variant:
             continue
-        tested = row.manipulation if "+" in row.manipulation else ""
-        tested = tested or ("clean" if row.level == 0 else f"{row.manipulation}:{row.level:g}")
-        key = _Key(row.model, row.trained_on, row.finetuned_on, tested)
+        key = _Key(model, row.trained_on, row.finetuned_on, _tested_on(row))
         found[key].append(row.accuracy)
     return {key: float(np.mean(values)) for key, values in found.items()}
+
+
+def _tested_on(row: Row) -> str:
+    """As `finetuned_on` names it; "clean" at level 0."""
+    if "+" in row.manipulation:
+        return row.manipulation
+    return "clean" if row.level == 0 else with_number(row.manipulation, row.level)
 
 
 def _own(case: str) -> _Key:
@@ -146,6 +154,8 @@ def _unseen(mean: Mapping[_Key, float], cases: Sequence[str]) -> list[Check]:
     checks = []
     for case in cases:
         others = [each for each in cases if each != case]
+        if not others:
+            continue
         ours = [mean.get(_Key(_CAMA, "clean", case, each)) for each in others]
         rivals: dict[str, float] = {}
         for model in {key.model for key in mean} - {_CAMA}:
@@ -155,7 +165,7 @@ def _unseen(mean: Mapping[_Key, float], cases: Sequence[str]) -> list[Check]:
                     rivals[f"{model} {'trained' if trained != 'clean' else 'adapted'}"] = float(
                         np.mean(np.array(theirs, float))
                     )
-        if None in ours or not rivals or not others:
+        if None in ours or not rivals:
             continue
         mine = float(np.mean(np.array(ours, float)))
         best = max(rivals, key=lambda name: rivals[name])
@@ -170,13 +180,13 @@ def _unseen(mean: Mapping[_Key, float], cases: Sequence[str]) -> list[Check]:
     return checks
 
 
-def _few_images(rows: Sequence[Row]) -> list[Check]:
+def _few_inputs(rows: Sequence[Row]) -> list[Check]:
     few: dict[tuple[str, str], list[float]] = defaultdict(list)
     usual: dict[tuple[str, str], list[float]] = defaultdict(list)
     for row in rows:
-        if row.level == 0 or "mechanism=" not in row.variant:
+        if "mechanism=" not in row.variant:
             continue
-        own = row.finetuned_on == f"{row.manipulation}:{row.level:g}"
+        own = row.finetuned_on == _tested_on(row)
         key = (row.finetuned_on, row.variant)
         if own and row.experiment == "fraction_0.01_held_out":
             few[key].append(row.accuracy)
@@ -184,11 +194,29 @@ def _few_images(rows: Sequence[Row]) -> list[Check]:
             usual[key].append(row.accuracy)
     return [
         Check(
-            f"{labels.manipulation_name(key[0])}: adapted to 1 % of the images, within 5 points "
+            f"{labels.manipulation_name(key[0])}: adapted to 1 % of the inputs, within 5 points "
             "of 50 %",
             bool(np.mean(values) >= np.mean(usual[key]) - 0.05),
             f"{100 * np.mean(values):.1f} against {100 * np.mean(usual[key]):.1f} %",
         )
         for key, values in few.items()
         if key in usual
+    ]
+
+
+def _above_additive(mean: Mapping[_Key, float], rows: Sequence[Row]) -> list[Check]:
+    found: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        own = row.finetuned_on == _tested_on(row)
+        cama = row.model.endswith(_CAMA) and "mechanism=" not in row.variant
+        if own and cama and row.experiment == "manipulation_held_out":
+            found[row.finetuned_on].append(row.accuracy)
+    return [
+        Check(
+            f"{labels.manipulation_name(case)}: its mechanism above the additive one",
+            bool(mean[_own(case)] > np.mean(accuracies)),
+            f"{100 * mean[_own(case)]:.1f} against {100 * np.mean(accuracies):.1f} %",
+        )
+        for case, accuracies in found.items()
+        if _own(case) in mean
     ]

@@ -1,9 +1,10 @@
-"""Mechanisms with structure against what a user would do instead, on any image data set.
+"""Mechanisms with structure against what a user would do instead, on images and on tables.
 
 A clean-trained CAMA is adapted to half of the manipulated test images, without labels, by the
 mechanism of that manipulation. Its rivals: DNNs and CNNs that were trained on that very
 manipulation with labels, test-time augmentation, recomputed batch statistics, Tent, a spatial
-transformer, and the papers' additive mechanism. All are scored on all manipulations.
+transformer, and the papers' additive mechanism. All are scored on all manipulations. On tables,
+instruments shift: location-scale against the additive mechanism and against training on the shift.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from tfcama.evaluation import curves
+from tfcama.data.datasets import DATASETS
+from tfcama.errors import InputError
+from tfcama.evaluation import curves, results, robustness
 from tfcama.evaluation.augmented import augmented
-from tfcama.evaluation.recovered import recover
 from tfcama.evaluation.results import Row
 from tfcama.evaluation.robustness import Check
-from tfcama.evaluation.subject import Subject
+from tfcama.evaluation.subject import Subject, load_spec, load_subject
 from tfcama.report import figures, labels
-from tfcama.report.pictures import Picture, do_m0_grid, do_parts_grid, load_all, save, slug, to_png
+from tfcama.report.pictures import Picture, load_all, slug, to_png
 from tfcama.specs import with_number
 from tfcama.studies import steps
 from tfcama.studies.mechanism_claims import claims
@@ -31,7 +33,8 @@ from tfcama.studies.study import FRACTION, Study, finetuned_experiment
 from tfcama.training.config import RunConfig, TrainingConfig, default_finetuning
 from tfcama.workdir import Workdir, write_json
 
-_PICTURED = 300  # test images whose parameters are compared with the truth
+_ATTACKS = ("fgsm", "pgd:steps=20")
+_RADII = (0.0, 0.1, 0.2, 0.3)
 
 
 class Case(NamedTuple):
@@ -67,36 +70,52 @@ _CASES = (
     Case("inversion", 0.5, "photometric"),
     Case("rotation:30+zoom:0.3+shift:0.15+contrast:0.5", None, "affine+photometric"),
 )
+_TABLE_CASES = (
+    Case("children_shift", 1.0, "location_scale"),
+    Case("children_shift", 3.0, "location_scale"),
+    Case("children_shift:direction=down", 3.0, "location_scale"),
+)
 
 
 class Profile(NamedTuple):
     """How much of the study is run.
 
     Attributes:
+      kind: of inputs, see InputSpec.
       cama_epochs, dnn_epochs, cnn_epochs: of training; without CNN epochs there are no CNNs.
       steps: of each fine-tuning.
       cases: what is adapted to, and scored.
+      foresighted: for so many of the cases a DNN is trained on the manipulation, with labels.
+      additive: so many of the cases are adapted to by the papers' mechanism, too.
       fractions: of the test images that fine-tuning sees, besides the usual half, for the first
         case.
       limit: test images of which the scored ones are taken, on the model's own manipulation and on
         clean images; None for all.
       cross_limit: the same on the other manipulations.
+      attacked: test images that are attacked, on models adapted to the first case of every
+        mechanism; 0 for no attacks.
     """
 
+    kind: str
     cama_epochs: int
     dnn_epochs: int
     cnn_epochs: int
     steps: int
     cases: tuple[Case, ...]
+    foresighted: int
+    additive: int
     fractions: tuple[float, ...]
     limit: int | None
     cross_limit: int | None
+    attacked: int
 
 
 PROFILES = {
-    "full": Profile(15, 20, 10, 900, _CASES, (0.01,), None, None),
-    "core": Profile(15, 10, 2, 400, _CASES, (0.01,), 1500, 300),
-    "quick": Profile(1, 1, 1, 50, _CASES[:2], (), 100, 100),
+    "full": Profile("image", 15, 20, 10, 900, _CASES, 9, 1, (0.01,), None, None, 500),
+    "core": Profile("image", 15, 10, 2, 400, _CASES, 9, 1, (0.01,), 1500, 300, 50),
+    "brief": Profile("image", 15, 10, 0, 400, _CASES[:-1], 1, 0, (), 1500, 300, 0),
+    "quick": Profile("image", 1, 1, 1, 50, _CASES[:2], 2, 1, (), 100, 100, 10),
+    "tables": Profile("table", 20, 60, 0, 800, _TABLE_CASES, 3, 3, (0.01,), None, None, 200),
 }
 
 
@@ -112,20 +131,34 @@ class MechanismStudy(Study):
         return f"Mechanisms with structure on {self.dataset}"
 
     def one_seed(self, seed: int) -> list[Workdir]:
-        profile = self.profile
+        profile, kind = self.profile, DATASETS[self.dataset].kind
+        if kind != profile.kind:
+            raise InputError(
+                f"{self.dataset} holds {kind}s, the profile is for {profile.kind}s; take one of "
+                f"{', '.join(n for n, p in self.PROFILES.items() if p.kind == kind)}."
+            )
         cama = self._train("cama", seed, epochs=profile.cama_epochs, precision=self.precision)
         dnn = self._train("dnn", seed, epochs=profile.dnn_epochs)
         workdirs = [cama, dnn]
-        for case in profile.cases:
-            workdirs.append(self._adapt(cama, case, FRACTION, seed))
-        for case in profile.cases:
+        for case in profile.cases[: profile.foresighted]:
             workdirs.append(self._train("dnn", seed, epochs=profile.dnn_epochs, case=case))
-            self._score(dnn, case, augmentation=case.text)
+        if kind == "image":
+            for case in profile.cases:
+                self._score(dnn, case, augmentation=case.text)
+        adapted = {case: self._adapt(cama, case, FRACTION, seed) for case in profile.cases}
+        workdirs += adapted.values()
         for fraction in profile.fractions:
             workdirs.append(self._adapt(cama, profile.cases[0], fraction, seed))
-        workdirs.append(self._adapt(cama, profile.cases[0]._replace(mechanism=""), FRACTION, seed))
+        for case in profile.cases[: profile.additive]:
+            workdirs.append(self._adapt(cama, case._replace(mechanism=""), FRACTION, seed))
         if profile.cnn_epochs:
             workdirs += self._convolutional(seed)
+        if profile.attacked:
+            for workdir in (cama, dnn):
+                self._attack(workdir)
+            first = {case.mechanism: workdir for case, workdir in reversed(adapted.items())}
+            for workdir in first.values():
+                self._attack(workdir, source=cama)
         return workdirs
 
     def _convolutional(self, seed: int) -> list[Workdir]:
@@ -158,13 +191,19 @@ class MechanismStudy(Study):
         case: Case | None = None,
         precision: str = "float32",
     ) -> Workdir:
-        """A model that was trained, clean or with the manipulation of a case, and its scores."""
+        """A model that was trained, clean or with the manipulation of a case, and its scores.
+
+        Of tables, the model of that name for tables.
+        """
         workdir = self.trained(
             model if case is None else f"{model}_{slug(case.text)}",
             seed,
-            model=model,
+            model=f"measurement_{model}" if self.profile.kind == "table" else model,
             training=TrainingConfig(
-                epochs=epochs, augment="" if case is None else case.text, precision=precision
+                epochs=epochs,
+                steps_per_epoch=DATASETS[self.dataset].steps_per_epoch,
+                augment="" if case is None else case.text,
+                precision=precision,
             ),
         )
         self._score(workdir, case)
@@ -229,43 +268,40 @@ class MechanismStudy(Study):
         self.once(workdir, f"own{about}", own, limit=self.profile.limit)
         self.once(workdir, f"others{about}", others, limit=self.profile.cross_limit)
 
+    def _attack(self, workdir: Workdir, *, source: Workdir | None = None) -> None:
+        """Attacks a run itself, which knows of its adaptation, and by what fools `source`."""
+        sources = {"attacks": None} | ({"static_attacks": source} if source else {})
+        for name, crafted_on in sources.items():
+            if results.has_rows(workdir, name):
+                continue
+            subject = self._few(workdir)
+            other = None if crafted_on is None else self._few(crafted_on)
+            rows = [
+                row
+                for attack in _ATTACKS
+                for row in robustness.attack_curve(
+                    subject, attack, _RADII, source=other, progress=self.progress
+                )[0]
+            ]
+            results.save_rows(workdir, name, rows)
+
+    def _few(self, workdir: Workdir) -> Subject:
+        return load_subject(workdir, data_dir=self.data_dir, limit=self.profile.attacked)
+
     def _picture(self, subject: Subject, case: Case) -> None:
         """Saves what the model found, beside its rows."""
         if case.level is None:
             return
-        found = recover(subject, case.manipulation, case.level, limit=_PICTURED)
-        if not found:
-            return
-        write_json(
-            subject.workdir.results / _RECOVERED,
-            {each.parameter.name: each.median_error for each in found},
-        )
-        mechanism = labels.variant_name(case.mechanism)
-        title = f"What '{mechanism}' finds of {labels.manipulation_name(case.text)}"
-        figure = figures.recovered_parameters(
-            [(f"{p.name} ({p.unit})", true, inferred) for p, true, inferred in found], title=title
-        )
-        caption = (
-            "Each point is a test image that fine-tuning did not see: what was done to it and what "
-            "the model, which was told neither that nor any label, infers. Parameters that nobody "
-            "moved should stay at 0."
-        )
-        save(
-            subject.workdir, Picture(_recovered_name(case), "shift", title, caption, to_png(figure))
-        )
-        for grid in (
-            do_m0_grid(subject, case.manipulation, case.level),
-            do_parts_grid(subject, case.manipulation, case.level),
-        ):
-            if grid is not None:
-                save(subject.workdir, grid)
+        found = steps.explain(subject, case.manipulation, case.level)
+        if found:
+            errors = {each.parameter.name: each.median_error for each in found}
+            write_json(subject.workdir.results / _RECOVERED, errors)
 
     # --- report --------------------------------------------------------------------------------
 
     def pictures(
         self, rows: Sequence[Row], workdirs: Sequence[Workdir], *, chance: float
     ) -> list[Picture]:
-        del chance
         title = f"Accuracy of every model under every manipulation, {self.dataset} (%)"
         names, columns, accuracies = matrix(rows, self.profile.cases)
         figure = figures.accuracy_matrix(accuracies, rows=names, columns=columns, title=title)
@@ -274,12 +310,47 @@ class MechanismStudy(Study):
             "named in brackets; models 'trained on' a manipulation saw it with labels."
         )
         shown = [Picture("accuracy_matrix", "shift", title, caption, to_png(figure))]
-        return shown + [
-            picture
-            for workdir in workdirs
-            if (workdir.results / _RECOVERED).exists() and "seed0" in workdir.root.parts
-            for picture in _pictures_of(workdir)
-        ]
+        return (
+            shown
+            + self._attack_pictures(rows, workdirs, chance=chance)
+            + [
+                picture
+                for workdir in workdirs
+                if (workdir.results / _RECOVERED).exists() and "seed0" in workdir.root.parts
+                for picture in _pictures_of(workdir)
+            ]
+        )
+
+    def _attack_pictures(
+        self, rows: Sequence[Row], workdirs: Sequence[Workdir], *, chance: float
+    ) -> list[Picture]:
+        pictures = []
+        for attack in _ATTACKS:
+            for source in ("", " from cama"):
+                group = [
+                    row for row in rows if row.attack.replace("measurement_", "") == attack + source
+                ]
+                if not group:
+                    continue
+                about = labels.attack_name(attack) + (
+                    ", made for CAMA before it was adapted" if source else ""
+                )
+                figure = figures.accuracy_curves(
+                    group,
+                    axis="eps",
+                    xlabel=labels.eps_label(load_spec(workdirs[0])),
+                    title=about,
+                    chance=chance,
+                )
+                caption = (
+                    "No mechanism here is a model of adversarial noise: adapted to manipulations, "
+                    "not to attacks."
+                )
+                name = f"attack_{slug(attack + source)}"
+                pictures.append(
+                    Picture(name, "attack", f"Accuracy under {about}", caption, to_png(figure))
+                )
+        return pictures
 
     def checks(self, rows: Sequence[Row]) -> dict[str, list[Check]]:
         return {"Does it do what was asked of it?": claims(rows, self._errors(rows))}
@@ -306,10 +377,6 @@ class MechanismStudy(Study):
 
 
 _RECOVERED = "recovered.json"
-
-
-def _recovered_name(case: Case) -> str:
-    return f"recovered_{slug(case.text)}"
 
 
 def _pictures_of(workdir: Workdir) -> list[Picture]:
@@ -339,7 +406,7 @@ def matrix(rows: Sequence[Row], cases: Sequence[Case]) -> tuple[list[str], list[
     found: dict[str, list[list[float]]] = {}
     for row in rows:
         adapted = row.finetuned_on != ""
-        if adapted != row.experiment.endswith("_held_out"):
+        if row.attack or adapted != row.experiment.endswith("_held_out"):
             continue
         place = places.get(("clean" if row.level == 0 else row.manipulation, row.level))
         if place is not None:
@@ -354,7 +421,7 @@ def matrix(rows: Sequence[Row], cases: Sequence[Case]) -> tuple[list[str], list[
     named = [
         "clean"
         if level == 0
-        else labels.manipulation_name(f"{name}:{level:g}")
+        else labels.manipulation_name(with_number(name, level))
         if case is None or case.level is not None
         else "all at once"
         for (name, level), case in zip(columns, (None, *cases), strict=True)

@@ -10,6 +10,7 @@ import numpy as np
 from tfcama.attacks import registry
 from tfcama.attacks.base import Attacked
 from tfcama.evaluation import curves, results, robustness
+from tfcama.evaluation.recovered import Recovered, recover
 from tfcama.evaluation.results import Row
 from tfcama.evaluation.subject import Subject
 from tfcama.report import pictures
@@ -21,11 +22,14 @@ from tfcama.workdir import Workdir
 
 Progress = Callable[[str], None]
 
+_RECOVERED = 300  # test inputs whose parameters are compared with the truth
+
 
 def finetuned_workdir(base: Workdir, config: FinetuneConfig) -> Workdir:
     """Where a fine-tuning of `base` goes unless told otherwise."""
     method = config.method if config.method != EQ8 else ""
-    parts = [config.subject, f"{config.fraction:g}", config.mechanism, method, f"seed{config.seed}"]
+    how = [config.mechanism, config.prior_m and f"prior_{config.prior_m}", method]
+    parts = [config.subject, f"{config.fraction:g}", *how, f"seed{config.seed}"]
     name = "_".join(filter(None, parts))
     return Workdir(base.root / "finetuned" / slug(name))
 
@@ -45,24 +49,32 @@ def evaluate(
     progress: Progress,
     pictured_level: float | None = None,
 ) -> list[Row]:
-    """Accuracy along a manipulation, the do(m = 0) grid and samples, saved in the workdir.
+    """Accuracy along a manipulation, the model's explanations and samples, saved in the workdir.
 
     Args:
       subject: a finished run.
       manipulation: without its level.
       levels: of the manipulation.
       progress: called with a line after each level.
-      pictured_level: of the do(m = 0) grid; None takes the middle one.
+      pictured_level: of the explanations; None takes the middle one.
     """
     rows = curves.manipulation_curve(subject, manipulation, levels, progress=progress)
-    name = "_".join(filter(None, ["manipulation", slug(manipulation), slug(subject.augmentation)]))
-    results.save_rows(subject.workdir, name, rows)
+    parts = ("manipulation", manipulation, subject.augmentation, subject.at_test)
+    results.save_rows(subject.workdir, "_".join(slug(part) for part in parts if part), rows)
     level = levels[len(levels) // 2] if pictured_level is None else pictured_level
-    grid = pictures.do_m0_grid(subject, manipulation, level)
-    for picture in (grid, pictures.samples_by_class(subject)):
-        if picture is not None:
-            pictures.save(subject.workdir, picture)
+    explain(subject, manipulation, level)
+    samples = pictures.samples_by_class(subject)
+    if samples is not None:
+        pictures.save(subject.workdir, samples)
     return rows
+
+
+def explain(subject: Subject, manipulation: str, level: float) -> list[Recovered]:
+    """Saves the pictures of what a model says about a manipulation; returns what it found."""
+    found = recover(subject, manipulation, level, limit=_RECOVERED)
+    for picture in pictures.explanations(subject, manipulation, level, found=found):
+        pictures.save(subject.workdir, picture)
+    return found
 
 
 def attack(

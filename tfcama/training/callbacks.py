@@ -83,7 +83,7 @@ class Progress(keras.callbacks.Callback):
 
 
 def _summary(logs: dict[str, float]) -> str:
-    shown = ("val_accuracy", "val_elbo", "elbo", "elbo_x", "loss")
+    shown = ("val_accuracy", "accuracy", "val_elbo", "elbo", "elbo_x", "loss")
     return "  ".join(f"{name} {logs[name]:.4g}" for name in shown if name in logs)
 
 

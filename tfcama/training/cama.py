@@ -49,13 +49,18 @@ class _CamaTrainer(Trainer):
         }
 
     def summary_images(self, rows: Split) -> dict[str, tf.Tensor]:
-        """Samples of every class, reconstructions, and reconstructions under do(m = 0)."""
+        """Samples of every class, reconstructions, also under do(m = 0), and what m does.
+
+        Of mechanisms of several parts, reconstructions under do(part = 0); of those whose
+        parameters have names, inputs along each of them, a row an input, from -2 to 2 standard
+        deviations of p(m).
+        """
         model, seed = self.classifier, tf.constant(EVALUATION_SEED)
         if not isinstance(model, Generative) or not isinstance(model, Sampler):
             return {}
         x = tf.constant(rows.x[:_PICTURED])
         labels = tf.tile(tf.range(model.num_classes), [_PICTURED // model.num_classes])
-        return {
+        images = {
             "samples": _grid(model.sample(labels, seed=seed), model.num_classes),
             "inputs": _grid(x, _PICTURED // 4),
             "reconstructions": _grid(model.reconstruct(x, seed=seed, do_m0=False), _PICTURED // 4),
@@ -63,6 +68,15 @@ class _CamaTrainer(Trainer):
                 model.reconstruct(x, seed=seed, do_m0=True), _PICTURED // 4
             ),
         }
+        parts = model.mechanism.parts
+        for part in parts if len(parts) > 1 else ():
+            intervened = model.reconstruct(x, seed=seed, do_m0=(part,))
+            images[f"reconstructions_do_{part}_0"] = _grid(intervened, _PICTURED // 4)
+        for name in model.mechanism.coordinates_of_parameters():
+            along = model.interpolate(x[:_INTERPOLATED], name, _STEPS, seed=seed)
+            by_input = tf.concat(tf.unstack(along, axis=1), axis=0)
+            images[f"along_{name}"] = _grid(by_input, len(_STEPS))
+        return images
 
 
 class CamaTrainer(_CamaTrainer):
@@ -83,6 +97,11 @@ class CamaTrainer(_CamaTrainer):
         self, classifier: CamaBase, *, augmented: bool = False, m_known: bool = False, **kwargs
     ):
         super().__init__(classifier, **kwargs)
+        if m_known and classifier.mechanism.parameters:
+            raise InputError(
+                "augment_m=known sets the first coordinates of m to what was done, in units of its "
+                f"own; mechanism '{classifier.config.mechanism}' has others. Take unknown."
+            )
         self._infers_m = augmented and not m_known
         self._m_known = augmented and m_known
 
@@ -122,6 +141,8 @@ class CamaTrainer(_CamaTrainer):
 
 
 _PICTURED = 40
+_INTERPOLATED = 4  # inputs
+_STEPS = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 
 
 def _grid(images: tf.Tensor, columns: int) -> tf.Tensor:
@@ -166,11 +187,8 @@ class FinetuneTrainer(_CamaTrainer):
         **kwargs,
     ):
         super().__init__(classifier, **kwargs)
-        if dreams and not classifier.mechanism.parameters:
-            raise InputError(
-                f"dreams={dreams:g} was given; mechanism '{classifier.config.mechanism}' has no "
-                "parameters to dream of. Give 0."
-            )
+        if dreams:
+            _check_dreams(classifier)
         self._dreams = dreams
         self._alpha = alpha
         self._clean_do_m0 = clean_do_m0
@@ -203,7 +221,7 @@ class FinetuneTrainer(_CamaTrainer):
         elbo_x = bounds.marginal_over_classes(bounds.elbo(of_unlabelled))
         loss = -(self._alpha * elbo_clean + (1.0 - self._alpha) * elbo_x)
         if self._dreams:
-            loss += self._dreams * self._surprise(clean.x, draws.fold(2))
+            loss += self._dreams * _surprise(model, clean.x, draws.fold(2))
         return {
             "loss": loss,
             "elbo_x": elbo_x,
@@ -211,10 +229,45 @@ class FinetuneTrainer(_CamaTrainer):
             "elbo_clean": elbo_clean,
         }
 
-    def _surprise(self, x: tf.Tensor, draws: random.RowDraws) -> tf.Tensor:
-        """-log q(m | T_m x) of dreamt manipulations m of clean inputs, [B] nats."""
+    def summary_scalars(self, rows: Split) -> dict[str, float]:
+        """Active units of m, and how far the mechanism moves these rows, in its own units."""
         model = self.classifier
-        m = _DREAM_SPREAD * draws.normal(model.dim_m)
-        q_m = model.posterior_m(model.simulate(m, x)).distribution
-        known = list(model.mechanism.coordinates_of_parameters().values())
-        return -tf.reduce_sum(tf.gather(q_m.log_prob(m), known, axis=1), axis=1)
+        q_m = model.posterior_m(tf.constant(rows.x))
+        spread = tf.math.reduce_std(model.mechanism.values(q_m.mean()), axis=0)
+        found = {"active_units/m": float(active_units(q_m.mean()))}
+        for parameter, value in zip(model.mechanism.parameters, spread, strict=True):
+            found[f"spread/{parameter.name}"] = float(value)
+        return found
+
+
+class DreamTrainer(_CamaTrainer):
+    """The sleep phase alone: q(m|x) learns to tell which m made of a clean input what it sees.
+
+    Raises:
+      InputError: the mechanism has no parameters to dream of.
+    """
+
+    def __init__(self, classifier: CamaBase, **kwargs):
+        super().__init__(classifier, groups=("q_m",), **kwargs)
+        _check_dreams(classifier)
+
+    def terms(self, batch: Batch, *, draws: random.RowDraws | None) -> dict[str, tf.Tensor]:
+        if draws is None:
+            raise TypeError("dreams have no validation step: draws are needed.")
+        return {"loss": _surprise(self.classifier, batch.x, draws)}
+
+
+def _check_dreams(classifier: CamaBase) -> None:
+    if not classifier.mechanism.parameters:
+        raise InputError(
+            f"mechanism '{classifier.config.mechanism}' has no parameters to dream of; "
+            "give dreams=0."
+        )
+
+
+def _surprise(model: CamaBase, x: tf.Tensor, draws: random.RowDraws) -> tf.Tensor:
+    """-log q(m | T_m x) of dreamt manipulations m of clean inputs, [B] nats."""
+    m = _DREAM_SPREAD * draws.normal(model.dim_m)
+    q_m = model.posterior_m(model.simulate(m, x)).distribution
+    known = list(model.mechanism.coordinates_of_parameters().values())
+    return -tf.reduce_sum(tf.gather(q_m.log_prob(m), known, axis=1), axis=1)

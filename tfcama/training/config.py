@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from tfcama import config as config_lib
-from tfcama.data import manipulations
+from tfcama.data import manipulations, streams
 from tfcama.data.base import DataConfig
 from tfcama.data.datasets import DATASETS
 from tfcama.errors import InputError, unknown_name
+from tfcama.models.cama_base import PRIORS
 from tfcama.models.mechanisms.registry import check_mechanism, has_parameters
 from tfcama.models.registry import MODELS
 from tfcama.training import methods
@@ -90,6 +92,7 @@ class FinetuneConfig:
       groups: the variable groups that move.
       mechanism: how m acts from now on, see make_mechanism; "" keeps the trained model's. What
         was trained on clean data alone serves under any.
+      prior_m: what p(m) is from now on, see CamaBaseConfig; "" keeps the trained model's.
       dreams: weight of -log q(m|T_m x), for clean x and m from twice the prior: the sleep phase of
         wake-sleep, which teaches q(m|x) what the mechanism can do before anything was seen of
         what it did do. 0 for none; only mechanisms with parameters dream.
@@ -108,6 +111,7 @@ class FinetuneConfig:
     num_samples: int = 1
     groups: tuple[str, ...] = ("p_m", "q_m")
     mechanism: str = ""
+    prior_m: str = ""
     dreams: float = 0.0
     seed: int = 0
     method: str = methods.EQ8
@@ -124,7 +128,36 @@ class FinetuneConfig:
             raise InputError(f"dreams={self.dreams:g} was given; it must be at least 0.")
         if self.mechanism:
             check_mechanism(self.mechanism)
+        if self.prior_m not in ("", *PRIORS):
+            raise unknown_name("prior_m", self.prior_m, PRIORS)
         methods.parse(self.method)
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamConfig:
+    """How a trained CAMA follows a stream of unlabelled inputs; each step is one of Eq. 8.
+
+    Attributes:
+      segments: what comes, `manipulation@inputs`, commas between, see data.streams.
+      arriving: inputs that arrive, are answered and are then learned from together.
+      steps_per_arrival: of the optimiser, after what arrived was answered.
+      reservoir: how many earlier inputs are kept for replay, a uniform sample of all of them.
+      replay: share of a step's unlabelled rows that comes from the reservoir.
+      warm_up: steps before the stream in which q(m|x) learns from dreams alone; none where
+        FinetuneConfig.dreams is 0.
+    """
+
+    segments: str
+    arriving: int = 50
+    steps_per_arrival: int = 8
+    reservoir: int = 1000
+    replay: float = 0.5
+    warm_up: int = 200
+
+    def __post_init__(self):
+        _at_least(self, arriving=1, steps_per_arrival=1, reservoir=1, warm_up=0)
+        _fraction(self, "replay")
+        streams.parse(self.segments)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +173,7 @@ class RunConfig:
       data: the data set's own configuration, an instance of its config_class.
       input_spec: of the data set, so that a run can be served without its data.
       finetuned: how it was adapted afterwards; None for a run of `trainers.train`.
+      stream: what it followed, where that was a stream; config.json has it then alone.
     """
 
     model: str
@@ -150,6 +184,7 @@ class RunConfig:
     data: Any = dataclasses.field(default_factory=DataConfig)
     input_spec: InputSpec | None = dataclasses.field(default=None, metadata=_NOT_SETTABLE)
     finetuned: FinetuneConfig | None = dataclasses.field(default=None, metadata=_NOT_SETTABLE)
+    stream: StreamConfig | None = dataclasses.field(default=None, metadata=_NOT_SETTABLE)
 
     @property
     def variant(self) -> str:
@@ -170,6 +205,8 @@ class RunConfig:
     def to_json(self) -> dict[str, Any]:
         value = config_lib.to_json(self)
         value["input_spec"] = self.input_spec.to_json() if self.input_spec is not None else None
+        if self.stream is None:
+            del value["stream"]
         return value
 
     @classmethod
@@ -183,10 +220,10 @@ class RunConfig:
         for key in value:
             if key not in fields:
                 raise unknown_name("key of config.json", key, fields)
-        missing = sorted(fields - value.keys())
+        missing = sorted(fields - value.keys() - {"stream"})
         if missing:
             raise InputError(f"config.json lacks {', '.join(missing)}.")
-        spec, finetuned = value["input_spec"], value["finetuned"]
+        spec, finetuned, stream = value["input_spec"], value["finetuned"], value.get("stream")
         return cls(
             model=value["model"],
             dataset=value["dataset"],
@@ -202,7 +239,28 @@ class RunConfig:
             finetuned=None
             if finetuned is None
             else config_lib.from_json(FinetuneConfig, finetuned, where="finetuned"),
+            stream=None
+            if stream is None
+            else config_lib.from_json(StreamConfig, stream, where="stream"),
         )
+
+
+def set_at_test(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
+    """The run with `key=value` assignments to what decides its predictions and no variable.
+
+    Raises:
+      InputError: another key, or a value that cannot be its type.
+    """
+    architecture = config.architecture
+    allowed = [f.name for f in dataclasses.fields(architecture) if f.metadata.get("at_test")]
+    for text in assignments:
+        key = text.partition("=")[0]
+        if key not in allowed:
+            raise InputError(
+                f"'{key}' was given; once a '{config.model}' is trained, "
+                f"{', '.join(allowed) or 'nothing'} can be set."
+            )
+    return dataclasses.replace(config, architecture=config_lib.override(architecture, assignments))
 
 
 def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfig:

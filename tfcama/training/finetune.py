@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -26,9 +26,12 @@ _STEPS_PER_EPOCH = 50  # how often fine-tuning logs and checkpoints
 
 def adapted_rows(size: int, config: FinetuneConfig) -> np.ndarray:
     """Which of `size` test images fine-tuning sees (never their labels), in ascending order."""
-    number = max(1, round(config.fraction * size))
-    order = random.shuffled(size, random.stream(config.seed, "finetune", "rows")).numpy()
-    return np.sort(order[:number])
+    return np.sort(row_order(size, config)[: max(1, round(config.fraction * size))])
+
+
+def row_order(size: int, config: FinetuneConfig) -> np.ndarray:
+    """The seeded permutation of test images from whose front `adapted_rows` takes its share."""
+    return random.shuffled(size, random.stream(config.seed, "finetune", "rows")).numpy()
 
 
 def finetune_on_manipulation(
@@ -146,43 +149,25 @@ def _eq8(
     extra_callbacks: tuple[keras.callbacks.Callback, ...],
 ) -> run.LoadedRun:
     chosen = strategy.make(devices.strategy)
-    trained = run.load(base)
-    if not isinstance(trained.classifier, CamaBase):
-        raise InputError(
-            f"{base.root} holds a '{trained.config.model}', which has no M-networks to fine-tune; "
-            "name the workdir of a 'cama' or 'measurement_cama'."
-        )
+    trained = load_base(base)
     unlabelled = trained.classifier.spec.check(unlabelled, what="inputs to fine-tune on")
     if not len(unlabelled):
         raise InputError("fine-tuning needs at least one manipulated input; none was given.")
-    run_config = _with_mechanism(dataclasses.replace(trained.config, finetuned=config), trained)
+    run_config = adapted_config(trained, config)
     target.claim(run_config.to_json())
-    shown = clean if isinstance(clean, Split) else clean.sample()
+    # Nobody knows their labels, and what FinetuneTrainer shows of them needs none.
+    shown = Split(unlabelled[: run.PICTURED], np.zeros(len(unlabelled[: run.PICTURED]), np.int32))
     epochs = math.ceil(config.steps / _STEPS_PER_EPOCH)
     steps_per_epoch = math.ceil(config.steps / epochs)
     with chosen.scope():
-        classifier = run.build(run_config)
-        trainer = FinetuneTrainer(
-            classifier,
-            num_rows=config.batch_size,
-            seed=random.stream(config.seed, "finetune", "noise"),
-            groups=config.groups,
-            alpha=config.alpha,
-            clean_do_m0=config.clean == "do_m0",
-            num_samples=config.num_samples,
-            dreams=config.dreams,
-        )
-        optimizer = keras.optimizers.Adam(config.learning_rate)
-        trainer.compile(optimizer, jit_compile=devices.jit_compile)
+        trainer = make_trainer(trained, run_config, devices=devices)
         done = 0
         if checkpoints.listed(target.checkpoints):
             checkpoint = checkpoints.newest(target.checkpoints)
-            checkpoints.restore(checkpoint, classifier=classifier, optimizer=optimizer)
+            checkpoints.restore(
+                checkpoint, classifier=trainer.classifier, optimizer=trainer.optimizer
+            )
             done = checkpoint.epoch
-        elif run_config.architecture == trained.config.architecture:
-            checkpoints.restore(trained.checkpoint, classifier=classifier)
-        else:
-            classifier.adopt(trained.classifier)
     if done < epochs:
         run.fit(
             trainer,
@@ -199,27 +184,87 @@ def _eq8(
             steps_per_epoch=steps_per_epoch,
             validation=None,
             callbacks=(
-                *run.run_callbacks(target, shown.take(slice(run.PICTURED)), done, devices),
+                *run.run_callbacks(target, shown, done, devices),
                 *extra_callbacks,
             ),
         )
     return run.load(target)
 
 
-def _with_mechanism(config: RunConfig, trained: run.LoadedRun) -> RunConfig:
-    """The adapted run's configuration, with the mechanism that its fine-tuning names."""
-    mechanism = config.finetuned.mechanism if config.finetuned is not None else ""
-    if mechanism in ("", config.architecture.mechanism):
-        return config
-    if trained.config.training.augment or trained.config.finetuned is not None:
-        done = "trained on manipulated rows" if trained.config.training.augment else "fine-tuned"
+def load_base(base: Workdir, *, at_test: Sequence[str] = ()) -> run.LoadedRun:
+    """The finished run of a CAMA that is to be adapted.
+
+    Args:
+      base: its workdir.
+      at_test: see run.load.
+
+    Raises:
+      InputError: the model has no M-networks.
+    """
+    trained = run.load(base, at_test=at_test)
+    if not isinstance(trained.classifier, CamaBase):
         raise InputError(
-            f"mechanism '{mechanism}' was asked for, but the model was {done} with "
-            f"'{config.architecture.mechanism}'; only a model that was trained on clean data alone "
-            "can change it."
+            f"{base.root} holds a '{trained.config.model}', which has no M-networks to fine-tune; "
+            "name the workdir of a 'cama' or 'measurement_cama'."
         )
-    architecture = dataclasses.replace(config.architecture, mechanism=mechanism, dim_m=0)
-    return dataclasses.replace(config, architecture=architecture)
+    return trained
+
+
+def make_trainer(
+    trained: run.LoadedRun,
+    run_config: RunConfig,
+    *,
+    devices: run.Devices,
+) -> FinetuneTrainer:
+    """The compiled trainer of Eq. 8, its model at the trained weights.
+
+    Args:
+      trained: see load_base.
+      run_config: see adapted_config.
+      devices: where it runs.
+    """
+    config = run_config.finetuned
+    if config is None:
+        raise TypeError("the configuration of an adapted run is needed.")
+    classifier = run.build(run_config)
+    if run_config.architecture == trained.config.architecture:
+        checkpoints.restore(trained.checkpoint, classifier=classifier)
+    else:
+        classifier.adopt(trained.classifier)
+    trainer = FinetuneTrainer(
+        classifier,
+        num_rows=config.batch_size,
+        seed=random.stream(config.seed, "finetune", "noise"),
+        groups=config.groups,
+        alpha=config.alpha,
+        clean_do_m0=config.clean == "do_m0",
+        num_samples=config.num_samples,
+        dreams=config.dreams,
+    )
+    trainer.compile(keras.optimizers.Adam(config.learning_rate), jit_compile=devices.jit_compile)
+    return trainer
+
+
+def adapted_config(trained: run.LoadedRun, config: FinetuneConfig) -> RunConfig:
+    """The adapted run's configuration, with the mechanism and prior that its fine-tuning names.
+
+    Raises:
+      InputError: the trained model can no longer change them.
+    """
+    before = trained.config.architecture
+    asked = {"mechanism": config.mechanism, "prior_m": config.prior_m}
+    changed = {key: v for key, v in asked.items() if v not in ("", getattr(before, key))}
+    if changed and (trained.config.training.augment or trained.config.finetuned is not None):
+        done = "trained on manipulated rows" if trained.config.training.augment else "fine-tuned"
+        key, value = next(iter(changed.items()))
+        raise InputError(
+            f"{key} '{value}' was asked for, but the model was {done} with "
+            f"'{getattr(before, key)}'; only a model that was trained on clean data alone can "
+            "change it."
+        )
+    dim_m = 0 if "mechanism" in changed else before.dim_m
+    architecture = dataclasses.replace(before, dim_m=dim_m, **changed)
+    return dataclasses.replace(trained.config, finetuned=config, architecture=architecture)
 
 
 FINETUNERS: Registry[Callable[..., run.LoadedRun]] = Registry(

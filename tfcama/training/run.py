@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
@@ -18,7 +19,7 @@ from tfcama.models.base import ClassifierModel
 from tfcama.models.registry import MODELS
 from tfcama.training import callbacks as callbacks_lib
 from tfcama.training import checkpoints, strategy
-from tfcama.training.config import RunConfig
+from tfcama.training.config import RunConfig, set_at_test
 from tfcama.training.registry import TRAINERS
 from tfcama.training.trainer import Trainer
 from tfcama.workdir import Workdir
@@ -256,13 +257,18 @@ def fit(
     )
 
 
-def load(workdir: Workdir, *, precision: str = "float32") -> LoadedRun:
+def load(workdir: Workdir, *, precision: str = "float32", at_test: Sequence[str] = ()) -> LoadedRun:
     """The trained classifier of a workdir: its best checkpoint, computing in float32.
+
+    Args:
+      workdir: of the run.
+      precision: what it computes in.
+      at_test: `key=value` assignments to how it predicts, see set_at_test.
 
     Raises:
       InputError: no run there, or its configuration or checkpoint cannot be read.
     """
-    config = RunConfig.from_json(workdir.read_config())
+    config = set_at_test(RunConfig.from_json(workdir.read_config()), at_test)
     checkpoint = checkpoints.best(workdir.checkpoints)
     classifier = build(config, precision=precision)
     checkpoints.restore(checkpoint, classifier=classifier)

@@ -1,0 +1,36 @@
+"""The study of p(m|y) in miniature."""
+
+import json
+
+from tfcama.evaluation import results
+from tfcama.studies import class_rotation
+from tfcama.studies.class_rotation import ClassRotationStudy, Profile
+
+
+def test_a_study_of_class_rotation(tmp_path, bars_everywhere, monkeypatch):
+    study = ClassRotationStudy(
+        root=tmp_path / "runs",
+        dataset="digits",
+        data_dir=None,
+        profile=Profile(epochs=1, steps=2, levels=(60.0,), limit=12),
+        precision="float32",
+        progress=lambda text: None,
+    )
+    with monkeypatch.context() as patched:  # the other prior costs as much and shows no more
+        patched.setattr(class_rotation, "PRIORS", ("class",))
+        workdirs = study.one_seed(0)
+    (found,) = study._every_seed(60.0, "class")
+    (path,) = tmp_path.rglob(class_rotation._FOUND)
+    shared = {**found, "prior_m": "shared", "accuracy": -1.0, "log_px": -500.0}
+    (path.parent / "other").mkdir()
+    (path.parent / "other" / path.name).write_text(json.dumps(shared))
+    rows = [row for each in workdirs for row in results.load_rows(each)]
+    adapted = [row for row in rows if row.experiment == "manipulation_held_out" and row.level]
+    assert [row.variant for row in adapted] == ["mechanism=rotation, prior_m=class"]
+    assert sum(map(sum, found["confusions"])) == adapted[0].n
+    assert found["accuracy"] == adapted[0].accuracy
+    (check,) = study.checks(rows)["Does p(m|y) pay?"]
+    assert check.passed
+    assert "against -100.0 %" in check.detail
+    (picture,) = study.pictures(rows, workdirs, chance=0.1)
+    assert picture.name == "prior_60"

@@ -1,0 +1,204 @@
+"""The study of mechanisms in miniature, its claims, and the choice of a mechanism."""
+
+import dataclasses
+import json
+
+import pytest
+
+from tests.studies.test_studies import no_training, untouched
+from tfcama.errors import InputError
+from tfcama.evaluation.results import Row
+from tfcama.studies import mechanisms
+from tfcama.studies.mechanism_choice import TRAINED, rank_mechanisms
+from tfcama.studies.mechanism_claims import claims
+from tfcama.training.config import FinetuneConfig, TrainingConfig
+from tfcama.workdir import Workdir
+
+__all__ = ["no_training"]
+
+
+IMAGES = mechanisms.Profile(
+    kind="image",
+    cama_epochs=1,
+    dnn_epochs=1,
+    cnn_epochs=1,
+    steps=2,
+    cases=(mechanisms.Case("rotation", 30.0, "rotation"),),
+    foresighted=1,
+    additive=0,
+    fractions=(),
+    limit=10,
+    cross_limit=8,
+    attacked=0,
+)
+TABLES = IMAGES._replace(
+    kind="table",
+    cnn_epochs=0,
+    cases=(mechanisms.Case("children_shift:direction=down", 2.0, "location_scale"),),
+    additive=1,
+    fractions=(0.1,),
+    attacked=4,
+)
+
+
+@pytest.fixture
+def study(tmp_path, bars_everywhere):
+    return make_study(tmp_path, "digits", IMAGES)
+
+
+def make_study(path, dataset, profile):
+    return mechanisms.MechanismStudy(
+        root=path / "runs",
+        dataset=dataset,
+        data_dir=None,
+        profile=profile,
+        precision="float32",
+        progress=lambda text: None,
+    )
+
+
+def results_of(page):
+    return json.loads((page.parent / "report.json").read_text())["results"]
+
+
+def test_a_study_of_images_is_done_once(study, tmp_path, no_training):
+    page = study.run([0], tmp_path / "report")
+    names = {path.stem for path in page.parent.glob("*.png")}
+    assert {"accuracy_matrix", "recovered_rotation-30"} <= names
+    rows = results_of(page)
+    assert {row["model"] for row in rows} == {"cama", "dnn", "cnn", "cnn_bn", "stn_cnn"}
+    assert {row["variant"] for row in rows if row["model"] == "cama"} == {"", "mechanism=rotation"}
+    assert "Does it do what was asked of it?" in page.read_text()
+    before = untouched(tmp_path / "runs")
+    no_training()
+    study.run([0], tmp_path / "report")
+    assert untouched(tmp_path / "runs") == before
+
+
+def test_a_study_of_tables_compares_with_the_additive_mechanism(tmp_path, monkeypatch):
+    monkeypatch.setattr(mechanisms, "_ATTACKS", ("fgsm",))
+    monkeypatch.setattr(mechanisms, "_RADII", (0.0, 0.1))
+    page = make_study(tmp_path, "measurement", TABLES).run([0], tmp_path / "report")
+    rows = results_of(page)
+    down = "children_shift:2:direction=down"
+    assert {row["model"] for row in rows} == {"measurement_cama", "measurement_dnn"}
+    adapted = {row["variant"] for row in rows if row["finetuned_on"] == down}
+    assert adapted == {"", "mechanism=location_scale"}
+    assert {row["experiment"] for row in rows} >= {"fraction_0.1_held_out", "manipulation_held_out"}
+    attacked = {(row["attack"], row["finetuned_on"]) for row in rows if row["attack"]}
+    assert attacked == {("fgsm", ""), ("fgsm", down), ("fgsm from measurement_cama", down)}
+    assert (page.parent / "attack_fgsm-from-cama.png").exists()
+    text = page.read_text()
+    assert "children shift 2 down: its mechanism above the additive one" in text
+
+
+def test_a_profile_is_for_inputs_of_its_kind(tmp_path):
+    with pytest.raises(InputError, match=r"measurement holds tables, the profile is for images"):
+        make_study(tmp_path, "measurement", IMAGES).run([0], tmp_path / "report")
+
+
+def row(accuracy, *, trained_on="clean", finetuned_on="", on="clean", model="cama", **fields):
+    name, _, level = on.partition(":")
+    defaults = {
+        "experiment": "manipulation_held_out" if finetuned_on else "manipulation",
+        "manipulation": "vertical_shift" if on == "clean" else name,
+        "level": float(level or 0),
+        "variant": "mechanism=translation" if finetuned_on and model == "cama" else "",
+    }
+    return Row(
+        model=model,
+        dataset="mnist",
+        trained_on=trained_on,
+        finetuned_on=finetuned_on,
+        attack="",
+        eps=0.0,
+        seed=0,
+        n=100,
+        accuracy=accuracy,
+        low=0.0,
+        high=1.0,
+        **{**defaults, **fields},
+    )
+
+
+def test_claims_say_what_holds():
+    shift, turn = "vertical_shift:0.5", "rotation:60"
+    rows = [
+        row(0.99),
+        row(0.99, model="dnn"),
+        row(0.30, model="dnn", on=shift),
+        row(0.50, model="dnn", on=turn),
+        row(0.95, model="dnn", on=shift, trained_on=f"clean+{shift}"),
+        row(0.40, model="dnn", on=turn, trained_on=f"clean+{shift}"),
+        row(0.88, finetuned_on=shift, on=shift),
+        row(0.10, finetuned_on=shift, on=shift, variant=""),  # the additive one does not count
+        row(0.984, finetuned_on=shift),
+        row(0.60, finetuned_on=shift, on=turn),
+        row(0.70, finetuned_on=turn, on=turn),
+        row(0.99, finetuned_on=turn),
+        row(0.80, finetuned_on=shift, on=shift, experiment="fraction_0.01_held_out"),
+    ]
+    found = {
+        check.name: check for check in claims(rows, {"x on vertical_shift:0.3: shift_y": [0.6]})
+    }
+    expected = {
+        "CAMA adapted to vertical shift 0.5: at least 87 %": True,
+        "clean accuracy after adaptation is within 0.5 points of before": False,
+        "vertical shift 0.5: at least half of what the DNN loses is won back": True,
+        "rotation 60: at least half of what the DNN loses is won back": False,
+        "vertical shift 0.5: within 2 points of the DNN that was trained on it with labels": False,
+        "made for vertical shift 0.5, on all other manipulations: CAMA above every rival made for "
+        "the same": True,
+        "vertical shift 0.5: adapted to 1 % of the inputs, within 5 points of 50 %": False,
+        "vertical shift 0.5: its mechanism above the additive one": True,
+        "x on vertical_shift:0.3: shift_y: median error at most 0.5 pixels": False,
+    }
+    assert {name: check.passed for name, check in found.items()} == expected
+    assert (
+        "84 %"
+        in found["vertical shift 0.5: at least half of what the DNN loses is won back"].detail
+    )
+
+
+def test_mechanisms_are_ranked_by_unseen_inputs(study, tmp_path, bars_everywhere):
+    base = study.trained("cama", 0, model="cama", training=TrainingConfig(epochs=1))
+    config = FinetuneConfig(steps=2, batch_size=4)
+    lines = []
+    ranking = rank_mechanisms(
+        base,
+        "rotation:30",
+        ["additive", "rotation"],
+        config=config,
+        data_dir=None,
+        limit=None,
+        progress=lines.append,
+    )
+    assert {found.mechanism for found in ranking} == {"additive", "rotation", TRAINED}
+    scores = [found.log_px for found in ranking]
+    assert scores == sorted(scores, reverse=True)
+    assert ranking[0].standard_error == 0.0
+    assert "on 15 held-out inputs" in lines[0]
+    for bad, sentence in (
+        (["rotation"], "two or more different ones"),
+        (["rotation", "rotation"], "two or more different ones"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            rank_mechanisms(
+                base,
+                "rotation:30",
+                bad,
+                config=config,
+                data_dir=None,
+                limit=None,
+                progress=lines.append,
+            )
+    with pytest.raises(InputError, match="inputs must be left over"):
+        rank_mechanisms(
+            Workdir(tmp_path / "none"),
+            "rotation:30",
+            ["additive", "rotation"],
+            config=dataclasses.replace(config, fraction=1.0),
+            data_dir=None,
+            limit=None,
+            progress=lines.append,
+        )

@@ -1,0 +1,153 @@
+"""A trained CAMA follows a stream: it learns from what arrives and forgets nothing (Eq. 8, again).
+
+Each gradient step takes labelled clean rows, unlabelled inputs that have just arrived, and
+unlabelled inputs of before, of which a reservoir keeps a uniform sample: experience replay
+(Rolnick et al., NeurIPS 2019) by reservoir sampling (Vitter, 1985). Only the M-networks move, so
+what is known of Y and Z cannot be lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfcama import random
+from tfcama.data import pipeline
+from tfcama.data.base import GeneratedSplit, Split
+from tfcama.training import checkpoints, run
+from tfcama.training.cama import DreamTrainer
+from tfcama.training.config import RunConfig
+from tfcama.training.finetune import make_trainer
+
+
+class Reservoir:
+    """A uniform sample, without replacement, of everything that was ever added.
+
+    Args:
+      capacity: of the sample; all that is held in memory.
+      seed: int32 [2]; it and the order of additions decide what is kept.
+    """
+
+    def __init__(self, capacity: int, *, seed: np.ndarray):
+        self._capacity, self._seed = capacity, seed
+        self._kept: list[np.ndarray] = []
+        self._added = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def add(self, x: np.ndarray) -> None:
+        """Inputs [N, *shape], one after another (Vitter's algorithm R)."""
+        shares = random.uniform([len(x)], random.fold_in(self._seed, self._added)).numpy()
+        for row, share in zip(x, shares, strict=True):
+            self._added += 1
+            if len(self._kept) < self._capacity:
+                self._kept.append(row.copy())
+                continue
+            place = int(share * self._added)
+            if place < self._capacity:
+                self._kept[place] = row.copy()
+
+    def draw(self, size: int, *, seed: random.Seed) -> np.ndarray:
+        """[size, *shape], with replacement."""
+        return np.stack([self._kept[place] for place in _places(size, len(self), seed)])
+
+
+def _places(size: int, number: int, seed: random.Seed) -> np.ndarray:
+    """`size` draws of 0 … number-1."""
+    return (random.uniform([size], seed).numpy() * number).astype(np.int64)
+
+
+class StreamAdapter:
+    """Eq. 8 on inputs as they arrive.
+
+    Args:
+      trained: a finished run of a CAMA, see finetune.load_base.
+      config: of the adapted run, see finetune.adapted_config; with a stream.
+      clean: labelled clean rows, the training split.
+      devices: where it runs.
+
+    Attributes:
+      trainer: holds the classifier and its optimiser.
+    """
+
+    def __init__(
+        self,
+        trained: run.LoadedRun,
+        config: RunConfig,
+        clean: Split | GeneratedSplit,
+        *,
+        devices: run.Devices = run.Devices(),
+    ):
+        if config.finetuned is None or config.stream is None:
+            raise TypeError("the configuration of a run on a stream is needed.")
+        self._finetuned, self._stream, self._devices = config.finetuned, config.stream, devices
+        self.trainer = make_trainer(trained, config, devices=devices)
+        self._step = tf.function(self.trainer.train_step, jit_compile=devices.jit_compile)
+        self._reservoir = Reservoir(
+            config.stream.reservoir, seed=random.stream(config.finetuned.seed, "stream", "kept")
+        )
+        self._clean = clean
+        self._rows = self._clean_rows("clean", start_step=0)
+
+    @property
+    def classifier(self):
+        """The model, whose M-networks move."""
+        return self.trainer.classifier
+
+    def warm_up(self) -> bool:
+        """The `warm_up` steps before anything arrived; False where there are none to do."""
+        if not (self._stream.warm_up and self._finetuned.dreams):
+            return False
+        trainer = DreamTrainer(
+            self.classifier,
+            num_rows=self._finetuned.batch_size,
+            seed=random.stream(self._finetuned.seed, "stream", "dreams"),
+        )
+        trainer.compile(keras.optimizers.Adam(self._finetuned.learning_rate))
+        step = tf.function(trainer.train_step, jit_compile=self._devices.jit_compile)
+        rows = self._clean_rows("dreamt of", start_step=0)
+        for _ in range(self._stream.warm_up):
+            step(next(rows))
+        return True
+
+    def learn(self, x: np.ndarray) -> dict[str, float]:
+        """The steps after inputs [N, *shape] arrived, N > 0; they may be replayed from then on.
+
+        Returns:
+          FinetuneTrainer's terms, their means since its metrics were reset.
+        """
+        size = self._finetuned.batch_size
+        replayed = round(self._stream.replay * size) if len(self._reservoir) else 0
+        root = random.stream(self._finetuned.seed, "stream", "unlabelled")
+        for _ in range(self._stream.steps_per_arrival):
+            of_new, of_old = random.split(random.fold_in(root, self.trainer.optimizer.iterations))
+            rows = x[_places(size - replayed, len(x), of_new)]
+            if replayed:
+                rows = np.concatenate([rows, self._reservoir.draw(replayed, seed=of_old)])
+            logs = self._step(
+                {"clean": next(self._rows), "unlabelled": pipeline.unlabelled_batch(rows)}
+            )
+        self._reservoir.add(x)
+        return {name: float(value) for name, value in logs.items()}
+
+    def resume(self, checkpoint: checkpoints.Checkpoint, arrived: Iterable[np.ndarray]) -> None:
+        """Continues as if everything in `arrived`, in this order, had just been learned from."""
+        optimizer = self.trainer.optimizer
+        checkpoints.restore(checkpoint, classifier=self.classifier, optimizer=optimizer)
+        for x in arrived:
+            self._reservoir.add(x)
+        self._rows = self._clean_rows("clean", start_step=int(optimizer.iterations))
+
+    def _clean_rows(self, name: str, *, start_step: int):
+        return iter(
+            pipeline.training_stream(
+                self._clean,
+                batch_size=self._finetuned.batch_size,
+                seed=random.stream(self._finetuned.seed, "stream", name),
+                start_step=start_step,
+            )
+        )
