@@ -7,8 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
+from tests.binaries import call
 from tests.serving.conftest import untrained
-from tests.serving.endpoints import call
 from tests.training.test_runs import KillAt, KilledError
 from tests.training.test_table_runs import configuration
 from tfcama.data import manipulations, tables
