@@ -20,7 +20,7 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
     [
         "trainers.app",
-        "tfcama.serving.publish",
+        "tfcama.serving.redeploy",
         "tfcama.serving.server.server",
         "tfcama.studies.demo",
         "tfcama.studies.mechanisms",

@@ -151,6 +151,7 @@ def test_bad_input_is_one_clear_sentence_and_leaves_nothing(trained, table, tmp_
             "trainers.predict",
             "trainers.explain",
             "export.export_saved_model",
+            "export.adapt",
             "benchmarks.speed",
             "benchmarks.stream",
         ),
