@@ -12,7 +12,8 @@ gRPC (Predict, Classify, GetModelMetadata, GetModelStatus, HandleReloadConfigReq
     curl -d '{"instances": [...]}' localhost:8501/v1/models/cama:predict
     curl localhost:8501/monitoring/prometheus/metrics
 
-With --request_log the inputs of answered requests are kept.
+http://localhost:8501/ is a page for people: draw a digit, shift it, compare two versions. With
+--request_log the inputs of answered requests are kept, for export.adapt.
 
 New versions are picked up, a version that cannot be loaded never replaces one that can, and SIGTERM
 or Ctrl-C lets running requests end.

@@ -18,6 +18,9 @@ from tfcama.types import Bounds, InputSpec
 (_CPU,) = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(_CPU, [tf.config.LogicalDeviceConfiguration()] * 2)
 
+# Files of few and long tests: begun last, one of them would run alone at the end.
+_SLOW = ("studies/", "trainers/", "training/", "test_conformance", "report/", "serving/")
+
 TFDS = os.path.join(os.path.dirname(__file__), "..", "..", "shared", "tfds")
 
 needs_tfds = pytest.mark.skipif(
@@ -59,3 +62,12 @@ def bars_everywhere(bars, monkeypatch) -> Dataset:
 
     monkeypatch.setattr(run, "load_data", lambda config, *, data_dir: bars)
     return bars
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Slow files first."""
+
+    def place(item) -> int:
+        return next((i for i, part in enumerate(_SLOW) if part in item.nodeid), len(_SLOW))
+
+    items.sort(key=place)

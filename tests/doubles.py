@@ -1,4 +1,4 @@
-"""Small classifiers with known answers, and a row of results."""
+"""Small classifiers with known answers, as runs too, and a row of results."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfcama import random
+from tfcama.evaluation.subject import Subject
+from tfcama.models.registry import MODELS
+from tfcama.training import run
+from tfcama.training.config import RunConfig, TrainingConfig
 from tfcama.types import Bounds, InputSpec
+from tfcama.workdir import Workdir
 
 ROW = {
     "experiment": "manipulation",
@@ -71,3 +76,20 @@ def binary(shape=(4, 4, 1), *, seed=0, **kwargs):
     """Two classes; the margin of class 1 is w x."""
     w = np.random.default_rng(seed).normal(size=int(np.prod(shape)))
     return Linear(np.stack([np.zeros_like(w), w], axis=1), shape=shape, **kwargs), w
+
+
+def subject_of(
+    classifier, dataset, *, model="dnn", architecture=None, seed=0, finetuned=None, path="unused"
+):
+    """A classifier as what a run holds, to be scored on the data set's test split."""
+    config = RunConfig(
+        model=model,
+        dataset="digits",
+        seed=seed,
+        architecture=architecture or MODELS[model].config_class(),
+        training=TrainingConfig(),
+        input_spec=classifier.spec,
+        finetuned=finetuned,
+    )
+    loaded = run.LoadedRun(config, classifier, None)
+    return Subject(Workdir(path), loaded, dataset, dataset.test)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.doubles import Linear
+from tests.doubles import Linear, subject_of
 from tfcama import random
 from tfcama.data import manipulations
 from tfcama.data.base import Dataset, Split
@@ -12,13 +12,8 @@ from tfcama.errors import InputError
 from tfcama.evaluation import curves
 from tfcama.evaluation.augmented import Augmented, augmented
 from tfcama.evaluation.predict import Predictor
-from tfcama.evaluation.subject import Subject
-from tfcama.models.registry import MODELS
 from tfcama.studies import steps
-from tfcama.training import run
-from tfcama.training.config import RunConfig, TrainingConfig
 from tfcama.types import Bounds, Classifier, Column, InputSpec
-from tfcama.workdir import Workdir
 
 SEED = tf.constant(random.stream(0, "test"))
 
@@ -99,16 +94,8 @@ def test_compiled_and_in_batches_it_is_the_same(linear, x):
 @pytest.fixture
 def subject(linear, x, tmp_path):
     split = Split(x, np.array([0, 1, 2, 0, 1], np.int32))
-    config = RunConfig(
-        model="dnn",
-        dataset="digits",
-        seed=0,
-        architecture=MODELS["dnn"].config_class(),
-        training=TrainingConfig(),
-        input_spec=linear.spec,
-    )
     dataset = Dataset("tiny", linear.spec, split, split, split)
-    return Subject(Workdir(tmp_path), run.LoadedRun(config, linear, None), dataset, split)
+    return subject_of(linear, dataset, path=tmp_path)
 
 
 def test_rows_say_what_they_are_means_over_and_stand_beside_the_plain_ones(subject):

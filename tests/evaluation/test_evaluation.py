@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.doubles import Linear, Masked
+from tests.doubles import Linear, Masked, subject_of
 from tfcama.data.base import Dataset, Split
 from tfcama.errors import InputError
 from tfcama.evaluation import curves, robustness
 from tfcama.evaluation.predict import Predictor
-from tfcama.evaluation.subject import Subject, load_subject
+from tfcama.evaluation.subject import load_subject
 from tfcama.models.registry import MODELS
 from tfcama.training import run
 from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
@@ -39,20 +39,6 @@ def half_classifier(cls=Linear, **kwargs):
     w = np.zeros([8, 8])
     w[4:], w[:4] = 1.0, -1.0
     return cls(np.stack([np.zeros(64), w.ravel()], axis=1), shape=(8, 8, 1), **kwargs)
-
-
-def subject_of(classifier, dataset, *, finetuned=None):
-    config = RunConfig(
-        model="dnn",
-        dataset="digits",
-        seed=0,
-        architecture=MODELS["dnn"].config_class(),
-        training=TrainingConfig(),
-        input_spec=classifier.spec,
-        finetuned=finetuned,
-    )
-    loaded = run.LoadedRun(config, classifier, None)
-    return Subject(Workdir("unused"), loaded, dataset, dataset.test)
 
 
 def test_predictions_do_not_depend_on_the_batch(halves):

@@ -6,34 +6,29 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.doubles import subject_of
 from tfcama import random
 from tfcama.data import manipulations
 from tfcama.evaluation import curves
 from tfcama.evaluation.recovered import recover
-from tfcama.evaluation.subject import Subject
 from tfcama.models.cama import Cama, CamaConfig
 from tfcama.models.registry import MODELS
-from tfcama.training import run
-from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
+from tfcama.training.config import FinetuneConfig
 from tfcama.training.finetune import adapted_rows
-from tfcama.workdir import Workdir
 
 
 @pytest.fixture(scope="module")
 def subject(bars):
     random.seed_everything(0)
     architecture = CamaConfig(num_samples=1, mechanism="rotation+translation")
-    config = RunConfig(
+    return subject_of(
+        Cama(bars.spec, architecture),
+        bars,
         model="cama",
-        dataset="digits",
-        seed=3,
         architecture=architecture,
-        training=TrainingConfig(),
-        input_spec=bars.spec,
+        seed=3,
         finetuned=FinetuneConfig(subject="horizontal_shift:0.25"),
     )
-    loaded = run.LoadedRun(config, Cama(bars.spec, architecture), None)
-    return Subject(Workdir("unused"), loaded, bars, bars.test)
 
 
 def test_what_was_done_is_compared_with_the_model_s_own_numbers(subject, bars, monkeypatch):

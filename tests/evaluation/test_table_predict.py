@@ -101,7 +101,7 @@ def test_a_row_gets_its_label_probabilities_and_density(loaded, tmp_path):
     assert len(set(found)) == 7
 
 
-@pytest.mark.parametrize("chunk_rows", [1, 9, 64, 1000])
+@pytest.mark.parametrize("chunk_rows", [9, 1000])
 def test_an_answer_does_not_depend_on_the_chunks(loaded, tmp_path, monkeypatch, chunk_rows):
     monkeypatch.setattr(table_predict, "_BLOCK_ROWS", 16)
     path = write(table(50, health="well"), tmp_path)

@@ -143,6 +143,16 @@ def test_every_curve_has_a_colour_of_its_own():
             assert line.get_color() == drawn[key._replace(held_out=False)].get_color()
 
 
+def test_a_matrix_has_room_for_long_names():
+    """A figure whose names squeeze its cells to nothing is a warning, and so an error here."""
+    columns = ["clean", "rotation 30, then zoom 0.3, then shift 0.15, then contrast 0.5"]
+    rows = ["CAMA (additive) fine-tuned on children shift 2 down, 10 % of inputs"]
+    cells = np.array([[0.5, np.nan]])
+    figure = figures.accuracy_matrix(cells, rows=rows, columns=columns, title="Accuracy")
+    pictures.to_png(figure)
+    assert figure.axes[0].get_window_extent().width > 150 * 0.72 * len(columns) / 2
+
+
 def test_every_step_reports_its_progress(studied):
     _, _, lines = studied
     assert sum("vertical_shift 0.3: accuracy" in line for line in lines) == 3

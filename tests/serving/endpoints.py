@@ -9,20 +9,18 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+from tests.binaries import ROOT, command
 from tfcama.serving.client import Client
 
 MODEL_SERVER = shutil.which("tensorflow_model_server") or os.environ.get("TFCAMA_MODEL_SERVER")
-ROOT = Path(__file__).resolve().parents[2]
 # As on a machine that sets nothing, but for the threads that its tests share.
 _ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
 LABELS = {"stable": 1, "canary": 2}
@@ -149,25 +147,13 @@ def model_server(file):
             process.kill()
 
 
-def call(module, *flags):
-    """A binary as a shell runs it."""
-    return subprocess.run(
-        [sys.executable, "-m", module, *flags],
-        cwd=ROOT,
-        env=_ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=120.0,
-    )
-
-
 class ServeProcess:
     """`python -m export.serve` with further flags; its lines are in `lines`."""
 
     def __init__(self, *flags):
         self.lines = []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "export.serve", *flags],
+            command("export.serve", *flags),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from tests.serving.endpoints import call, free_port
+from tests.binaries import call
+from tests.serving.endpoints import free_port
 from tfcama.errors import InputError
 from tfcama.serving import client_files
 from tfcama.serving.client import Client

@@ -20,12 +20,12 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from tests.binaries import call
 from tests.serving.endpoints import (
     LABELS,
     MODEL_SERVER,
     Endpoint,
     ask,
-    call,
     config,
     model_server,
     save_tiny,

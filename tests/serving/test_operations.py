@@ -7,7 +7,7 @@ import yaml
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from tests.serving.endpoints import call
+from tests.binaries import call
 from tfcama.errors import InputError
 from tfcama.serving import batching, operations
 from tfcama.serving.answers import Answers

@@ -4,36 +4,17 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from tests.binaries import ROOT, call, command
 from tests.conftest import TFDS, needs_tfds
 from tfcama.data import breast_cancer
 
-ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ("trainers.train", "--model=dnn", "--dataset=digits", "--epochs=2")
-
-
-def command(module, *flags):
-    return [sys.executable, "-m", module, *map(str, flags)]
-
-
-def call(module, *flags, timeout=240):
-    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
-    return subprocess.run(
-        command(module, *flags),
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -138,14 +119,25 @@ def bad_calls(trained, table, tmp):
     }
 
 
+def test_a_process_from_scratch_says_one_sentence_and_nothing_of_tensorflow():
+    quiet = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    result = subprocess.run(
+        command("trainers.train", "--model=camma", "--workdir=unused"),
+        cwd=ROOT,
+        env=quiet,
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("error: unknown model 'camma'")
+
+
 def test_bad_input_is_one_clear_sentence_and_leaves_nothing(trained, table, tmp_path):
     before = {p: p.stat().st_mtime_ns for p in trained.rglob("*")}
     calls = bad_calls(trained, table, tmp_path)
-    with ThreadPoolExecutor(2) as pool:
-        results = dict(
-            zip(calls, pool.map(lambda flags: call(*flags), calls.values()), strict=True)
-        )
-    for sentence, result in results.items():
+    for sentence, flags in calls.items():
+        result = call(*flags)
         assert result.returncode == 2, (sentence, result.stderr)
         assert result.stdout == ""
         (line,) = result.stderr.strip().splitlines()  # no traceback, no noise
@@ -168,6 +160,7 @@ def test_bad_input_is_one_clear_sentence_and_leaves_nothing(trained, table, tmp_
             "trainers.certify",
             "trainers.sweep",
             "export.export_saved_model",
+            "export.adapt",
             "benchmarks.speed",
             "benchmarks.stream",
         ),

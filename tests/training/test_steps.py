@@ -22,6 +22,11 @@ def cama(spec, **config):
     return Cama(spec, CamaConfig(num_samples=1, **config))
 
 
+def finetuning(model, **changed):
+    how = {"alpha": 0.5, "clean_do_m0": False, "num_samples": 1, **changed}
+    return FinetuneTrainer(model, num_rows=4, seed=SEED, **how)
+
+
 def moved_groups(model, work):
     """Group -> whether each of its variables changed, by value."""
     before = {name: [v.numpy() for v in vs] for name, vs in model.variable_groups().items()}
@@ -71,15 +76,7 @@ def test_a_known_m_trains_the_decoder_of_m_and_not_its_encoder(spec, bars):
 @pytest.mark.parametrize("clean_do_m0", [True, False])
 def test_fine_tuning_moves_the_m_networks_and_nothing_else(spec, bars, clean_do_m0):
     model = cama(spec)
-    trainer = FinetuneTrainer(
-        model,
-        num_rows=4,
-        seed=SEED,
-        groups=("p_m", "q_m"),
-        alpha=0.5,
-        clean_do_m0=clean_do_m0,
-        num_samples=1,
-    )
+    trainer = finetuning(model, groups=("p_m", "q_m"), clean_do_m0=clean_do_m0)
     stream = pipeline.finetuning_stream(bars.train, bars.test.x, batch_size=4, seed=SEED)
     moved = moved_groups(model, lambda: fit(trainer, stream, 4))
     for name, flags in moved.items():
@@ -119,9 +116,7 @@ def test_the_weights_of_eq_5_decide_what_is_learned(spec, bars):
 
 def test_the_fine_tuning_loss_is_eq_8(spec, bars):
     model = cama(spec)
-    trainer = FinetuneTrainer(
-        model, num_rows=4, seed=SEED, alpha=0.3, clean_do_m0=True, num_samples=2
-    )
+    trainer = finetuning(model, alpha=0.3, clean_do_m0=True, num_samples=2)
     stream = pipeline.finetuning_stream(bars.train, bars.test.x, batch_size=4, seed=SEED)
     terms = trainer.terms(
         next(iter(stream)), draws=random.RowDraws(tf.constant(SEED), tf.range(4), 4)
@@ -177,9 +172,7 @@ def test_bfloat16_keeps_variables_and_densities_in_float32(spec, bars):
 def test_dreams_teach_q_m_what_the_mechanism_does(spec, bars, mechanism):
     """The loss of a dream is -log q(m|T_m x), of the coordinates that a person can name."""
     model = cama(spec, mechanism=mechanism)
-    trainer = FinetuneTrainer(
-        model, num_rows=4, seed=SEED, alpha=0.5, clean_do_m0=False, num_samples=1, dreams=0.7
-    )
+    trainer = finetuning(model, dreams=0.7)
     batch = next(iter(pipeline.finetuning_stream(bars.train, bars.test.x, batch_size=4, seed=SEED)))
     draws = random.RowDraws(tf.constant(SEED), tf.range(4), 4)
     terms = trainer.terms(batch, draws=draws)
@@ -195,16 +188,7 @@ def test_dreams_teach_q_m_what_the_mechanism_does(spec, bars, mechanism):
     moved = moved_groups(
         model,
         lambda: fit(
-            FinetuneTrainer(
-                model,
-                num_rows=4,
-                seed=SEED,
-                groups=("p_m", "q_m"),
-                alpha=0.5,
-                clean_do_m0=False,
-                num_samples=1,
-                dreams=1.0,
-            ),
+            finetuning(model, groups=("p_m", "q_m"), dreams=1.0),
             pipeline.finetuning_stream(bars.train, bars.test.x, batch_size=4, seed=SEED),
             2,
         ),
@@ -216,15 +200,7 @@ def test_dreams_teach_q_m_what_the_mechanism_does(spec, bars, mechanism):
 
 def test_a_mechanism_without_parameters_has_nothing_to_dream_of(spec):
     with pytest.raises(InputError, match=r"mechanism 'additive' has no parameters to dream of"):
-        FinetuneTrainer(
-            cama(spec),
-            num_rows=4,
-            seed=SEED,
-            alpha=0.5,
-            clean_do_m0=False,
-            num_samples=1,
-            dreams=1.0,
-        )
+        finetuning(cama(spec), dreams=1.0)
 
 
 def test_a_known_m_needs_an_m_without_units(spec):

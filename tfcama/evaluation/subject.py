@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,8 +46,9 @@ class Subject:
         """What answers, and what is attacked."""
         return self.scorer or self.loaded.classifier
 
-    @property
+    @functools.cached_property
     def predictor(self) -> Predictor:
+        """Compiled once, however often it is asked for."""
         return Predictor(self.classifier, seed=self.loaded.config.seed)
 
     @property
@@ -57,6 +59,18 @@ class Subject:
             return None
         seen = adapted_rows(len(self.dataset.test), finetuned)
         return np.setdiff1d(np.arange(len(self.test)), seen)
+
+    def first(self, limit: int | None) -> Subject:
+        """The same run, scored on the first `limit` test rows only; None for all.
+
+        Raises:
+          InputError: that is less than one row.
+        """
+        if limit is not None and limit < 1:
+            raise InputError(f"{limit} test rows were asked for; at least 1 is needed.")
+        limited = dataclasses.replace(self, test=self.dataset.test.take(slice(limit)))
+        vars(limited)["predictor"] = self.predictor  # what was compiled serves both
+        return limited
 
     def identity(self, experiment: str, **fields: Any) -> dict[str, Any]:
         """The fields of a Row that say whose number it is; others are empty unless given."""
@@ -117,7 +131,5 @@ def load_subject(
             f"'{dataset.name}' is no longer what {workdir.root} was trained on (its columns, their "
             "training mean, scale or categories, or its classes differ); train again."
         )
-    if limit is not None and limit < 1:
-        raise InputError(f"{limit} test rows were asked for; at least 1 is needed.")
-    test = dataset.test.take(slice(limit))
-    return Subject(workdir, loaded, dataset, test, at_test=",".join(at_test))
+    subject = Subject(workdir, loaded, dataset, dataset.test, at_test=",".join(at_test))
+    return subject.first(limit)

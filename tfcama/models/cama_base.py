@@ -532,27 +532,29 @@ class CamaBase(ClassifierModel, abc.ABC):
         return self._mean(x, y, z, m)
 
     def interpolate(
-        self, x: tf.Tensor, parameter: str, steps: Sequence[float], *, seed: random.Seed
-    ) -> tf.Tensor:
-        """Means of p(x | y, z, m) along one parameter of the mechanism, y, z and the rest held.
+        self, x: tf.Tensor, steps: Sequence[float], *, seed: random.Seed
+    ) -> dict[str, tf.Tensor]:
+        """Means of p(x | y, z, m) along each parameter of the mechanism, y, z and the rest held.
 
         Args:
           x: [B, *shape].
-          parameter: the name of one that a coordinate of m alone decides.
-          steps: what that coordinate is set to, in standard deviations of p(m).
+          steps: what a parameter's coordinate is set to, in standard deviations of p(m).
           seed: of the prediction.
 
         Returns:
-          [steps, B, *shape].
-
-        Raises:
-          InputError: there is no such parameter.
+          [steps, B, *shape] by parameter, of those that one coordinate of m alone decides.
         """
-        (place,) = self.mechanism.coordinates((parameter,))
+        places = self.mechanism.coordinates_of_parameters()
+        if not places:
+            return {}
         labels = tf.argmax(self.log_scores(x, seed=seed), axis=-1)
         y, z, m = self.latents_of(x, labels, seed=seed)
-        along = tf.one_hot(place, self.dim_m)
-        return tf.stack([self._mean(x, y, z, m * (1.0 - along) + step * along) for step in steps])
+        found = {}
+        for name, place in places.items():
+            along = tf.one_hot(place, self.dim_m)
+            rest = m * (1.0 - along)
+            found[name] = tf.stack([self._mean(x, y, z, rest + step * along) for step in steps])
+        return found
 
     def simulate(self, m: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         """What clean inputs [B, *shape] would become under do(m), m [B, M]."""

@@ -187,8 +187,12 @@ def accuracy_matrix(
       title: above.
       published: a paper's accuracies, shown in brackets below; NaN where it has none.
     """
+    # Inches of a letter of 7.5 points; the names of columns are turned by 35 degrees.
+    letter = 0.062
+    cells = 0.72 * len(columns), (0.27 if published is None else 0.4) * len(rows)
+    names = letter * max(map(len, rows)), 0.6 * letter * max(map(len, columns))
     figure = Figure(
-        figsize=(3.4 + 0.72 * len(columns), 1.6 + (0.27 if published is None else 0.4) * len(rows)),
+        figsize=(max(0.5 + names[0] + cells[0], 0.085 * len(title)), 0.8 + names[1] + cells[1]),
         dpi=150,
         layout="constrained",
     )
@@ -204,7 +208,7 @@ def accuracy_matrix(
         axes.text(column, row, "\n".join(lines), ha="center", va="center", fontsize=7)
     axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right", fontsize=7.5)
     axes.set_yticks(range(len(rows)), rows, fontsize=7.5)
-    axes.set_title(title, fontsize=10)
+    figure.suptitle(title, fontsize=10)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return figure

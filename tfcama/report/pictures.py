@@ -120,18 +120,14 @@ def do_m0_grid(subject: Subject, manipulation: str, level: float) -> Picture | N
     classifier = subject.loaded.classifier
     if not isinstance(classifier, Generative) or not _pictured(subject):
         return None
-    seed = subject.loaded.config.seed
-    moved = manipulations.parse(manipulation, level=level).fit(subject.dataset)
-    split = manipulations.manipulate(subject.test, moved, seed=seed)
-    x = tf.constant(split.x[:_COLUMNS])
-    draw = tf.constant(random.stream(seed, "pictures"))
+    x, draw = _manipulated(subject, manipulation, level)
     guess = classifier.log_scores(x, seed=draw).numpy().argmax(axis=1)
     names = subject.dataset.spec.class_names
     about = f"{labels.manipulation_name(manipulation)} {level:g}"
     figure = figures.image_rows(
         [
             ("before", subject.test.x[:_COLUMNS]),
-            ("input", split.x[:_COLUMNS]),
+            ("input", x.numpy()),
             ("explained", classifier.reconstruct(x, seed=draw, do_m0=False).numpy()),
             ("do(m = 0)", classifier.reconstruct(x, seed=draw, do_m0=True).numpy()),
         ],
@@ -164,10 +160,7 @@ def do_parts_grid(subject: Subject, manipulation: str, level: float) -> Picture 
     parts = list(classifier.mechanism.parts) if len(names) > _MOST_PARTS else names
     if len(parts) < 2:
         return None
-    seed = subject.loaded.config.seed
-    moved = manipulations.parse(manipulation, level=level).fit(subject.dataset)
-    x = tf.constant(manipulations.manipulate(subject.test, moved, seed=seed).x[:_COLUMNS])
-    draw = tf.constant(random.stream(seed, "pictures"))
+    x, draw = _manipulated(subject, manipulation, level)
     rows = [("input", x.numpy())]
     interventions: dict[str, tuple[str, ...]] = {"explained": ()}
     interventions |= {f"do({part} = 0)": (part,) for part in parts}
@@ -194,16 +187,14 @@ def interpolation_grid(subject: Subject, manipulation: str, level: float) -> Pic
     coordinates = classifier.mechanism.coordinates_of_parameters()
     if not coordinates:
         return None
-    seed = subject.loaded.config.seed
-    moved = manipulations.parse(manipulation, level=level).fit(subject.dataset)
-    split = manipulations.manipulate(subject.test.take(slice(1)), moved, seed=seed)
-    x, draw = tf.constant(split.x), tf.constant(random.stream(seed, "pictures"))
+    x, draw = _manipulated(subject, manipulation, level)
+    along = classifier.interpolate(x[:1], _STEPS, seed=draw)
     rows = []
     for name, place in coordinates.items():
         most = classifier.mechanism.values(_STEPS[-1] * tf.one_hot(place, classifier.dim_m))
         last = float(most[list(parameters).index(name)])
-        along = classifier.interpolate(x, name, _STEPS, seed=draw)[:, 0]
-        rows.append((f"{name}, ±{abs(last):.2g} {parameters[name].unit}".rstrip(), along.numpy()))
+        label = f"{name}, ±{abs(last):.2g} {parameters[name].unit}".rstrip()
+        rows.append((label, along[name][:, 0].numpy()))
     about = f"{labels.manipulation_name(manipulation)} {level:g}"
     captions = [f"{step:+g} sd" for step in _STEPS]
     title = f"{_who(subject)}: {about}"
@@ -267,6 +258,14 @@ def adversarial_examples(
         "answers, from clean to the largest radius.",
         png=to_png(figures.image_rows(rows, title=f"{_who(subject)}, {about}", captions=captions)),
     )
+
+
+def _manipulated(subject: Subject, manipulation: str, level: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """The first test images after a manipulation, and the seed of what is drawn for them."""
+    seed = subject.loaded.config.seed
+    moved = manipulations.parse(manipulation, level=level).fit(subject.dataset)
+    split = manipulations.manipulate(subject.test, moved, seed=seed)
+    return tf.constant(split.x[:_COLUMNS]), tf.constant(random.stream(seed, "pictures"))
 
 
 def _pictured(subject: Subject) -> bool:

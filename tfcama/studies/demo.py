@@ -8,7 +8,7 @@ from tfcama.data.base import DataConfig
 from tfcama.data.datasets import DATASETS
 from tfcama.evaluation import robustness
 from tfcama.evaluation.results import has_rows
-from tfcama.evaluation.subject import load_subject
+from tfcama.evaluation.subject import Subject, load_subject
 from tfcama.models.registry import MODELS
 from tfcama.report.build import build
 from tfcama.report.pictures import slug
@@ -104,18 +104,19 @@ def _image_demo(
     adaptation = FinetuneConfig(subject=_ADAPTED_TO, seed=seed)
     adapted = steps.finetuned(trained["cama"], adaptation, data_dir=data_dir)
     workdirs = [trained["dnn"], trained["cama"], adapted]
-    for workdir in workdirs:
-        subject = load_subject(workdir, data_dir=data_dir)
+    subjects = [load_subject(workdir, data_dir=data_dir) for workdir in workdirs]
+    for workdir, subject in zip(workdirs, subjects, strict=True):
         for manipulation in ("vertical_shift", "horizontal_shift"):
             if not has_rows(workdir, f"manipulation_{slug(manipulation)}"):
                 steps.evaluate(
                     subject, manipulation, _SHIFTS, progress=progress, pictured_level=0.2
                 )
-        attacked = load_subject(workdir, data_dir=data_dir, limit=_ATTACKED_ROWS)
+        attacked = subject.first(_ATTACKED_ROWS)
         for attack in ("fgsm", _PGD):
             if not has_rows(workdir, f"attack_{slug(attack)}"):
                 steps.attack(attacked, attack, _RADII, progress=progress)
-    _checks(trained["cama"], transfer_from=trained["dnn"], data_dir=data_dir, progress=progress)
+    dnn, cama, _ = subjects
+    _checks(cama, transfer_from=dnn, progress=progress)
     build(workdirs, root / "report", title=f"Classifiers under manipulation: {dataset}")
     _export(adapted, root / "export" / "cama", data_dir, progress)
     return root / "report" / "index.html"
@@ -129,15 +130,11 @@ def _export(workdir: Workdir, base: Path, data_dir: str | None, progress: Progre
     progress(f"published {publish(loaded, base, clean=clean)}")
 
 
-def _checks(
-    workdir: Workdir, *, transfer_from: Workdir, data_dir: str | None, progress: Progress
-) -> None:
-    if robustness.load_checks(workdir):
+def _checks(cama: Subject, *, transfer_from: Subject, progress: Progress) -> None:
+    if robustness.load_checks(cama.workdir):
         return
-    subject, source = (
-        load_subject(w, data_dir=data_dir, limit=_CHECKED_ROWS) for w in (workdir, transfer_from)
-    )
+    subject, source = (each.first(_CHECKED_ROWS) for each in (cama, transfer_from))
     checks = robustness.sanity_checks(subject, eps=0.1, transfer_from=source, steps=10)
-    robustness.save_checks(workdir, checks)
+    robustness.save_checks(subject.workdir, checks)
     for check in checks:
         progress(f"{'pass' if check.passed else 'FAIL'}  {check.name}: {check.detail}")

@@ -21,7 +21,7 @@ from tfcama.data.measurement import MeasurementConfig, MeasurementScm
 from tfcama.evaluation import curves, robustness
 from tfcama.evaluation.results import Row, has_rows, scored
 from tfcama.evaluation.robustness import Check
-from tfcama.evaluation.subject import Subject, load_spec, load_subject
+from tfcama.evaluation.subject import Subject, load_spec
 from tfcama.report import figures, labels
 from tfcama.report.build import training_pictures
 from tfcama.report.pictures import Picture, slug, to_png
@@ -252,7 +252,7 @@ class MeasurementStudy(Study):
         everything |= dict.fromkeys(_STRONG if strong else (), (strong, _STRONG_ROWS))
         for attack, (radii, limit) in everything.items():
             if not has_rows(workdir, f"attack_{slug(attack)}"):
-                subject = load_subject(workdir, data_dir=self.data_dir, limit=limit)
+                subject = self.subject(workdir).first(limit)
                 steps.attack(subject, attack, radii, progress=self.progress)
 
     def _finetune_all(self, cama: Workdir, seed: int) -> list[Workdir]:
@@ -299,7 +299,7 @@ class MeasurementStudy(Study):
         config = self._finetuning(cama, f"{attack} eps {eps:g}", 1.0, seed)
         workdir = steps.finetuned_workdir(cama, config)
         if not has_rows(workdir, "attack_static"):
-            subject = load_subject(cama, data_dir=self.data_dir)
+            subject = self.subject(cama)
             attacked = robustness.craft(subject, registry.parse(attack, eps=eps)).x
             steps.static_finetuning(
                 subject, attack, eps, config, adversarial=attacked, progress=self.progress

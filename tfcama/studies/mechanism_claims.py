@@ -154,6 +154,8 @@ def _unseen(mean: Mapping[_Key, float], cases: Sequence[str]) -> list[Check]:
     checks = []
     for case in cases:
         others = [each for each in cases if each != case]
+        if not others:
+            continue
         ours = [mean.get(_Key(_CAMA, "clean", case, each)) for each in others]
         rivals: dict[str, float] = {}
         for model in {key.model for key in mean} - {_CAMA}:
@@ -163,7 +165,7 @@ def _unseen(mean: Mapping[_Key, float], cases: Sequence[str]) -> list[Check]:
                     rivals[f"{model} {'trained' if trained != 'clean' else 'adapted'}"] = float(
                         np.mean(np.array(theirs, float))
                     )
-        if None in ours or not rivals or not others:
+        if None in ours or not rivals:
             continue
         mine = float(np.mean(np.array(ours, float)))
         best = max(rivals, key=lambda name: rivals[name])

@@ -23,14 +23,19 @@ from tfcama.evaluation import curves, results, robustness
 from tfcama.evaluation.augmented import augmented
 from tfcama.evaluation.results import Row
 from tfcama.evaluation.robustness import Check
-from tfcama.evaluation.subject import Subject, load_spec, load_subject
+from tfcama.evaluation.subject import Subject, load_spec
 from tfcama.report import figures, labels
 from tfcama.report.pictures import Picture, load_all, slug, to_png
 from tfcama.specs import with_number
 from tfcama.studies import steps
 from tfcama.studies.mechanism_claims import claims
 from tfcama.studies.study import FRACTION, Study, finetuned_experiment
-from tfcama.training.config import RunConfig, TrainingConfig, default_finetuning
+from tfcama.training.config import (
+    FinetuneConfig,
+    RunConfig,
+    TrainingConfig,
+    default_finetuning,
+)
 from tfcama.workdir import Workdir, write_json
 
 _ATTACKS = ("fgsm", "pgd:steps=20")
@@ -113,7 +118,7 @@ class Profile(NamedTuple):
 PROFILES = {
     "full": Profile("image", 15, 20, 10, 900, _CASES, 9, 1, (0.01,), None, None, 500),
     "core": Profile("image", 15, 10, 2, 400, _CASES, 9, 1, (0.01,), 1500, 300, 50),
-    "brief": Profile("image", 15, 10, 0, 400, _CASES[:-1], 1, 1, (0.01,), 1500, 300, 0),
+    "brief": Profile("image", 15, 10, 0, 400, _CASES[:-1], 1, 0, (), 1500, 300, 0),
     "quick": Profile("image", 1, 1, 1, 50, _CASES[:2], 2, 1, (), 100, 100, 10),
     "tables": Profile("table", 20, 60, 0, 800, _TABLE_CASES, 3, 3, (0.01,), None, None, 200),
 }
@@ -211,18 +216,22 @@ class MechanismStudy(Study):
 
     def _adapt(self, cama: Workdir, case: Case, fraction: float, seed: int) -> Workdir:
         """Fine-tunes a CAMA to a case; scores it and what it found."""
-        config = dataclasses.replace(
-            default_finetuning(RunConfig.from_json(cama.read_config()), mechanism=case.mechanism),
-            subject=case.text,
-            fraction=fraction,
-            steps=self.profile.steps,
-            seed=seed,
-        )
+        config = self._finetuning(cama, case, fraction, seed)
         workdir = steps.finetuned(cama, config, data_dir=self.data_dir)
         usual = fraction == FRACTION
         experiment = "manipulation" if usual else finetuned_experiment(fraction)
         self._score(workdir, case, experiment=experiment)
         return workdir
+
+    def _finetuning(self, cama: Workdir, case: Case, fraction: float, seed: int) -> FinetuneConfig:
+        config = RunConfig.from_json(cama.read_config())
+        return dataclasses.replace(
+            default_finetuning(config, mechanism=case.mechanism),
+            subject=case.text,
+            fraction=fraction,
+            steps=self.profile.steps,
+            seed=seed,
+        )
 
     def _score(
         self,
@@ -286,7 +295,7 @@ class MechanismStudy(Study):
             results.save_rows(workdir, name, rows)
 
     def _few(self, workdir: Workdir) -> Subject:
-        return load_subject(workdir, data_dir=self.data_dir, limit=self.profile.attacked)
+        return self.subject(workdir).first(self.profile.attacked)
 
     def _picture(self, subject: Subject, case: Case) -> None:
         """Saves what the model found, beside its rows."""
@@ -359,17 +368,10 @@ class MechanismStudy(Study):
         """Median error of the recovered parameters by "mechanism on manipulation: parameter"."""
         found: dict[str, list[float]] = defaultdict(list)
         for seed in sorted({row.seed for row in rows}):
-            cama = self.root / f"seed{seed}" / "cama"
+            cama = Workdir(self.root / f"seed{seed}" / "cama")
             for case in self.profile.cases:
-                config = dataclasses.replace(
-                    default_finetuning(
-                        RunConfig.from_json(Workdir(cama).read_config()), mechanism=case.mechanism
-                    ),
-                    subject=case.text,
-                    fraction=FRACTION,
-                    seed=seed,
-                )
-                path = steps.finetuned_workdir(Workdir(cama), config).results / _RECOVERED
+                config = self._finetuning(cama, case, FRACTION, seed)
+                path = steps.finetuned_workdir(cama, config).results / _RECOVERED
                 if path.exists():
                     for name, error in json.loads(path.read_text()).items():
                         found[f"{case.mechanism} on {case.text}: {name}"].append(error)
@@ -413,7 +415,7 @@ def matrix(rows: Sequence[Row], cases: Sequence[Case]) -> tuple[list[str], list[
             name = labels.line_of(row)._replace(held_out=False).label
             if row.experiment.startswith("fraction_"):
                 share = float(row.experiment.removeprefix("fraction_").removesuffix("_held_out"))
-                name += f", {100 * share:g} % of images"
+                name += f", {100 * share:g} % of inputs"
             found.setdefault(name, [[] for _ in columns])[place].append(row.accuracy)
     accuracies = np.array(
         [[np.mean(cell) if cell else np.nan for cell in line] for line in found.values()]

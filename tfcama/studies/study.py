@@ -48,6 +48,7 @@ class Study(abc.ABC):
     precision: str
     progress: Progress
     data: DataConfig | None = None
+    _last: dict[str, Subject] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     PROFILES: ClassVar[Mapping[str, Any]]
     default_dataset: ClassVar[str]
@@ -146,8 +147,14 @@ class Study(abc.ABC):
         """
         if not results.has_rows(workdir, name):
             self.progress(f"{workdir.root}: {name}")
-            subject = load_subject(workdir, data_dir=self.data_dir, limit=limit)
-            results.save_rows(workdir, name, score(subject))
+            results.save_rows(workdir, name, score(self.subject(workdir).first(limit)))
+
+    def subject(self, workdir: Workdir) -> Subject:
+        """A finished run; the last one stays loaded, as several experiments follow each other."""
+        last = self._last.get("subject")
+        if last is None or last.workdir.root != workdir.root:
+            last = self._last["subject"] = load_subject(workdir, data_dir=self.data_dir)
+        return last
 
     def curve_once(
         self,

@@ -72,8 +72,7 @@ class _CamaTrainer(Trainer):
         for part in parts if len(parts) > 1 else ():
             intervened = model.reconstruct(x, seed=seed, do_m0=(part,))
             images[f"reconstructions_do_{part}_0"] = _grid(intervened, _PICTURED // 4)
-        for name in model.mechanism.coordinates_of_parameters():
-            along = model.interpolate(x[:_INTERPOLATED], name, _STEPS, seed=seed)
+        for name, along in model.interpolate(x[:_INTERPOLATED], _STEPS, seed=seed).items():
             by_input = tf.concat(tf.unstack(along, axis=1), axis=0)
             images[f"along_{name}"] = _grid(by_input, len(_STEPS))
         return images

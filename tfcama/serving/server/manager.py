@@ -130,6 +130,11 @@ class ModelManager:
         with self._lock:
             return {name for name, model in self._models.items() if model.config is not None}
 
+    def labels(self, name: str) -> dict[str, int]:
+        """The version of every label of a model; {} for an unknown one."""
+        with self._lock:
+            return dict(self._models[name].labels) if name in self._models else {}
+
     @contextlib.contextmanager
     def version(self, spec: Any) -> Iterator[LoadedVersion]:
         """The version that a ModelSpec asks for; it stays loaded inside the block.

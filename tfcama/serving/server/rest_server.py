@@ -11,7 +11,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from google.protobuf import json_format
@@ -24,6 +24,7 @@ from tensorflow_serving.apis import (
 from tfcama.errors import InputError
 from tfcama.serving.errors import Code, ServingError, invalid
 from tfcama.serving.server.metrics import Metrics
+from tfcama.serving.server.page import Page
 from tfcama.serving.server.service import Service
 
 METRICS_PATH = "/monitoring/prometheus/metrics"
@@ -40,13 +41,6 @@ _LINGER = 1.0  # seconds for which the rest of a refused body is read, so that t
 _IDLE = 60.0  # seconds until a silent connection is closed
 
 
-class Page(NamedTuple):
-    """A file that the server offers beside the API."""
-
-    content_type: str
-    content: bytes
-
-
 class RestServer:
     """Listens from its construction on, one thread a connection.
 
@@ -55,7 +49,7 @@ class RestServer:
       metrics: that count.
       host: address to listen at.
       port: 0 takes a free one.
-      pages: other GET paths.
+      pages: other GET paths, and what makes their bodies.
 
     Attributes:
       port: listened at.
@@ -71,7 +65,7 @@ class RestServer:
         *,
         host: str,
         port: int,
-        pages: Mapping[str, Page],
+        pages: Mapping[str, Callable[[], Page]],
     ):
         try:
             self._server = _HttpServer((host, port), service, metrics, pages)
@@ -105,7 +99,7 @@ class _HttpServer(ThreadingHTTPServer):
         address: tuple[str, int],
         service: Service,
         metrics: Metrics,
-        pages: Mapping[str, Page],
+        pages: Mapping[str, Callable[[], Page]],
     ):
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.service = service
@@ -252,7 +246,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == METRICS_PATH:
             return Page("text/plain; version=0.0.4", self.server.metrics.page().encode())
         if path in self.server.pages:
-            return self.server.pages[path]
+            return self.server.pages[path]()
         found = _GET.fullmatch(path)
         if found is None:
             raise self._malformed(path)

@@ -1,21 +1,19 @@
-"""The whole server: models, gRPC and REST, from start to graceful end."""
+"""The whole server: models, gRPC, REST and the web page, from start to graceful end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+from tfcama.serving.server import web
 from tfcama.serving.server.config import Batching, Limits
 from tfcama.serving.server.grpc_server import GrpcServer
 from tfcama.serving.server.manager import ModelManager
 from tfcama.serving.server.metrics import Metrics
 from tfcama.serving.server.request_log import RequestLog
-from tfcama.serving.server.rest_server import Page, RestServer
+from tfcama.serving.server.rest_server import RestServer
 from tfcama.serving.server.service import Service
-
-_NO_PAGES: Mapping[str, Page] = MappingProxyType({})
 
 
 class Server:
@@ -31,7 +29,6 @@ class Server:
       rest_api_port: of REST; 0 takes a free one.
       poll: seconds between looks for new versions.
       log: takes a line for each event.
-      pages: further GET paths of the REST port; "/" is the web page unless this says otherwise.
       request_log: keeps requests that were answered; it is closed with the server.
 
     Attributes:
@@ -54,7 +51,6 @@ class Server:
         rest_api_port: int = 0,
         poll: float = 1.0,
         log: Callable[[str], None] = lambda line: None,
-        pages: Mapping[str, Page] = _NO_PAGES,
         request_log: RequestLog | None = None,
     ):
         metrics = Metrics()
@@ -66,7 +62,11 @@ class Server:
             self._grpc = GrpcServer(service, metrics, host=host, port=port)
             try:
                 self._rest = RestServer(
-                    service, metrics, host=host, port=rest_api_port, pages=pages
+                    service,
+                    metrics,
+                    host=host,
+                    port=rest_api_port,
+                    pages=web.pages(self.manager),
                 )
             except BaseException:
                 self._grpc.stop(0.0)

@@ -1,0 +1,303 @@
+"""Adapts a deployed model to what it was asked, and deploys the result only where it is better.
+
+A model that learns from unlabelled requests can be taught nonsense by them. So a part of them is
+held out: the adapted model must explain it better than the version that is stable now does, and
+must not pay for that with its answers to clean data. Only then a version appears, as canary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tfcama import random
+from tfcama.data.base import Split
+from tfcama.errors import InputError
+from tfcama.evaluation.predict import Predictor
+from tfcama.models.base import ClassifierModel
+from tfcama.serving import description, operations
+from tfcama.serving.operations import Deployment
+from tfcama.serving.publish import fingerprint, held_out, publish
+from tfcama.training import run
+from tfcama.training.config import FinetuneConfig, RunConfig
+from tfcama.training.finetune import finetune
+from tfcama.types import Generative
+from tfcama.workdir import Workdir
+
+MIN_HELD_OUT = 20  # rows; with fewer the standard error is a guess
+_SURE = 2.0  # standard errors that log p(x) must have gained
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+    """When an adapted model is published.
+
+    Attributes:
+      held_out: share of the served inputs that are not adapted on, in (0, 1).
+      max_clean_drop: share of the clean validation rows by which accuracy may fall, in [0, 1].
+    """
+
+    held_out: float = 0.25
+    max_clean_drop: float = 0.01
+
+    def __post_init__(self):
+        if not 0.0 < self.held_out < 1.0:
+            raise InputError(f"held_out={self.held_out:g} was given; it must be inside (0, 1).")
+        if not 0.0 <= self.max_clean_drop <= 1.0:
+            raise InputError(
+                f"max_clean_drop={self.max_clean_drop:g} was given; it must be in [0, 1]."
+            )
+
+
+class Measured(NamedTuple):
+    """One model's numbers.
+
+    Attributes:
+      accuracy: on clean rows.
+      clean_log_px: mean log p(x) of clean rows, nats.
+      served_log_px: the same of the held-out served inputs.
+    """
+
+    accuracy: float
+    clean_log_px: float
+    served_log_px: float
+
+
+class Comparison(NamedTuple):
+    """What adaptation changed.
+
+    Attributes:
+      clean_rows, served_rows: how many were scored.
+      before, after: the stable version, and the adapted model.
+      gain: mean difference of the held-out served inputs' log p(x), nats.
+      standard_error: of the gain; inputs are paired.
+    """
+
+    clean_rows: int
+    served_rows: int
+    before: Measured
+    after: Measured
+    gain: float
+    standard_error: float
+
+    def refusal(self, conditions: Conditions) -> str | None:
+        """Why the adapted model may not be published, or None."""
+        drop = self.before.accuracy - self.after.accuracy
+        if not drop <= conditions.max_clean_drop:
+            return (
+                f"accuracy on clean validation data fell by {100 * drop:.2f} points, "
+                f"{100 * conditions.max_clean_drop:g} are allowed"
+            )
+        if not self.gain > _SURE * self.standard_error:
+            return (
+                f"log p(x) of held-out inputs changed by {self.gain:.2f} ± "
+                f"{self.standard_error:.2f} nats, which is no sure gain"
+            )
+        return None
+
+
+class Outcome(NamedTuple):
+    """What `redeploy` did.
+
+    Attributes:
+      comparison: of the stable version and the adapted model.
+      refusal: why nothing was published; None where it was.
+      deployment: with the canary; as before where nothing was published.
+    """
+
+    comparison: Comparison
+    refusal: str | None
+    deployment: Deployment
+
+
+def subject_of(source: str, served: np.ndarray) -> str:
+    """A name of served inputs: where they come from, and a digest of their values.
+
+    It becomes a part of the adapted run's configuration, so that a run never continues on others.
+    """
+    return f"{source} {hashlib.sha256(np.ascontiguousarray(served).tobytes()).hexdigest()[:8]}"
+
+
+def split_served(served: np.ndarray, *, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs to adapt on, and the share that is held out; a function of the seed.
+
+    Raises:
+      InputError: either would be too few.
+    """
+    held = round(share * len(served))
+    if held < MIN_HELD_OUT or held == len(served):
+        raise InputError(
+            f"{len(served)} different inputs were given, of which {held} would be held out; at "
+            f"least {math.ceil(MIN_HELD_OUT / share)} are needed to tell whether the adapted model "
+            "is better."
+        )
+    order = random.shuffled(len(served), random.stream(seed, "redeploy", "held out")).numpy()
+    return served[np.sort(order[held:])], served[np.sort(order[:held])]
+
+
+def redeploy(
+    base: Workdir,
+    target: Workdir,
+    config: FinetuneConfig,
+    *,
+    served: np.ndarray,
+    export_dir: Path,
+    config_dir: Path,
+    conditions: Conditions = Conditions(),
+    data_dir: str | None = None,
+    devices: run.Devices = run.Devices(),
+    progress: Callable[[str], object],
+) -> Outcome:
+    """Fine-tunes a run on served inputs and, where that is better, publishes it as the canary.
+
+    Whatever goes wrong, the stable version stays. What was interrupted goes on when it is called
+    again with the same inputs: the fine-tuning continues, and a version that was published already
+    is only labelled.
+
+    Args:
+      base: the run to adapt.
+      target: where the adapted run goes.
+      config: how to adapt.
+      served: [N, *shape] unlabelled inputs.
+      export_dir: the model's base path.
+      config_dir: of the deployment's files; without a deployment.json it becomes one of
+        `export_dir`'s highest version, for servers on this machine.
+      conditions: see there.
+      data_dir: of tensorflow-datasets.
+      devices: where it runs.
+      progress: told what happens.
+
+    Raises:
+      InputError: there is no stable version, it or the run has no log p(x), their inputs differ, or
+        the inputs are too few; or see `finetune` and `publish`.
+    """
+    deployment = _deployment(export_dir, config_dir)
+    stable = export_dir / str(deployment.stable)
+    before = published_classifier(stable)
+    run_config = RunConfig.from_json(base.read_config())
+    if run_config.input_spec != before.spec:
+        raise InputError(f"{stable} takes other inputs than {base.root} was trained on.")
+    adapted_on, held = split_served(served, share=conditions.held_out, seed=config.seed)
+    dataset = run.load_data(run_config, data_dir=data_dir)
+    loaded = finetune(
+        base, target, config, clean=dataset.train, unlabelled=adapted_on, devices=devices
+    )
+    progress(f"adapted to {len(adapted_on)} inputs: {target.root}")
+    comparison = compare(
+        before, loaded.classifier, clean=dataset.validation, served=held, seed=run_config.seed
+    )
+    refusal = comparison.refusal(conditions)
+    if refusal is not None:
+        return Outcome(comparison, refusal, deployment)
+    version = _published(export_dir, loaded.classifier)
+    if version is None:
+        clean = held_out(loaded, data_dir=data_dir, progress=progress)
+        version = int(publish(loaded, export_dir, clean=clean).name)
+        progress(f"published {export_dir / str(version)}")
+    deployment = dataclasses.replace(deployment, canary=version)
+    operations.write(deployment, config_dir)
+    return Outcome(comparison, None, deployment)
+
+
+def compare(
+    before: ClassifierModel,
+    after: ClassifierModel,
+    *,
+    clean: Split,
+    served: np.ndarray,
+    seed: int,
+) -> Comparison:
+    """Both models on the same inputs, under the same noise.
+
+    Args:
+      before: a generative classifier.
+      after: another of the same inputs.
+      clean: labelled rows that nobody manipulated.
+      served: unlabelled inputs, [N, *shape], N > 1.
+      seed: of the noise.
+
+    Raises:
+      InputError: a model has no log p(x).
+    """
+    (old, old_log_px), (new, new_log_px) = (
+        _measured(model, clean, served, seed) for model in (before, after)
+    )
+    gains = new_log_px - old_log_px
+    error = float(gains.std(ddof=1) / math.sqrt(len(gains)))
+    return Comparison(len(clean), len(served), old, new, float(gains.mean()), error)
+
+
+def published_classifier(version: Path) -> ClassifierModel:
+    """The classifier inside a version directory that `publish` made.
+
+    Raises:
+      InputError: it was not made by `publish`, or is damaged.
+    """
+    described = description.read(version)
+    if described is None:
+        raise InputError(
+            f"{version} has no {description.FILE}; export.export_saved_model makes it."
+        )
+    description.check(version)
+    classifier = run.build(RunConfig.from_json(described["config"]), precision="float32")
+    variables = [getattr(v, "value", v) for v in classifier.variables]
+    try:
+        reader = tf.train.load_checkpoint(str(version / "variables" / "variables"))
+        for place, variable in enumerate(variables):
+            name = f"model_variables/{place}/.ATTRIBUTES/VARIABLE_VALUE"
+            variable.assign(reader.get_tensor(name))
+    except (tf.errors.OpError, ValueError) as error:
+        raise InputError(f"{version} holds other variables than its model has ({error}).") from None
+    if fingerprint(variables) != described["fingerprint"]:
+        raise InputError(f"{version} holds other variables than its {description.FILE} says.")
+    return classifier
+
+
+def _deployment(export_dir: Path, config_dir: Path) -> Deployment:
+    if not (config_dir / operations.STATE).exists():
+        models = str(export_dir.resolve().parent)
+        return operations.deployment(export_dir, stable=None, canary=None, models=models)
+    found = operations.read(config_dir)
+    name = export_dir.resolve().name
+    if found.name != name:
+        raise InputError(f"{config_dir} deploys '{found.name}', not '{name}'.")
+    if found.stable not in operations.versions(export_dir):
+        raise InputError(f"{export_dir} lacks version {found.stable}, which {config_dir} deploys.")
+    return found
+
+
+def _measured(
+    model: ClassifierModel, clean: Split, served: np.ndarray, seed: int
+) -> tuple[Measured, np.ndarray]:
+    """A model's numbers, and log p(x) of each served input, [N] nats."""
+    if not isinstance(model, Generative):
+        raise InputError(
+            "a model without log p(x) was given, and so nobody can tell whether adapting made it "
+            "better; take a 'cama' or 'measurement_cama'."
+        )
+    predictor = Predictor(model, seed=seed)
+    scores = predictor.log_scores(clean.x)
+    log_px = np.logaddexp.reduce(predictor.log_scores(served), axis=1)
+    measured = Measured(
+        float((scores.argmax(axis=1) == clean.y).mean()),
+        float(np.logaddexp.reduce(scores, axis=1).mean()),
+        float(log_px.mean()),
+    )
+    return measured, log_px
+
+
+def _published(export_dir: Path, classifier: ClassifierModel) -> int | None:
+    """The version that holds these very variables, if there is one."""
+    wanted = fingerprint([getattr(v, "value", v) for v in classifier.variables])
+    for version in operations.versions(export_dir):
+        described = description.read(export_dir / str(version))
+        if described is not None and described["fingerprint"] == wanted:
+            return version
+    return None
