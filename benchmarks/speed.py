@@ -29,9 +29,13 @@ from tfcama.data.base import Split
 from tfcama.models.cama import Cama, CamaConfig
 from tfcama.models.discriminative import DiscriminativeConfig, dnn, measurement_dnn
 from tfcama.models.measurement_cama import MeasurementCama, MeasurementCamaConfig
+from tfcama.models.registry import MODELS
 from tfcama.networks.sum_dense import SumDense
+from tfcama.training import defences
 from tfcama.training.cama import CamaTrainer, FinetuneTrainer
+from tfcama.training.config import TrainingConfig
 from tfcama.training.discriminative import DiscriminativeTrainer
+from tfcama.training.registry import TRAINERS
 from tfcama.types import Bounds, InputSpec
 
 _ONLY = flags.DEFINE_list("only", [], "Blocks to run; all by default. Example: --only=train")
@@ -74,8 +78,9 @@ def _cama(precision: str = "float32", **config) -> Cama:
         keras.config.set_dtype_policy("float32")
 
 
-def _steps(trainer, stream) -> Callable[[], object]:
-    trainer.compile(keras.optimizers.Adam(1e-4))
+def _steps(trainer, stream, *, defence: str = "") -> Callable[[], object]:
+    hardened = defences.parse(defence) if defence else None
+    trainer.compile(keras.optimizers.Adam(1e-4), defence=hardened)
     step = tf.function(trainer.train_step, reduce_retracing=True)
     batch = next(iter(stream))
     return lambda: tf.nest.map_structure(np.asarray, step(batch))
@@ -96,6 +101,26 @@ def train() -> Iterator[Timing]:
         yield Timing(name, 128, _time(_steps(trainer, both)))
     baseline = DiscriminativeTrainer(dnn(_SPEC, DiscriminativeConfig()), num_rows=128, seed=_SEED)
     yield Timing("DNN", 128, _time(_steps(baseline, clean)))
+
+
+def defend() -> Iterator[Timing]:
+    """A training step at batch 100 on the mlp backbone, by model and by defence."""
+    stream = pipeline.training_stream(_rows(400), batch_size=100, seed=_SEED)
+
+    def timing(model: str, defence: str) -> Timing:
+        entry = MODELS[model]
+        trainer = TRAINERS[entry.family](
+            entry.build(_SPEC, entry.config_class()), TrainingConfig(), 100, _SEED
+        )
+        name = f"{model}, {defence}" if defence else model
+        return Timing(name, 100, _time(_steps(trainer, stream, defence=defence)))
+
+    for model in ("classifier", "vib", "causal_ib", "ciiv"):
+        yield timing(model, "")
+    for defence in ("mixup", "noise", "adversarial:attack=fgsm:eps=0.2", "trades:eps=0.2"):
+        yield timing("classifier", defence)
+    for model in ("classifier", "causal_ib"):
+        yield timing(model, "adversarial:eps=0.2:steps=20")
 
 
 def finetune() -> Iterator[Timing]:
@@ -221,6 +246,7 @@ def data() -> Iterator[Timing]:
 
 _BLOCKS = {
     "train": train,
+    "defend": defend,
     "finetune": finetune,
     "predict": predict,
     "sum_dense": sum_dense,

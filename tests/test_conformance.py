@@ -18,6 +18,7 @@ from tfcama.data.datasets import DATASETS
 from tfcama.data.manipulations import MANIPULATIONS
 from tfcama.models.mechanisms.registry import MECHANISMS
 from tfcama.models.registry import MODELS
+from tfcama.networks.backbones.registry import BACKBONES
 from tfcama.networks.likelihoods import LIKELIHOODS
 from tfcama.serving.publish import publish
 from tfcama.training import run
@@ -57,12 +58,35 @@ MODEL_CATALOGUE = {
     "stn_cnn": (GREY, COLOUR),
     "measurement_cama": (TABLE,),
     "measurement_dnn": (TABLE,),
+    "classifier": (GREY, TABLE),
+    "vib": (GREY,),
+    "causal_ib": (GREY,),
+    "ciiv": (GREY,),
 }
-CASES = [(name, shape) for name, shapes in MODEL_CATALOGUE.items() for shape in shapes]
+SMALL = {"cama": {"num_samples": 2}, "measurement_cama": {"num_samples": 2}}
+SMALL |= {key: {"backbone": "mlp:units=32"} for key in ("classifier", "vib", "causal_ib", "ciiv")}
+# backbone -> the model and the input shape it is exercised on, and a small one of full depth
+BACKBONE_CATALOGUE = {
+    "mlp": ("classifier", GREY, "mlp:units=32"),
+    "alexnet": ("classifier", COLOUR, "alexnet:width=4"),
+    "preact_resnet18": ("classifier", GREY, "preact_resnet18:channels=4:norm=group"),
+    "resnet34": ("causal_ib", COLOUR, "resnet34:channels=4"),
+    "wide_resnet": ("vib", COLOUR, "wide_resnet:width=1"),
+}
+CASES = [
+    (name, shape, SMALL.get(name, {}))
+    for name, shapes in MODEL_CATALOGUE.items()
+    for shape in shapes
+] + [
+    (model, shape, {"backbone": backbone})
+    for name, (model, shape, backbone) in BACKBONE_CATALOGUE.items()
+    if name != "mlp"  # with every model above
+]
 
 
 def test_the_catalogue_holds_every_entry():
     assert set(MODEL_CATALOGUE) == set(MODELS)
+    assert set(BACKBONE_CATALOGUE) == set(BACKBONES)
     assert {entry.family for entry in MODELS.values()} == set(TRAINERS)
     # These have parametrised tests of their own, over the registry itself.
     for registry in (ATTACKS, DATASETS, MANIPULATIONS, MECHANISMS, LIKELIHOODS):
@@ -85,14 +109,13 @@ def tiny(shape):
     return Dataset("tiny", spec, split(8), split(4), split(5))
 
 
-def configuration(name):
+def configuration(name, architecture):
     entry = MODELS[name]
-    few = {"num_samples": 2} if name in GENERATIVE else {}
     return RunConfig(
         model=name,
         dataset="digits",
         seed=0,
-        architecture=entry.config_class(**few),
+        architecture=entry.config_class(**architecture),
         training=TrainingConfig(epochs=1, batch_size=8),
     )
 
@@ -110,12 +133,12 @@ def inputs_of(spec, x):
     }
 
 
-@pytest.mark.parametrize(("name", "shape"), CASES)
-def test_train_save_restore_score_attack_export(name, shape, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "shape", "architecture"), CASES)
+def test_train_save_restore_score_attack_export(name, shape, architecture, tmp_path, monkeypatch):
     data = tiny(shape)
     monkeypatch.setattr(run, "load_data", lambda config, *, data_dir: data)
     workdir = Workdir(tmp_path / "run")
-    loaded = run.train(configuration(name), workdir)
+    loaded = run.train(configuration(name, architecture), workdir)
     model = loaded.classifier
 
     # The contract.

@@ -135,3 +135,18 @@ def _parsed(text: str, hint: Any, name: str) -> Any:
         return plain(text)
     except ValueError:
         raise InputError(f"{name} must be {plain.__name__}; '{text}' was given.") from None
+
+
+def check_at_least(config: Any, **minima: float) -> None:
+    """Refuses fields below their minima with a sentence."""
+    for name, minimum in minima.items():
+        value = getattr(config, name)
+        if not value >= minimum:
+            raise InputError(f"{name}={value:g} was given; it must be at least {minimum:g}.")
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Refuses fields that are not above zero with a sentence."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise InputError(f"{name}={getattr(config, name):g} was given; it must be positive.")

@@ -16,6 +16,7 @@ import tensorflow as tf
 Seed: TypeAlias = tf.Tensor
 
 _PHILOX = "philox"
+_TINY = 1e-30
 
 
 def stream(root: int, *names: str | int) -> np.ndarray:
@@ -98,3 +99,9 @@ class RowDraws(NamedTuple):
     def uniform(self, *shape: int) -> tf.Tensor:
         """U[0, 1), [B, *shape]."""
         return tf.gather(uniform([self.num_rows, *shape], self.seed), self.rows)
+
+    def beta(self, alpha: float) -> tf.Tensor:
+        """Beta(alpha, alpha), [B]."""
+        gammas = tf.random.stateless_gamma([self.num_rows, 2], seed=self.seed, alpha=alpha)
+        gammas = tf.gather(gammas, self.rows) + _TINY  # both may underflow where alpha is small
+        return gammas[:, 0] / tf.reduce_sum(gammas, axis=1)

@@ -5,6 +5,10 @@ r"""Trains a classifier.
         --workdir=runs/mnist --epochs=15 --seed=0 --set precision=mixed_bfloat16
     python -m trainers.train --model=dnn --dataset=mnist --workdir=runs/dnn \
         --augment=vertical_shift:0.5 --augment_weight=0.5
+    python -m trainers.train --model=causal_ib --backbone=mlp --dataset=fashion_mnist \
+        --workdir=runs/causal_ib --set alpha=0.05 --set beta=0.05
+    python -m trainers.train --model=vib --dataset=mnist --workdir=runs/vib_at \
+        --defence=adversarial:attack=pgd:eps=0.196:steps=20
     python -m trainers.train --dataset=measurement --workdir=runs/scm
     python -m trainers.train --workdir=runs/table --csv=data.csv --target=y --parents=a1,a2 \
         --children=x1,x2 --coparents=c1
@@ -17,68 +21,23 @@ from trainers import app  # isort: skip  (quiets TensorFlow before anything impo
 
 from absl import flags
 
-from tfcama import config as config_lib
-from tfcama.data.datasets import DATASETS
-from tfcama.models.registry import MODELS
 from tfcama.training import run
-from tfcama.training.config import RunConfig, TrainingConfig
 from tfcama.workdir import Workdir
-from trainers import table_flags
+from trainers import run_flags
 from trainers.shared_flags import DATA_DIR, STRATEGY, WORKDIR
 
-_MODEL = flags.DEFINE_string(
-    "model",
-    None,
-    f"One of {', '.join(MODELS)}; cama for images, measurement_cama for tables. "
-    "Example: --model=cama",
-)
-_DATASET = flags.DEFINE_string(
-    "dataset", None, f"One of {', '.join(DATASETS)}; digits, or csv with --csv. Example: mnist"
-)
-_EPOCHS = flags.DEFINE_integer(
-    "epochs", None, "How often it is validated and saved; the data set's own. Example: --epochs=15"
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Decides every random draw. Example: --seed=0")
-_AUGMENT = flags.DEFINE_string(
-    "augment",
-    "",
-    "Also train on manipulated copies (Eq. 5). Example: --augment=vertical_shift:0.5",
-)
-_AUGMENT_WEIGHT = flags.DEFINE_float(
-    "augment_weight", 0.5, "Their weight, 1 - lambda. Example: --augment_weight=0.5"
-)
+flags.adopt_module_key_flags(run_flags)
 _JIT = flags.DEFINE_bool(
     "jit_compile", False, "XLA for the step; slower on CPU. Example: --jit_compile"
 )
 _HISTOGRAMS = flags.DEFINE_bool(
     "histograms", False, "Of all variables, to TensorBoard. Example: --histograms"
 )
-_SET = flags.DEFINE_multi_string(
-    "set", [], "Any other key of config.json. Example: --set dim_z=32 --set batch_size=64"
-)
 
 
 def main() -> None:
-    dataset = table_flags.dataset_name(_DATASET.value)
-    made = DATASETS[dataset]
-    model = _MODEL.value or {"image": "cama", "table": "measurement_cama"}[made.kind]
-    entry = MODELS[model]
-    config = RunConfig(
-        model=model,
-        dataset=dataset,
-        seed=_SEED.value,
-        architecture=entry.config_class(),
-        training=TrainingConfig(
-            epochs=made.epochs if _EPOCHS.value is None else _EPOCHS.value,
-            steps_per_epoch=made.steps_per_epoch,
-            augment=_AUGMENT.value,
-            augment_weight=_AUGMENT_WEIGHT.value,
-        ),
-        data=table_flags.data_config(dataset),
-    )
-    config = config_lib.override(config, _SET.value)
     finished = run.train(
-        config,
+        run_flags.run_config(),
         Workdir(WORKDIR.value),
         data_dir=DATA_DIR.value,
         devices=run.Devices(

@@ -227,3 +227,18 @@ def test_bad_inputs_are_one_clear_sentence():
     grid, _ = binary((5, 2), bounds=Bounds(0.0, 1.0))
     with pytest.raises(InputError, match=r"square attacks images .* and rows"):
         parse("square", eps=EPS)(grid, np.zeros([1, 5, 2]), np.zeros(1), seed=0)
+
+
+def test_double_softmax_saturates_where_log_odds_does_not():
+    """What the CausalIB authors attack: a sure answer leaves their loss without a gradient."""
+    scores, y = tf.constant([[40.0] + [0.0] * 9, [0.0, 40.0] + [0.0] * 8]), tf.constant([0, 0])
+    gradients = {}
+    for name in ("double_softmax", "log_odds"):
+        with tf.GradientTape() as tape:
+            tape.watch(scores)
+            loss = losses.LOSSES[name](scores, y)
+        gradients[name] = tape.gradient(loss, scores).numpy()
+    assert np.abs(gradients["double_softmax"]).max() < 1e-6
+    assert np.abs(gradients["log_odds"]).max(axis=1).min() > 0.9
+    bounds = losses.double_softmax(scores, y).numpy()
+    np.testing.assert_allclose(bounds, [np.log(np.e + 9) - 1, np.log(np.e + 9)], rtol=1e-5)

@@ -103,6 +103,13 @@ def bad_calls(trained, table, tmp):
         "ChildrenShift manipulates tables; digits holds images": (
             *("trainers.evaluate", f"--workdir={trained}", "--manipulation=children_shift"),
         ),
+        "was trained without noise; a certified radius is": (
+            *("trainers.certify", f"--workdir={trained}"),
+        ),
+        "--grid takes key=value": (
+            *("trainers.sweep", "--model=vib", "--dataset=digits", f"--workdir={tmp}/k"),
+            "--grid=alpha",
+        ),
         "either --manipulation or --csv is needed": (finetune, f"--workdir={trained}"),
         "predictions of a table need a run that was trained on one": (
             *("trainers.predict", f"--workdir={trained}", f"--csv={table}"),
@@ -150,6 +157,8 @@ def test_bad_input_is_one_clear_sentence_and_leaves_nothing(trained, table, tmp_
             "trainers.reproduce",
             "trainers.predict",
             "trainers.explain",
+            "trainers.certify",
+            "trainers.sweep",
             "export.export_saved_model",
             "export.adapt",
             "benchmarks.speed",

@@ -56,9 +56,9 @@ def attack_curve(
 
 
 def craft(subject: Subject, attack: Attack) -> Attacked:
-    """The subject's test rows, attacked on its own classifier."""
+    """The subject's test rows, attacked on what answers for it."""
     seed = subject.loaded.config.seed
-    return attack(subject.loaded.classifier, subject.test.x, subject.test.y, seed=seed)
+    return attack(subject.classifier, subject.test.x, subject.test.y, seed=seed)
 
 
 def attacked_hits(subject: Subject, x: np.ndarray, *, draws: int) -> np.ndarray:

@@ -41,10 +41,15 @@ class Subject:
     scorer: Classifier | None = None
     at_test: str = ""
 
+    @property
+    def classifier(self) -> Classifier:
+        """What answers, and what is attacked."""
+        return self.scorer or self.loaded.classifier
+
     @functools.cached_property
     def predictor(self) -> Predictor:
         """Compiled once, however often it is asked for."""
-        return Predictor(self.scorer or self.loaded.classifier, seed=self.loaded.config.seed)
+        return Predictor(self.classifier, seed=self.loaded.config.seed)
 
     @property
     def held_out(self) -> np.ndarray | None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from tfcama.models.backbone_classifier import BackboneClassifier, ClassifierConfig
 from tfcama.models.base import ClassifierModel
 from tfcama.models.batch_norm_classifier import cnn_bn
 from tfcama.models.cama import Cama, CamaConfig
+from tfcama.models.causal_ib import CausalIb, CausalIbConfig
+from tfcama.models.ciiv import Ciiv, CiivConfig
 from tfcama.models.discriminative import (
     DiscriminativeConfig,
     cnn,
@@ -18,6 +21,7 @@ from tfcama.models.discriminative import (
 )
 from tfcama.models.measurement_cama import MeasurementCama, MeasurementCamaConfig
 from tfcama.models.stn_cnn import stn_cnn
+from tfcama.models.vib import Vib, VibConfig
 from tfcama.registry import Registry
 from tfcama.types import InputSpec
 
@@ -48,5 +52,9 @@ MODELS: Registry[ModelEntry] = Registry(
         "cnn_bn": ModelEntry(cnn_bn, DiscriminativeConfig, "discriminative"),
         "stn_cnn": ModelEntry(stn_cnn, DiscriminativeConfig, "discriminative"),
         "cnn_binary": ModelEntry(cnn_binary, DiscriminativeConfig, "discriminative"),
+        "classifier": ModelEntry(BackboneClassifier, ClassifierConfig, "discriminative"),
+        "vib": ModelEntry(Vib, VibConfig, "vib"),
+        "causal_ib": ModelEntry(CausalIb, CausalIbConfig, "causal_ib"),
+        "ciiv": ModelEntry(Ciiv, CiivConfig, "ciiv"),
     },
 )

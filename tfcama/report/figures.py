@@ -171,7 +171,12 @@ def accuracy_by_fraction(rows: Mapping[float, Sequence[Row]], *, title: str) -> 
 
 
 def accuracy_matrix(
-    accuracies: np.ndarray, *, rows: Sequence[str], columns: Sequence[str], title: str
+    accuracies: np.ndarray,
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+    published: np.ndarray | None = None,
 ) -> Figure:
     """Accuracy of every model (rows) under every manipulation (columns), as numbers and colours.
 
@@ -180,10 +185,11 @@ def accuracy_matrix(
       rows: their names.
       columns: their names.
       title: above.
+      published: a paper's accuracies, shown in brackets below; NaN where it has none.
     """
     # Inches of a letter of 7.5 points; the names of columns are turned by 35 degrees.
     letter = 0.062
-    cells = 0.72 * len(columns), 0.27 * len(rows)
+    cells = 0.72 * len(columns), (0.27 if published is None else 0.4) * len(rows)
     names = letter * max(map(len, rows)), 0.6 * letter * max(map(len, columns))
     figure = Figure(
         figsize=(max(0.5 + names[0] + cells[0], 0.085 * len(title)), 0.8 + names[1] + cells[1]),
@@ -192,16 +198,49 @@ def accuracy_matrix(
     )
     axes = figure.add_subplot()
     axes.imshow(accuracies, cmap="RdYlGn", vmin=0.2, vmax=1.0, aspect="auto")
-    for row, column in np.argwhere(np.isfinite(accuracies)):
-        axes.text(
-            column, row, f"{100 * accuracies[row, column]:.1f}", ha="center", va="center",
-            fontsize=7,
-        )  # fmt: skip
+    for row, column in np.ndindex(accuracies.shape):
+        values = [accuracies[row, column], np.nan if published is None else published[row, column]]
+        lines = [
+            form.format(100 * value)
+            for form, value in zip(("{:.1f}", "({:.1f})"), values, strict=True)
+            if np.isfinite(value)
+        ]
+        axes.text(column, row, "\n".join(lines), ha="center", va="center", fontsize=7)
     axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right", fontsize=7.5)
     axes.set_yticks(range(len(rows)), rows, fontsize=7.5)
     figure.suptitle(title, fontsize=10)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+    return figure
+
+
+def robustness_against_accuracy(
+    points: Sequence[tuple[str, float, float, float]], *, ylabel: str, title: str, chance: float
+) -> Figure:
+    """Accuracy under attack against clean accuracy, a point a model.
+
+    Args:
+      points: (name, clean accuracy, attacked accuracy, seconds of training).
+      ylabel: which attack.
+      title: above.
+      chance: accuracy of guessing.
+    """
+    figure = Figure(figsize=(6.4, 4.6), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    for place, (name, clean, attacked, seconds) in enumerate(points):
+        axes.plot(
+            clean,
+            attacked,
+            color=COLOURS[place % len(COLOURS)],
+            marker=_MARKERS[place % len(_MARKERS)],
+            markersize=7,
+            linestyle="",
+            label=f"{name} ({seconds / 60:.0f})",
+        )
+    axes.axhline(chance, color=GREY, linewidth=0.8, linestyle="--")
+    axes.set(xlabel="clean accuracy", ylabel=ylabel, ylim=(-0.02, 1.02), title=title)
+    tidy(axes)
+    axes.legend(fontsize=7.5, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 

@@ -19,6 +19,10 @@ _MODELS = {
     "cnn_bn": "CNN with batch norm",
     "stn_cnn": "spatial-transformer CNN",
     "cnn_binary": "CNN",
+    "classifier": "plain net",
+    "vib": "VIB",
+    "causal_ib": "CausalIB",
+    "ciiv": "CiiV",
 }
 _ATTACKS = {
     "fgsm": "FGSM",

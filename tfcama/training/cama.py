@@ -127,9 +127,9 @@ class CamaTrainer(_CamaTrainer):
         logged = _logged(weights)
         return {"loss": -logged["elbo"], **logged}
 
-    def validation_scores(self, x: tf.Tensor) -> tf.Tensor:
+    def scores(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
         """Eq. 6 with K = 1: an epoch's choice need not cost as much as its training."""
-        return self.classifier.log_scores(x, seed=tf.constant(EVALUATION_SEED), num_samples=1)
+        return self.classifier.log_scores(x, seed=seed, num_samples=1)
 
     def validation_terms(self, batch: Batch) -> dict[str, tf.Tensor]:
         weights = self.classifier.log_weights(

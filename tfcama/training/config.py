@@ -14,7 +14,7 @@ from tfcama.errors import InputError, unknown_name
 from tfcama.models.cama_base import PRIORS
 from tfcama.models.mechanisms.registry import check_mechanism, has_parameters
 from tfcama.models.registry import MODELS
-from tfcama.training import methods
+from tfcama.training import defences, methods
 from tfcama.types import InputSpec
 
 SCHEDULES = ("cosine", "constant")
@@ -42,6 +42,7 @@ class TrainingConfig:
       augment_weight: 1 - lambda of Eq. 5.
       augment_m: "unknown" infers m of manipulated rows, "known" sets do(m = m0) to what was done.
       validation_fraction: of the training rows.
+      defence: what hardens the step, `name[:key=value…]` of DEFENCES; "" for none.
     """
 
     epochs: int = 15
@@ -56,14 +57,13 @@ class TrainingConfig:
     augment_weight: float = 0.5
     augment_m: str = "unknown"
     validation_fraction: float = 0.05
+    defence: str = ""
 
     def __post_init__(self):
-        _at_least(self, epochs=1, steps_per_epoch=0, batch_size=1, warmup_steps=0)
-        _positive(self, "learning_rate")
-        if self.weight_decay < 0:
-            raise InputError(
-                f"weight_decay={self.weight_decay:g} was given; it must be at least 0."
-            )
+        config_lib.check_at_least(
+            self, epochs=1, steps_per_epoch=0, batch_size=1, warmup_steps=0, weight_decay=0
+        )
+        config_lib.check_positive(self, "learning_rate")
         _fraction(self, "augment_weight")
         for name, allowed in (
             ("schedule", SCHEDULES),
@@ -74,6 +74,11 @@ class TrainingConfig:
                 raise unknown_name(name, getattr(self, name), allowed)
         if self.augment:
             manipulations.parse(self.augment)
+        if self.defence and defences.parse(self.defence).mixes_rows and self.augment:
+            raise InputError(
+                f"defence={self.defence} and augment={self.augment} were given; a defence that "
+                "mixes rows cannot tell manipulated ones from clean ones. Give one of them."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,15 +122,13 @@ class FinetuneConfig:
     method: str = methods.EQ8
 
     def __post_init__(self):
-        _at_least(self, steps=1, batch_size=1, num_samples=1)
-        _positive(self, "learning_rate")
+        config_lib.check_at_least(self, steps=1, batch_size=1, num_samples=1, dreams=0)
+        config_lib.check_positive(self, "learning_rate")
         _fraction(self, "alpha")
         if not 0.0 < self.fraction <= 1.0:
             raise InputError(f"fraction={self.fraction:g} was given; it must be in (0, 1].")
         if self.clean not in ("do_m0", "elbo"):
             raise unknown_name("clean", self.clean, ("do_m0", "elbo"))
-        if self.dreams < 0:
-            raise InputError(f"dreams={self.dreams:g} was given; it must be at least 0.")
         if self.mechanism:
             check_mechanism(self.mechanism)
         if self.prior_m not in ("", *PRIORS):
@@ -155,7 +158,7 @@ class StreamConfig:
     warm_up: int = 200
 
     def __post_init__(self):
-        _at_least(self, arriving=1, steps_per_arrival=1, reservoir=1, warm_up=0)
+        config_lib.check_at_least(self, arriving=1, steps_per_arrival=1, reservoir=1, warm_up=0)
         _fraction(self, "replay")
         streams.parse(self.segments)
 
@@ -188,7 +191,7 @@ class RunConfig:
 
     @property
     def variant(self) -> str:
-        """How model, data and method differ from their defaults, for tables and legends, or "".
+        """How model, data, defence and method differ from the defaults, for legends, or "".
 
         Left out is what names a data set's rows rather than changing what a model is told of them.
         """
@@ -200,7 +203,7 @@ class RunConfig:
         ]
         method = self.finetuned.method if self.finetuned is not None else methods.EQ8
         rival = method if method != methods.EQ8 else ""
-        return ", ".join([*own, *filter(None, [self.data.variant, rival])])
+        return ", ".join([*own, *filter(None, [self.training.defence, self.data.variant, rival])])
 
     def to_json(self) -> dict[str, Any]:
         value = config_lib.to_json(self)
@@ -281,19 +284,6 @@ def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfi
         clean="elbo" if table or parameters else "do_m0",
         dreams=float(parameters),
     )
-
-
-def _at_least(config: Any, **minima: int) -> None:
-    for name, minimum in minima.items():
-        if getattr(config, name) < minimum:
-            raise InputError(
-                f"{name}={getattr(config, name)} was given; it must be at least {minimum}."
-            )
-
-
-def _positive(config: Any, name: str) -> None:
-    if not getattr(config, name) > 0:
-        raise InputError(f"{name}={getattr(config, name):g} was given; it must be positive.")
 
 
 def _fraction(config: Any, name: str) -> None:

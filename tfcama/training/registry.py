@@ -9,7 +9,9 @@ import numpy as np
 
 from tfcama.models.base import ClassifierModel
 from tfcama.registry import Registry
+from tfcama.training.bottleneck import CausalIbTrainer, VibTrainer
 from tfcama.training.cama import CamaTrainer
+from tfcama.training.ciiv import CiivTrainer
 from tfcama.training.config import TrainingConfig
 from tfcama.training.discriminative import DiscriminativeTrainer
 from tfcama.training.trainer import Trainer
@@ -28,13 +30,25 @@ def _cama(model: Any, config: TrainingConfig, num_rows: int, seed: np.ndarray) -
     )
 
 
-def _discriminative(
-    model: ClassifierModel, config: TrainingConfig, num_rows: int, seed: np.ndarray
-) -> Trainer:
-    del config
-    return DiscriminativeTrainer(model, num_rows=num_rows, seed=seed)
+def _plain(kind: type[Trainer]) -> MakeTrainer:
+    """Of a trainer that takes nothing from the configuration."""
+
+    def make(
+        model: ClassifierModel, config: TrainingConfig, num_rows: int, seed: np.ndarray
+    ) -> Trainer:
+        del config
+        return kind(model, num_rows=num_rows, seed=seed)
+
+    return make
 
 
 TRAINERS: Registry[MakeTrainer] = Registry(
-    "model family", {"cama": _cama, "discriminative": _discriminative}
+    "model family",
+    {
+        "cama": _cama,
+        "discriminative": _plain(DiscriminativeTrainer),
+        "vib": _plain(VibTrainer),
+        "causal_ib": _plain(CausalIbTrainer),
+        "ciiv": _plain(CiivTrainer),
+    },
 )

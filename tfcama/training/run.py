@@ -18,7 +18,7 @@ from tfcama.errors import InputError
 from tfcama.models.base import ClassifierModel
 from tfcama.models.registry import MODELS
 from tfcama.training import callbacks as callbacks_lib
-from tfcama.training import checkpoints, strategy
+from tfcama.training import checkpoints, defences, strategy
 from tfcama.training.config import RunConfig, set_at_test
 from tfcama.training.registry import TRAINERS
 from tfcama.training.trainer import Trainer
@@ -132,7 +132,11 @@ def train(
             cosine=training.schedule == "cosine",
         )
         optimizer = keras.optimizers.Adam(learning_rate, weight_decay=training.weight_decay or None)
-        trainer.compile(optimizer, jit_compile=devices.jit_compile)
+        trainer.compile(
+            optimizer,
+            jit_compile=devices.jit_compile,
+            defence=defences.parse(training.defence) if training.defence else None,
+        )
         done = 0
         if checkpoints.listed(workdir.checkpoints):
             checkpoint = checkpoints.newest(workdir.checkpoints)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -15,6 +15,9 @@ from tfcama.data.base import Split
 from tfcama.errors import unknown_name
 from tfcama.models.base import ClassifierModel
 from tfcama.types import Batch
+
+if TYPE_CHECKING:
+    from tfcama.training.defences import Defence
 
 EVALUATION_SEED = (0, 0)  # validation always uses the same noise
 
@@ -55,6 +58,7 @@ class Trainer(keras.Model, abc.ABC):
         for name in groups or ():
             if name not in known:
                 raise unknown_name("variable group", name, known)
+        self._defence: Defence | None = None
         self._moving = [v for name in (groups or known) for v in known[name]]
         self._means = {
             name: keras.metrics.Mean(name=name) for name in ("loss", *self.term_names, "accuracy")
@@ -79,8 +83,21 @@ class Trainer(keras.Model, abc.ABC):
         """The part of a streamed element that carries rows and weights."""
         return batch
 
-    def compile(self, optimizer: keras.optimizers.Optimizer, *, jit_compile: bool = False) -> None:
-        """Sets the optimiser and creates its variables (before fit: several machines need that)."""
+    def compile(
+        self,
+        optimizer: keras.optimizers.Optimizer,
+        *,
+        jit_compile: bool = False,
+        defence: Defence | None = None,
+    ) -> None:
+        """Sets the optimiser and creates its variables (before fit: several machines need that).
+
+        Args:
+          optimizer: of the moving variables.
+          jit_compile: XLA for the step.
+          defence: what hardens training steps; validation stays as it is.
+        """
+        self._defence = defence
         super().compile(optimizer=optimizer, jit_compile=jit_compile)
         optimizer.build(self._moving)
 
@@ -90,7 +107,10 @@ class Trainer(keras.Model, abc.ABC):
         draws = random.RowDraws(seed, rows.row, self._num_rows)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([_tf_variable(v) for v in self._moving])
-            terms = self.terms(batch, draws=draws)
+            if self._defence is None:
+                terms = self.terms(batch, draws=draws)
+            else:
+                terms = self._defence.terms(self, batch, draws=draws)
             loss = tf.reduce_sum(rows.weight * terms["loss"]) / self._num_rows
         gradients = tape.gradient(loss, [_tf_variable(v) for v in self._moving])
         # Clean data under do(m = 0) reaches neither NNpM nor NNqM: they have no gradient then.
@@ -100,7 +120,7 @@ class Trainer(keras.Model, abc.ABC):
 
     def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         terms = self.validation_terms(batch)
-        scores = self.validation_scores(batch.x)
+        scores = self.scores(batch.x, seed=tf.constant(EVALUATION_SEED))
         hits = tf.equal(tf.argmax(scores, axis=-1, output_type=tf.int32), batch.y)
         return self._update({**terms, "accuracy": tf.cast(hits, tf.float32)}, batch.weight)
 
@@ -108,9 +128,9 @@ class Trainer(keras.Model, abc.ABC):
         """`terms` on held-out clean rows."""
         return self.terms(batch, draws=None)
 
-    def validation_scores(self, x: tf.Tensor) -> tf.Tensor:
-        """What validation accuracy is the argmax of, [B, C]."""
-        return self.classifier.log_scores(x, seed=tf.constant(EVALUATION_SEED))
+    def scores(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
+        """What validation and defences go by, [B, C]: the classifier's scores."""
+        return self.classifier.log_scores(x, seed=seed)
 
     def summary_scalars(self, rows: Split) -> dict[str, float]:
         """Further numbers for TensorBoard, once an epoch, from held-out rows."""

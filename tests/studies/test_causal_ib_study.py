@@ -1,0 +1,198 @@
+"""CausalIB's Table 1 in miniature, its arithmetic, and sweeps."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from tests.doubles import ROW
+from tfcama.errors import InputError
+from tfcama.evaluation.results import save_rows, scored
+from tfcama.models.registry import MODELS
+from tfcama.studies import causal_ib
+from tfcama.studies.causal_ib import ATTACKS, CLEAN, METHODS, CausalIbStudy, Profile
+from tfcama.studies.sweep import Sweep
+from tfcama.training import run
+from tfcama.training.config import RunConfig, TrainingConfig
+from tfcama.workdir import Workdir, write_text
+
+TINY = {"backbone": "mlp:units=8:layers=1"}
+SMALL = {**TINY, "dim_z": 4, "head_hidden": 0}
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def forbid():
+        monkeypatch.setattr(run.Trainer, "fit", lambda *a, **k: pytest.fail("trained again"))
+
+    return forbid
+
+
+def test_the_study_is_done_once_and_shows_both_numbers(
+    tmp_path, bars_everywhere, monkeypatch, no_training
+):
+    sizes = {"classifier": TINY, "ciiv": TINY, "vib": SMALL, "causal_ib": SMALL}
+    for name, method in METHODS.items():
+        monkeypatch.setitem(METHODS, name, method._replace(architecture=sizes[method.model]))
+    monkeypatch.setattr(causal_ib, "_STRONGEST", "fgsm")  # the real one takes minutes
+    profile = Profile(
+        epochs=1,
+        costly_epochs=1,
+        steps_per_epoch=1,
+        methods=("randomized_smoothing", "vib", "causal_ib", "at_fgsm"),
+        attacks=("fgsm",),
+        limit=4,
+    )
+    study = CausalIbStudy(
+        root=tmp_path / "runs",
+        dataset="mnist",
+        data_dir=None,
+        profile=profile,
+        precision="float32",
+        progress=lambda text: None,
+    )
+    page = study.run([0], tmp_path / "report")
+    assert {path.stem for path in page.parent.glob("*.png")} == {
+        *("table1", "trade_off", "training", "latent_pca_vib", "latent_pca_causal_ib"),
+        *("information_plane_vib", "side_by_side_pgd-steps-20-step_size-0.01_vib"),
+    }
+    with (page.parent / "table1.csv").open() as file:
+        lines = {line["method"]: line for line in csv.DictReader(file)}
+    assert lines["CausalIB"]["clean paper"] == "98.85"
+    assert lines["CausalIB"]["FGSM paper"] == "81.07"
+    assert lines["AT (FGSM)"]["epochs"] == "1"
+    assert "within 5 points of the paper" in page.read_text()
+    rows = json.loads((page.parent / "report.json").read_text())["results"]
+    assert {row["n"] for row in rows if row["attack"]} == {4}
+    assert {row["n"] for row in rows if not row["attack"]} == {30}
+    variants = {row["variant"] for row in rows if row["model"] == "classifier"}
+    assert any(variant.endswith("noise:sigma=0.25, smoothed over 32") for variant in variants)
+    no_training()
+    assert study.run([0], tmp_path / "again").read_text()
+
+
+def test_the_profiles_name_what_exists():
+    for profile in causal_ib.PROFILES.values():
+        assert set(profile.methods) <= set(METHODS)
+        assert set(profile.attacks) <= set(ATTACKS)
+    for method in METHODS.values():
+        MODELS[method.model].config_class(**method.architecture)
+        TrainingConfig(defence=method.defence)
+
+
+def test_published_numbers_are_the_papers():
+    assert causal_ib.published("causal_ib", "mnist") == {
+        CLEAN: 0.9885,
+        "fgsm": 0.8107,
+        causal_ib._PGD: 0.5371,
+    }
+    assert causal_ib.published("vib", "fashion_mnist")["fgsm"] == pytest.approx(0.2588)
+    assert causal_ib.published("trades", "mnist") == {}
+    assert causal_ib.published("vib", "digits") == {}
+
+
+def test_the_table_is_means_over_seeds(tmp_path):
+    workdirs = []
+    for seed, hits in enumerate((3, 4)):
+        workdir = Workdir(tmp_path / f"seed{seed}" / "vib")
+        identity = {**ROW, "model": "vib", "manipulation": "", "level": 0.0, "seed": seed}
+        save_rows(workdir, "clean", [scored(np.arange(4) < hits, **identity)])
+        write_text(workdir.metrics_file, '{"seconds": 2.0}\n{"seconds": 4.0}\n')
+        workdirs.append(workdir)
+    (line,) = causal_ib.table(workdirs, dataset="mnist")
+    assert line.mean == {CLEAN: 0.875}
+    assert line.spread[CLEAN] == pytest.approx(np.std([0.75, 1.0], ddof=1))
+    assert (line.seeds, line.epochs, line.seconds) == (2, 2, 6.0)
+    with pytest.raises(InputError, match="has no results"):
+        causal_ib.table([Workdir(tmp_path / "seed0" / "mixup")], dataset="mnist")
+
+
+def test_claims_say_what_the_numbers_say():
+    def line(name, clean, fgsm):
+        paper = causal_ib.published(name, "mnist")
+        return causal_ib.TableRow(name, name, {CLEAN: clean, "fgsm": fgsm}, {}, paper, 1, 1, 1.0)
+
+    found = causal_ib.claims(
+        {"vib": line("vib", 0.98, 0.05), "causal_ib": line("causal_ib", 0.99, 0.8)}
+    )
+    passed = {check.name: check.passed for check in found}
+    assert passed["CausalIB keeps clean accuracy (98.5 % on MNIST)"]
+    assert passed["CausalIB is more robust than VIB: FGSM"]
+    assert passed["causal_ib, FGSM: within 5 points of the paper"]
+    assert not passed["vib, FGSM: within 5 points of the paper"]
+
+
+def base():
+    return RunConfig(
+        model="causal_ib",
+        dataset="digits",
+        seed=0,
+        architecture=MODELS["causal_ib"].config_class(**SMALL),
+        training=TrainingConfig(epochs=1, steps_per_epoch=1),
+    )
+
+
+def sweep(root, grid, *, attacks=("fgsm",), lines=None):
+    return Sweep(
+        root=root,
+        base=base(),
+        grid=grid,
+        attacks=attacks,
+        eps=0.1,
+        limit=5,
+        data_dir=None,
+        progress=(lines if lines is not None else []).append,
+    )
+
+
+def test_a_sweep_fills_its_grid_once_and_grows(tmp_path, bars_everywhere, no_training):
+    grid = {"beta": ("0.0", "0.05"), "norm": ("l1",)}
+    target = sweep(tmp_path, grid).run()
+    with target.open() as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["beta"], line["norm"]) for line in lines] == [("0.0", "l1"), ("0.05", "l1")]
+    assert all(0.0 <= float(line["fgsm"]) <= float(line["clean"]) + 0.21 for line in lines)
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "heatmap_clean.png",
+        "heatmap_fgsm.png",
+    }
+    assert len(json.loads((tmp_path / "results.json").read_text())["cells"]) == 2
+    no_training()
+    before = target.read_text()
+    assert sweep(tmp_path, grid).run().read_text() == before
+
+
+def test_a_cell_that_fails_is_reported_and_the_others_go_on(tmp_path, bars_everywhere, monkeypatch):
+    train = run.train
+
+    def fails_at_one(config, workdir, **how):
+        if config.architecture.beta == 1.0:
+            raise FloatingPointError("loss became NaN")
+        return train(config, workdir, **how)
+
+    monkeypatch.setattr(run, "train", fails_at_one)
+    lines = []
+    target = sweep(tmp_path, {"beta": ("1", "0.5")}, attacks=(), lines=lines).run()
+    with target.open() as file:
+        failed, fine = csv.DictReader(file)
+    assert failed["error"] == "loss became NaN"
+    assert failed["clean"] == ""
+    assert float(fine["clean"]) >= 0
+    assert lines[0] == "beta=1: loss became NaN"
+
+
+@pytest.mark.parametrize(
+    ("grid", "attacks", "sentence"),
+    [
+        ({}, (), "a sweep needs a grid"),
+        ({"betta": ("1",)}, (), "did you mean 'architecture.beta'"),
+        ({"beta": ("1", "-1")}, (), "beta=-1 was given; it must be at least 0"),
+        ({"beta": ("1", "1")}, (), "names the same value twice"),
+        ({"beta": ("1",)}, ("fgms",), "did you mean 'fgsm'"),
+    ],
+)
+def test_bad_sweeps_are_refused_before_any_work(tmp_path, grid, attacks, sentence):
+    with pytest.raises(InputError, match=sentence):
+        sweep(tmp_path, grid, attacks=attacks).run()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,234 @@
+"""Defences against what they should do on classifiers whose worst input is known."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.doubles import binary
+from tfcama import random
+from tfcama.data import pipeline
+from tfcama.errors import InputError
+from tfcama.models.backbone_classifier import BackboneClassifier, ClassifierConfig
+from tfcama.models.cama import Cama, CamaConfig
+from tfcama.models.vib import Vib, VibConfig
+from tfcama.objectives.classification import cross_entropy, divergence
+from tfcama.training import defences
+from tfcama.training.adversary import ADVERSARIES
+from tfcama.training.bottleneck import VibTrainer
+from tfcama.training.cama import CamaTrainer
+from tfcama.training.config import TrainingConfig
+from tfcama.training.discriminative import DiscriminativeTrainer
+from tfcama.types import Batch
+
+ROWS = 6
+SEED = random.stream(0, "test")
+DRAWS = random.RowDraws(tf.constant(SEED), tf.range(ROWS), ROWS)
+EPS = 0.1
+EVERY = {
+    "adversarial": f"adversarial:eps={EPS}:steps=3",
+    "trades": f"trades:eps={EPS}:steps=2",
+    "mixup": "mixup:alpha=0.5",
+    "noise": "noise:sigma=0.2",
+}
+
+
+@pytest.fixture(scope="module")
+def batch(bars):
+    return next(iter(pipeline.evaluation_stream(bars.test, batch_size=ROWS)))
+
+
+@pytest.fixture(scope="module")
+def trainer(spec):
+    random.seed_everything(0)
+    model = BackboneClassifier(spec, ClassifierConfig(backbone="mlp:units=8:layers=1"))
+    return DiscriminativeTrainer(model, num_rows=ROWS, seed=SEED)
+
+
+def hardened(trainer, batch, text, draws=DRAWS):
+    return defences.parse(text).terms(trainer, batch, draws=draws)
+
+
+class Recording:
+    """A trainer that keeps what it was asked for; its loss is the number of the call."""
+
+    def __init__(self, classifier):
+        self.classifier, self.seen = classifier, []
+
+    def scores(self, x, *, seed):
+        return self.classifier.log_scores(x, seed=seed)
+
+    def terms(self, batch, *, draws):
+        del draws
+        self.seen.append(batch)
+        return {"loss": tf.fill([len(batch.y)], float(len(self.seen)))}
+
+
+def linear_case(**kwargs):
+    """A linear classifier, whose worst input moves every pixel by eps against the true class."""
+    classifier, w = binary((4, 4, 1), bounds=None, **kwargs)
+    x = np.random.default_rng(1).uniform(size=(ROWS, 4, 4, 1)).astype(np.float32)
+    y = np.array([0, 1] * (ROWS // 2), np.int32)
+    toward = np.where(y == 1, -1.0, 1.0).reshape(-1, 1, 1, 1) * np.sign(w).reshape(1, 4, 4, 1)
+    spare = tf.zeros([ROWS])
+    rows = Batch(
+        tf.constant(x), tf.constant(y), spare > 0, tf.zeros([ROWS, 0]), spare + 1, tf.range(ROWS)
+    )
+    return classifier, rows, x + EPS * toward
+
+
+@pytest.mark.parametrize("attack", ADVERSARIES)
+def test_the_adversary_finds_the_worst_input_of_a_linear_classifier(attack):
+    classifier, rows, worst = linear_case()
+    trainer = Recording(classifier)
+    hardened(trainer, rows, f"adversarial:attack={attack}:eps={EPS}:steps=8")
+    (seen,) = trainer.seen
+    np.testing.assert_allclose(seen.x, worst, atol=1e-6)
+    np.testing.assert_array_equal(seen.y, rows.y)
+
+
+def test_the_adversary_respects_mask_and_bounds():
+    mask = np.zeros([4, 4, 1], np.float32)
+    mask[:2] = 1.0
+    classifier, rows, worst = linear_case(mask=tf.constant(mask))
+    trainer = Recording(classifier)
+    hardened(trainer, rows, f"adversarial:eps={EPS}:steps=8")
+    np.testing.assert_allclose(trainer.seen[0].x, np.where(mask > 0, worst, rows.x), atol=1e-6)
+    bounded, _ = binary((4, 4, 1))
+    trainer = Recording(bounded)
+    hardened(trainer, rows, f"adversarial:eps={EPS}:steps=8")
+    np.testing.assert_allclose(trainer.seen[0].x, np.clip(worst, 0, 1), atol=1e-6)
+
+
+def test_the_worst_of_a_single_step_is_fgsms(trainer, batch):
+    """On a net that is not linear: x + eps sign(gradient of cross-entropy)."""
+    with tf.GradientTape() as tape:
+        tape.watch(batch.x)
+        loss = cross_entropy(trainer.classifier.logits(batch.x), batch.y)
+    moved = batch.x + EPS * tf.sign(tape.gradient(loss, batch.x))
+    worst = trainer.terms(batch._replace(x=tf.clip_by_value(moved, 0.0, 1.0)), draws=DRAWS)
+    found = hardened(trainer, batch, f"adversarial:attack=fgsm:eps={EPS}")
+    np.testing.assert_allclose(found["loss"], worst["loss"], rtol=1e-4)
+    clean = trainer.terms(batch, draws=DRAWS)["loss"]
+    assert (found["loss"] > clean).numpy().all()
+    half = hardened(trainer, batch, f"adversarial:attack=fgsm:eps={EPS}:clean=0.5")
+    np.testing.assert_allclose(half["loss"], (clean + worst["loss"]) / 2, rtol=1e-4)
+
+
+def test_trades_adds_the_divergence_to_the_clean_loss(trainer, batch):
+    clean = trainer.terms(batch, draws=DRAWS)["loss"]
+    found = {
+        beta: hardened(trainer, batch, f"trades:beta={beta}:eps={EPS}")["loss"] - clean
+        for beta in (0, 1, 6)
+    }
+    np.testing.assert_allclose(found[0], 0.0, atol=1e-6)
+    assert (found[1] > 0).numpy().all()
+    np.testing.assert_allclose(found[6], 6 * found[1], rtol=1e-3)
+
+
+def test_divergence_is_the_kl_of_the_answers():
+    p, q = np.array([[0.7, 0.2, 0.1]]), np.array([[0.3, 0.3, 0.4]])
+    found = divergence(tf.constant(np.log(p) + 3.0), tf.constant(np.log(q) - 1.0))
+    np.testing.assert_allclose(found, (p * np.log(p / q)).sum(-1), rtol=1e-5)
+
+
+def test_mixup_is_the_cross_entropy_of_mixed_labels(trainer, batch):
+    share = DRAWS.fold(-1).beta(0.5).numpy()
+    wide = share.reshape(-1, 1, 1, 1)
+    x = wide * batch.x + (1 - wide) * batch.x[::-1]
+    one_hot = np.eye(3, dtype=np.float32)[batch.y.numpy()]
+    labels = share[:, None] * one_hot + (1 - share[:, None]) * one_hot[::-1]
+    expected = tf.nn.softmax_cross_entropy_with_logits(labels, trainer.classifier.logits(x))
+    np.testing.assert_allclose(
+        hardened(trainer, batch, "mixup:alpha=0.5")["loss"], expected, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 8.0])
+def test_shares_are_beta_distributed(alpha):
+    drawn = random.RowDraws(tf.constant(SEED), tf.range(20_000), 20_000).beta(alpha).numpy()
+    assert np.isfinite(drawn).all()
+    assert drawn.mean() == pytest.approx(0.5, abs=0.02)
+    assert drawn.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.05)
+
+
+def test_noise_has_its_size_and_stays_where_an_attack_may_act():
+    mask = np.zeros([4, 4, 1], np.float32)
+    mask[1:] = 1.0
+    classifier, rows, _ = linear_case(mask=tf.constant(mask))
+    trainer = Recording(classifier)
+    hardened(trainer, rows, "noise:sigma=0.25")
+    moved = (trainer.seen[0].x - rows.x).numpy()
+    assert (moved[:, 0] == 0).all()
+    assert moved[:, 1:].std() == pytest.approx(0.25, rel=0.2)
+
+
+@pytest.mark.parametrize("name", defences.DEFENCES)
+def test_a_row_is_hardened_by_its_place_in_the_global_batch(trainer, batch, name):
+    """What two replicas compute is what one does; mixup's pairs are the exception."""
+    if defences.DEFENCES[name].mixes_rows:
+        return
+    rows = [4, 1, 2]
+    part = type(batch)(*(tf.gather(value, rows) for value in batch))
+    draws = random.RowDraws(tf.constant(SEED), tf.constant(rows), ROWS)
+    whole = hardened(trainer, batch, EVERY[name])["loss"]
+    np.testing.assert_allclose(
+        tf.gather(whole, rows), hardened(trainer, part, EVERY[name], draws)["loss"], rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("name", defences.DEFENCES)
+@pytest.mark.parametrize("family", ["classifier", "vib"])
+def test_every_defence_trains_every_family(spec, bars, family, name):
+    random.seed_everything(0)
+    kind, model = {
+        "classifier": lambda: (
+            DiscriminativeTrainer,
+            BackboneClassifier(spec, ClassifierConfig(backbone="mlp:units=8")),
+        ),
+        "vib": lambda: (VibTrainer, Vib(spec, VibConfig(backbone="mlp:units=8", dim_z=4))),
+    }[family]()
+    trains(kind(model, num_rows=8, seed=SEED), bars, EVERY[name])
+
+
+def test_adversarial_training_wraps_a_cama(spec, bars):
+    random.seed_everything(0)
+    model = Cama(spec, CamaConfig(num_samples=1))
+    trains(CamaTrainer(model, num_rows=8, seed=SEED), bars, f"adversarial:eps={EPS}:steps=2")
+
+
+def trains(trainer, bars, text):
+    before = [v.numpy() for v in trainer.moving_variables]
+    trainer.compile(keras.optimizers.Adam(1e-3), defence=defences.parse(text))
+    stream = pipeline.training_stream(bars.train, batch_size=8, seed=SEED)
+    trainer.fit(stream, epochs=1, steps_per_epoch=1, shuffle=False, verbose=0)
+    assert np.isfinite(float(trainer.metrics[0].result()))
+    moved = [
+        not np.array_equal(old, v.numpy())
+        for old, v in zip(before, trainer.moving_variables, strict=True)
+    ]
+    assert np.mean(moved) > 0.4  # a clean CAMA's M-networks stay
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("adversarial", "eps=0 was given; it must be positive"),
+        ("adversarial:eps=0.1:attack=pdg", "did you mean 'pgd'"),
+        ("adversarial:eps=0.1:steps=0", "steps=0 was given; it must be at least 1"),
+        ("adversarial:eps=0.1:clean=2", r"clean=2 was given; it must be in \[0, 1\]"),
+        ("trades:eps=0.1:beta=-1", "beta=-1 was given; it must be at least 0"),
+        ("mixup:alpha=0", "alpha=0 was given; it must be positive"),
+        ("noise:sigma=-0.1", "sigma=-0.1 was given; it must be positive"),
+        ("noise:0.25", "noise takes options alone"),
+        ("mixpu", "did you mean 'mixup'"),
+    ],
+)
+def test_bad_defences_are_refused_before_any_work(text, sentence):
+    with pytest.raises(InputError, match=sentence):
+        TrainingConfig(defence=text)
+
+
+def test_mixup_and_manipulated_rows_are_refused():
+    with pytest.raises(InputError, match="cannot tell manipulated ones from clean ones"):
+        TrainingConfig(defence="mixup", augment="vertical_shift:0.5")

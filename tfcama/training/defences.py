@@ -1,0 +1,218 @@
+"""DEFENCES: what hardens the training step of any model, by name."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import TYPE_CHECKING, ClassVar
+
+import tensorflow as tf
+
+from tfcama import random, specs
+from tfcama.config import check_at_least, check_positive
+from tfcama.errors import InputError
+from tfcama.objectives.classification import divergence, log_odds
+from tfcama.registry import Registry
+from tfcama.training.adversary import ADVERSARIES, Adversary, pgd
+from tfcama.types import Batch
+
+if TYPE_CHECKING:
+    from tfcama.training.trainer import Trainer
+
+_OWN = -1  # a model's own draws are folded by places, from 0
+
+
+class Defence(abc.ABC):
+    """A wrapper around a trainer's terms; it sees nothing else of the model than its scores.
+
+    Attributes:
+      mixes_rows: whether a row's loss depends on other rows.
+    """
+
+    mixes_rows: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def terms(
+        self, trainer: Trainer, batch: Batch, *, draws: random.RowDraws
+    ) -> dict[str, tf.Tensor]:
+        """What `trainer.terms` returns, its "loss" hardened.
+
+        Args:
+          trainer: of the model.
+          batch: what the stream yields.
+          draws: of the batch's rows.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class AdversarialTraining(Defence):
+    """The model's own loss on adversarial inputs (Goodfellow et al., 2015; Madry et al., 2018).
+
+    The attacker ascends the log-odds (cross-entropy without its saturation) of the trainer's
+    scores, under one draw of a stochastic model's noise.
+
+    Attributes:
+      attack: a key of ADVERSARIES.
+      eps: radius, max norm, in units of the inputs.
+      steps: of pgd.
+      step_size: of each; 0 takes 2.5 eps / steps.
+      clean: weight of the loss on clean inputs, the rest is the adversarial ones'; Goodfellow et
+        al. take 0.5, Madry et al. 0.
+    """
+
+    attack: str = "pgd"
+    eps: float = 0.0
+    steps: int = 20
+    step_size: float = 0.0
+    clean: float = 0.0
+
+    def __post_init__(self):
+        check_positive(self, "eps")
+        check_at_least(self, steps=1, step_size=0, clean=0)
+        if self.clean > 1:
+            raise InputError(f"clean={self.clean:g} was given; it must be in [0, 1].")
+        ADVERSARIES[self.attack]
+
+    @property
+    def adversary(self) -> Adversary:
+        """The attacker."""
+        return ADVERSARIES[self.attack](self.eps, steps=self.steps, step_size=self.step_size)
+
+    def terms(
+        self, trainer: Trainer, batch: Batch, *, draws: random.RowDraws
+    ) -> dict[str, tf.Tensor]:
+        own = draws.fold(_OWN)
+        attacked = self.adversary(
+            lambda x: log_odds(trainer.scores(x, seed=own.seed), batch.y),
+            batch.x,
+            classifier=trainer.classifier,
+            draws=own.fold(0),
+        )
+        terms = trainer.terms(batch._replace(x=attacked), draws=draws)
+        if self.clean:
+            clean = trainer.terms(batch, draws=draws)["loss"]
+            terms["loss"] = self.clean * clean + (1.0 - self.clean) * terms["loss"]
+        return terms
+
+
+@dataclasses.dataclass(frozen=True)
+class Trades(Defence):
+    """The model's own loss + beta KL(p(y|x) || p(y|x')), x' the worst in the ball (TRADES).
+
+    Zhang et al., "Theoretically Principled Trade-off between Robustness and Accuracy" (2019),
+    Eq. 5. p(y|x) is the softmax of the trainer's scores, under one draw of a stochastic model's
+    noise for both. x' starts uniformly in the ball; at x itself the divergence has no gradient.
+
+    Attributes:
+      beta: weight, 1 / lambda in the paper.
+      eps: radius, max norm, in units of the inputs.
+      steps: of the ascent.
+      step_size: of each; 0 takes 2.5 eps / steps.
+    """
+
+    beta: float = 6.0
+    eps: float = 0.0
+    steps: int = 10
+    step_size: float = 0.0
+
+    def __post_init__(self):
+        check_positive(self, "eps")
+        check_at_least(self, beta=0, steps=1, step_size=0)
+
+    def terms(
+        self, trainer: Trainer, batch: Batch, *, draws: random.RowDraws
+    ) -> dict[str, tf.Tensor]:
+        own = draws.fold(_OWN)
+        clean = trainer.scores(batch.x, seed=own.seed)
+        fixed = tf.stop_gradient(clean)
+        attacked = pgd(self.eps, steps=self.steps, step_size=self.step_size)(
+            lambda x: divergence(fixed, trainer.scores(x, seed=own.seed)),
+            batch.x,
+            classifier=trainer.classifier,
+            draws=own.fold(0),
+        )
+        terms = trainer.terms(batch, draws=draws)
+        terms["loss"] += self.beta * divergence(clean, trainer.scores(attacked, seed=own.seed))
+        return terms
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixup(Defence):
+    """Pairs of rows mixed, and their losses with them (Zhang et al., ICLR 2018).
+
+    x = lambda x_i + (1 - lambda) x_j, loss = lambda loss(x, y_i) + (1 - lambda) loss(x, y_j): for
+    cross-entropy that of the mixed labels. lambda ~ Beta(alpha, alpha) is a row's own; j is i in
+    reverse order, which shuffled batches make random. Pairs stay within a replica.
+
+    Attributes:
+      alpha: of the Beta distribution.
+    """
+
+    alpha: float = 1.0
+
+    mixes_rows: ClassVar[bool] = True
+
+    def __post_init__(self):
+        check_positive(self, "alpha")
+
+    def terms(
+        self, trainer: Trainer, batch: Batch, *, draws: random.RowDraws
+    ) -> dict[str, tf.Tensor]:
+        share = draws.fold(_OWN).beta(self.alpha)
+        wide = tf.reshape(share, [-1] + [1] * (len(batch.x.shape) - 1))
+        x = wide * batch.x + (1.0 - wide) * tf.reverse(batch.x, [0])
+        mine = trainer.terms(batch._replace(x=x), draws=draws)
+        others = trainer.terms(batch._replace(x=x, y=tf.reverse(batch.y, [0])), draws=draws)
+        return {name: share * mine[name] + (1.0 - share) * others[name] for name in mine}
+
+
+@dataclasses.dataclass(frozen=True)
+class GaussianNoise(Defence):
+    """Gaussian noise on the inputs, as randomized smoothing trains (Cohen et al., 2019).
+
+    Noise may leave the bounds, which smoothing's guarantee needs; it stays where an attack may act.
+
+    Attributes:
+      sigma: standard deviation, in units of the inputs.
+    """
+
+    sigma: float = 0.25
+
+    def __post_init__(self):
+        check_positive(self, "sigma")
+
+    def terms(
+        self, trainer: Trainer, batch: Batch, *, draws: random.RowDraws
+    ) -> dict[str, tf.Tensor]:
+        noise = self.sigma * draws.fold(_OWN).normal(*batch.x.shape[1:])
+        mask = trainer.classifier.attack_mask
+        x = batch.x + (noise if mask is None else mask * noise)
+        return trainer.terms(batch._replace(x=x), draws=draws)
+
+
+DEFENCES: Registry[type[Defence]] = Registry(
+    "defence",
+    {
+        "adversarial": AdversarialTraining,
+        "trades": Trades,
+        "mixup": Mixup,
+        "noise": GaussianNoise,
+    },
+)
+
+
+def parse(text: str) -> Defence:
+    """The defence that a flag names: `name[:key=value…]`.
+
+    Raises:
+      InputError: an unknown name or option, or a value out of range.
+
+    Example:
+      >>> parse("mixup:alpha=0.4")
+      Mixup(alpha=0.4)
+    """
+    spec = specs.parse(text)
+    family = DEFENCES[spec.name]
+    if spec.number is not None:
+        raise InputError(f"'{text}' was given; {spec.name} takes options alone, as key=value.")
+    return family(**specs.typed_options(spec, family))

@@ -1,0 +1,63 @@
+r"""Trains and attacks a grid of configurations, and writes one table and its heat maps.
+
+    python -m trainers.sweep --model=causal_ib --dataset=mnist --data_dir=../shared/tfds \
+        --workdir=runs/ablation --grid=alpha=0,0.01,0.05 --grid=beta=0,0.05,0.2,1 --epochs=10 \
+        --attack=fgsm,pgd:steps=20 --eps=0.196 --limit=1000
+    python -m trainers.sweep --model=causal_ib --dataset=mnist --workdir=runs/norms \
+        --grid=norm=smooth_l1,l1,l2 --grid=seed=0,1,2
+
+Every cell is a run under <workdir>/runs/; a killed sweep continues when the same command is given
+again, and a larger grid takes over what is there. Results: <workdir>/results.csv, results.json and
+a heatmap_*.png a score.
+"""
+
+from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
+
+from pathlib import Path
+
+from absl import flags
+
+from tfcama.errors import InputError
+from tfcama.studies.sweep import Sweep
+from trainers import run_flags
+from trainers.shared_flags import DATA_DIR, WORKDIR
+
+flags.adopt_module_key_flags(run_flags)
+_GRID = flags.DEFINE_multi_string(
+    "grid", [], "A key of config.json and its values; repeat it. Example: --grid=alpha=0.01,0.05"
+)
+_ATTACK = flags.DEFINE_list(
+    "attack", [], "Attacks on every run, see trainers.attack. Example: --attack=fgsm,pgd:steps=20"
+)
+_EPS = flags.DEFINE_float("eps", 0.1, "Their radius, max norm. Example: --eps=0.196")
+_LIMIT = flags.DEFINE_integer(
+    "limit", None, "Score the first so many test images only. Example: --limit=1000"
+)
+
+
+def main() -> None:
+    sweep = Sweep(
+        root=Path(WORKDIR.value).expanduser(),
+        base=run_flags.run_config(),
+        grid=_grid(_GRID.value),
+        attacks=_ATTACK.value,
+        eps=_EPS.value,
+        limit=_LIMIT.value,
+        data_dir=DATA_DIR.value,
+        progress=print,
+    )
+    print(f"results: {sweep.run()}")
+
+
+def _grid(texts: list[str]) -> dict[str, tuple[str, ...]]:
+    grid: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        key, sign, values = text.partition("=")
+        if not sign or not values or key in grid:
+            raise InputError(f"--grid takes key=value,value..., a key once; '{text}' was given.")
+        grid[key] = tuple(values.split(","))
+    return grid
+
+
+if __name__ == "__main__":
+    app.run(main)
