@@ -12,7 +12,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -54,15 +54,24 @@ class Workdir:
     def report(self) -> Path:
         return self.root / "report"
 
-    def claim(self, config: dict[str, Any]) -> None:
+    def claim(
+        self,
+        config: dict[str, Any],
+        *,
+        read: Callable[[dict[str, Any]], dict[str, Any]] = lambda found: found,
+    ) -> None:
         """Makes the directory this configuration's own, or continues it.
+
+        Args:
+          config: of the run.
+          read: what a configuration that was written before means, by keys that are newer.
 
         Raises:
           InputError: it already belongs to another configuration.
         """
-        config = json.loads(json.dumps(config))  # tuples become lists, as in the file
+        config = _plain(config)
         if self.config_file.exists():
-            changed = differences(self.read_config(), config)
+            changed = differences(_plain(read(self.read_config())), config)
             if changed:
                 raise InputError(
                     f"{self.root} belongs to a run of another configuration "
@@ -87,6 +96,11 @@ class Workdir:
             return json.loads(self.config_file.read_text())
         except ValueError as error:
             raise InputError(f"{self.config_file} is not JSON ({error}).") from None
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    """As in the file: tuples become lists."""
+    return json.loads(json.dumps(config))
 
 
 @contextlib.contextmanager

@@ -116,6 +116,18 @@ def test_another_configuration_is_refused(tmp_path):
         run.train(configuration(epochs=2), Workdir(tmp_path))
 
 
+def test_a_run_of_before_a_key_was_known_continues(tmp_path):
+    workdir = Workdir(tmp_path)
+    run.train(configuration(epochs=1), workdir)
+    written = json.loads(workdir.config_file.read_text())
+    del written["training"]["defence"]
+    workdir.config_file.write_text(json.dumps(written))
+    run.train(configuration(epochs=1), workdir)
+    other = configuration(epochs=1, defence="mixup")
+    with pytest.raises(InputError, match=r"training.defence:  -> mixup"):
+        run.train(other, workdir)
+
+
 @pytest.mark.parametrize("damage", ["truncate", "no_meta", "garbage"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(tmp_path, damage):
     workdir = Workdir(tmp_path)

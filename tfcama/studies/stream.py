@@ -27,7 +27,7 @@ from tfcama.report.pictures import Picture, slug
 from tfcama.studies.steps import Progress
 from tfcama.training import callbacks as callbacks_lib
 from tfcama.training import checkpoints, run
-from tfcama.training.config import FinetuneConfig, RunConfig, StreamConfig
+from tfcama.training.config import FinetuneConfig, RunConfig, StreamConfig, claim
 from tfcama.training.finetune import adapted_config, load_base, row_order
 from tfcama.training.methods import EQ8
 from tfcama.training.stream import StreamAdapter
@@ -121,7 +121,7 @@ def follow(
     run_config = dataclasses.replace(adapted_config(trained, config), stream=stream)
     order = row_order(available, config)
     held_out = dataset.test.take(np.sort(order[length:])[slice(limit)])
-    target.claim(run_config.to_json())
+    claim(target, run_config)
     experiment = _Experiment(
         target=target,
         trained=trained,

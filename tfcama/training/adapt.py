@@ -14,7 +14,7 @@ from tfcama.errors import InputError
 from tfcama.models.batch_norm_classifier import BatchNormClassifier
 from tfcama.training import checkpoints, methods, run
 from tfcama.training.adaptation import mean_entropy
-from tfcama.training.config import FinetuneConfig
+from tfcama.training.config import FinetuneConfig, claim
 from tfcama.workdir import Workdir, write_text
 
 _TAKEN = ("subject", "fraction", "seed", "method")
@@ -47,7 +47,7 @@ def adapt(
     unlabelled = classifier.spec.check(unlabelled, what="inputs to fine-tune on")
     if not len(unlabelled):
         raise InputError("fine-tuning needs at least one manipulated input; none was given.")
-    target.claim(dataclasses.replace(trained.config, finetuned=config).to_json())
+    claim(target, dataclasses.replace(trained.config, finetuned=config))
     if not checkpoints.listed(target.checkpoints):
         logs = {"entropy_before": mean_entropy(classifier, unlabelled)}
         method: Any = methods.parse(config.method)

@@ -16,6 +16,7 @@ from tfcama.models.mechanisms.registry import check_mechanism, has_parameters
 from tfcama.models.registry import MODELS
 from tfcama.training import defences, methods
 from tfcama.types import InputSpec
+from tfcama.workdir import Workdir
 
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("float32", "mixed_bfloat16")
@@ -246,6 +247,14 @@ class RunConfig:
             if stream is None
             else config_lib.from_json(StreamConfig, stream, where="stream"),
         )
+
+
+def claim(workdir: Workdir, config: RunConfig) -> None:
+    """Makes the directory this run's own, or continues it; see Workdir.claim.
+
+    Keys that the run's version did not know yet have their defaults.
+    """
+    workdir.claim(config.to_json(), read=lambda found: RunConfig.from_json(found).to_json())
 
 
 def set_at_test(config: RunConfig, assignments: Sequence[str]) -> RunConfig:

@@ -18,7 +18,7 @@ from tfcama.registry import Registry
 from tfcama.training import checkpoints, methods, run, strategy
 from tfcama.training.adapt import adapt
 from tfcama.training.cama import FinetuneTrainer
-from tfcama.training.config import FinetuneConfig, RunConfig
+from tfcama.training.config import FinetuneConfig, RunConfig, claim
 from tfcama.workdir import Workdir
 
 _STEPS_PER_EPOCH = 50  # how often fine-tuning logs and checkpoints
@@ -154,7 +154,7 @@ def _eq8(
     if not len(unlabelled):
         raise InputError("fine-tuning needs at least one manipulated input; none was given.")
     run_config = adapted_config(trained, config)
-    target.claim(run_config.to_json())
+    claim(target, run_config)
     # Nobody knows their labels, and what FinetuneTrainer shows of them needs none.
     shown = Split(unlabelled[: run.PICTURED], np.zeros(len(unlabelled[: run.PICTURED]), np.int32))
     epochs = math.ceil(config.steps / _STEPS_PER_EPOCH)

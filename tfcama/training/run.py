@@ -19,7 +19,7 @@ from tfcama.models.base import ClassifierModel
 from tfcama.models.registry import MODELS
 from tfcama.training import callbacks as callbacks_lib
 from tfcama.training import checkpoints, defences, strategy
-from tfcama.training.config import RunConfig, set_at_test
+from tfcama.training.config import RunConfig, claim, set_at_test
 from tfcama.training.registry import TRAINERS
 from tfcama.training.trainer import Trainer
 from tfcama.workdir import Workdir
@@ -123,7 +123,7 @@ def train(
             training.batch_size * (2 if training.augment else 1),
             random.stream(config.seed, "train", "noise"),
         )
-        workdir.claim(config.to_json())  # no model, no run: after it was built
+        claim(workdir, config)  # no model, no run: after it was built
         steps = steps_per_epoch * training.epochs
         learning_rate = WarmUp(
             training.learning_rate,
