@@ -117,7 +117,7 @@ class Profile(NamedTuple):
 
 PROFILES = {
     "full": Profile("image", 15, 20, 10, 900, _CASES, 9, 1, (0.01,), None, None, 500),
-    "core": Profile("image", 15, 10, 2, 400, _CASES, 9, 1, (0.01,), 1500, 300, 50),
+    "core": Profile("image", 15, 10, 2, 400, _CASES, 2, 1, (0.01,), 1500, 300, 50),
     "brief": Profile("image", 15, 10, 0, 400, _CASES[:-1], 1, 0, (), 1500, 300, 0),
     "quick": Profile("image", 1, 1, 1, 50, _CASES[:2], 2, 1, (), 100, 100, 10),
     "tables": Profile("table", 20, 60, 0, 800, _TABLE_CASES, 3, 3, (0.01,), None, None, 200),
@@ -145,8 +145,6 @@ class MechanismStudy(Study):
         cama = self._train("cama", seed, epochs=profile.cama_epochs, precision=self.precision)
         dnn = self._train("dnn", seed, epochs=profile.dnn_epochs)
         workdirs = [cama, dnn]
-        for case in profile.cases[: profile.foresighted]:
-            workdirs.append(self._train("dnn", seed, epochs=profile.dnn_epochs, case=case))
         if kind == "image":
             for case in profile.cases:
                 self._score(dnn, case, augmentation=case.text)
@@ -164,6 +162,8 @@ class MechanismStudy(Study):
             first = {case.mechanism: workdir for case, workdir in reversed(adapted.items())}
             for workdir in first.values():
                 self._attack(workdir, source=cama)
+        for case in profile.cases[: profile.foresighted]:
+            workdirs.append(self._train("dnn", seed, epochs=profile.dnn_epochs, case=case))
         return workdirs
 
     def _convolutional(self, seed: int) -> list[Workdir]:
