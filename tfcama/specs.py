@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from tfcama.errors import InputError, unknown_name
+
+T = TypeVar("T")
 
 
 class Spec(NamedTuple):
@@ -97,6 +100,27 @@ def typed_options(spec: Spec, family: type, *, reserved: tuple[str, ...] = ()) -
                 raise InputError(f"'{key}' of '{spec.text}' must be a whole number.")
             options[key] = type(default)(number)
     return options
+
+
+def make(
+    text: str, families: Mapping[str, type[T]], *given: Any, reserved: tuple[str, ...] = ()
+) -> T:
+    """The dataclass of `families` that `name[:key=value…]` names, with these options.
+
+    Args:
+      text: the specification; a number has no meaning in it.
+      families: dataclasses by name.
+      *given: positional arguments of the dataclass, before the options.
+      reserved: fields that are not options, such as those that are given.
+
+    Raises:
+      InputError: an unknown name or option, a number, or a value out of range.
+    """
+    spec = parse(text)
+    family = families[spec.name]
+    if spec.number is not None:
+        raise InputError(f"'{text}' was given; {spec.name} takes options alone, as key=value.")
+    return family(*given, **typed_options(spec, family, reserved=reserved))
 
 
 def to_number(text: str, what: str) -> float:

@@ -210,6 +210,7 @@ def test_margin_and_dlr_are_their_formulas():
         ("square:share=0", 0.1, "share=0"),
         ("fgsm", -0.1, "eps=-0.1 was given; it must be at least 0"),
         ("fgsm:batch_size=0", 0.1, "batch_size=0"),
+        ("pgd:40", 0.1, "pgd takes options alone, as key=value"),
     ],
 )
 def test_bad_choices_are_one_clear_sentence(text, eps, sentence):

@@ -32,6 +32,4 @@ def parse(text: str, *, eps: float) -> Attack:
       >>> parse("pgd:steps=20", eps=0.1).steps
       20
     """
-    spec = specs.parse(text)
-    family = ATTACKS[spec.name]
-    return family(eps, **specs.typed_options(spec, family, reserved=("eps",)))
+    return specs.make(text, ATTACKS, eps, reserved=("eps",))

@@ -10,13 +10,14 @@ import tensorflow as tf
 from tfcama import random
 from tfcama.data import manipulations
 from tfcama.errors import InputError
+from tfcama.evaluation.averaged import Averaged
 from tfcama.evaluation.subject import Subject
-from tfcama.types import Bounds, Classifier, InputSpec
+from tfcama.types import Classifier
 
 COPIES = 16
 
 
-class Augmented:
+class Augmented(Averaged):
     """A classifier that answers with the mean of its probabilities over copies of the input.
 
     The first copy is the input as it is. What is done to the others is drawn once and shared by
@@ -31,8 +32,6 @@ class Augmented:
       InputError: fewer than two copies, or the inputs are a table's.
     """
 
-    stochastic = True
-
     def __init__(
         self,
         classifier: Classifier,
@@ -44,27 +43,8 @@ class Augmented:
             raise InputError(
                 f"{copies} copies were asked for; test-time augmentation needs at least 2."
             )
-        if classifier.spec.kind != "image":
-            raise InputError("test-time augmentation is for images; the inputs are a table's.")
-        self.classifier = classifier
-        self.spec: InputSpec = classifier.spec
+        super().__init__(classifier, what="test-time augmentation")
         self._manipulation, self._copies = manipulation, copies
-
-    @property
-    def num_classes(self) -> int:
-        return self.classifier.num_classes
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return self.classifier.input_shape
-
-    @property
-    def bounds(self) -> Bounds | None:
-        return self.classifier.bounds
-
-    @property
-    def attack_mask(self) -> tf.Tensor | None:
-        return self.classifier.attack_mask
 
     def log_scores(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
         """Log of the mean over copies of p(y = c | copy), [B, C] nats, differentiable in x.

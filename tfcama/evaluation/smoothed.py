@@ -14,16 +14,17 @@ from scipy import stats
 
 from tfcama import random
 from tfcama.errors import InputError
+from tfcama.evaluation.averaged import Averaged
 from tfcama.evaluation.subject import Subject
 from tfcama.training import defences
-from tfcama.types import Bounds, Classifier, InputSpec
+from tfcama.types import Classifier
 
 COPIES = 32
 ABSTAIN = -1
 _BATCH = 250
 
 
-class Smoothed:
+class Smoothed(Averaged):
     """A classifier that answers with the mean of its probabilities over noisy copies of the input.
 
     Noise is drawn once and shared by all inputs, so that an answer does not depend on its batch;
@@ -38,36 +39,15 @@ class Smoothed:
       InputError: no noise, no copies, or the inputs are a table's.
     """
 
-    stochastic = True
-
     def __init__(self, classifier: Classifier, *, sigma: float, copies: int = COPIES):
         if not sigma > 0 or copies < 1:
             raise InputError(
                 f"sigma={sigma:g} and {copies} copies were given; smoothing needs noise above 0 "
                 "and at least 1 copy."
             )
-        if classifier.spec.kind != "image":
-            raise InputError("randomized smoothing is for images; the inputs are a table's.")
-        self.classifier = classifier
+        super().__init__(classifier, what="randomized smoothing")
         self.sigma = sigma
-        self.spec: InputSpec = classifier.spec
         self._copies = copies
-
-    @property
-    def num_classes(self) -> int:
-        return self.classifier.num_classes
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return self.classifier.input_shape
-
-    @property
-    def bounds(self) -> Bounds | None:
-        return self.classifier.bounds
-
-    @property
-    def attack_mask(self) -> tf.Tensor | None:
-        return self.classifier.attack_mask
 
     def log_scores(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
         """Log of the mean over copies of p(y = c | copy), [B, C] nats, differentiable in x.

@@ -211,8 +211,4 @@ def parse(text: str) -> Defence:
       >>> parse("mixup:alpha=0.4")
       Mixup(alpha=0.4)
     """
-    spec = specs.parse(text)
-    family = DEFENCES[spec.name]
-    if spec.number is not None:
-        raise InputError(f"'{text}' was given; {spec.name} takes options alone, as key=value.")
-    return family(**specs.typed_options(spec, family))
+    return specs.make(text, DEFENCES)

@@ -6,7 +6,6 @@ import dataclasses
 from typing import ClassVar
 
 from tfcama import specs
-from tfcama.errors import InputError
 from tfcama.registry import Registry
 from tfcama.training.adaptation import Adaptation, TargetStatistics, Tent
 
@@ -36,8 +35,4 @@ def parse(text: str) -> Eq8 | Adaptation:
       >>> parse("tent:epochs=5").epochs
       5
     """
-    spec = specs.parse(text)
-    family = METHODS[spec.name]
-    if spec.number is not None:
-        raise InputError(f"'{text}' was given; {spec.name} takes options alone, as key=value.")
-    return family(**specs.typed_options(spec, family))
+    return specs.make(text, METHODS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tfcama import specs
-from tfcama.errors import InputError
 from tfcama.networks.backbones.alexnet import AlexNetOptions
 from tfcama.networks.backbones.base import Options
 from tfcama.networks.backbones.mlp import MlpOptions
@@ -36,8 +35,4 @@ def parse(text: str) -> Options:
       >>> parse("wide_resnet:depth=28")
       WideResNetOptions(depth=28, width=10, norm='batch')
     """
-    spec = specs.parse(text)
-    family = BACKBONES[spec.name]
-    if spec.number is not None:
-        raise InputError(f"'{text}' was given; {spec.name} takes options alone, as key=value.")
-    return family(**specs.typed_options(spec, family))
+    return specs.make(text, BACKBONES)
