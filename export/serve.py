@@ -139,11 +139,12 @@ def main() -> None:
     )
     print(f"gRPC at {_HOST.value}:{server.grpc_port}", flush=True)
     print(f"REST at http://{_HOST.value}:{server.rest_port}", flush=True)
-    looked = time.monotonic()
+    watched, looked = _Watched(server, models), time.monotonic()
     while not asked:  # a wait without end may never see a signal that another thread received
         time.sleep(0.1)
         if _CONFIG_POLL.value and time.monotonic() - looked >= _CONFIG_POLL.value:
-            models, looked = _reloaded(server, models), time.monotonic()
+            watched.look()
+            looked = time.monotonic()
     print("stopping; running requests end.", file=sys.stderr, flush=True)
     server.stop(_GRACE.value)
 
@@ -152,17 +153,27 @@ def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _reloaded(server: Server, models: config.ModelServerConfig) -> config.ModelServerConfig:
-    """Takes what the configuration's file says now; a mistake in it leaves things as they are."""
-    try:
-        found = _models()
-        if found != models:
-            server.manager.reload(found)
-            _log(f"took the changes of {_MODEL_CONFIG_FILE.value}.")
-    except (InputError, ServingError) as error:
-        _log(f"{_MODEL_CONFIG_FILE.value} was not taken: {error}")
-        return models  # and look again: what it names may come
-    return found
+class _Watched:
+    """The configuration's file; a mistake in it leaves things as they are and is told once."""
+
+    def __init__(self, server: Server, models: config.ModelServerConfig):
+        self._server, self._models = server, models
+        self._told = ""
+
+    def look(self) -> None:
+        """Takes what the file says now, if that is new; what it names may come later."""
+        line = ""
+        try:
+            found = _models()
+            if found != self._models:
+                self._server.manager.reload(found)
+                self._models = found
+                line = f"took the changes of {_MODEL_CONFIG_FILE.value}."
+        except (InputError, ServingError) as error:
+            line = f"{_MODEL_CONFIG_FILE.value} was not taken: {error}"
+        if line and line != self._told:
+            _log(line)
+        self._told = line
 
 
 def _request_log() -> request_log.RequestLog | None:

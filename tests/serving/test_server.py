@@ -776,6 +776,7 @@ def test_a_server_killed_in_mid_request_is_an_error_then_a_retry_finds_the_next_
         # A label in the file is taken while the server runs; a mistake in it is not.
         file.write_text("no configuration")
         until(lambda: any("was not taken" in line for line in server.lines))
+        time.sleep(0.5)  # several more looks
         label = 'version_labels { key: "stable" value: 1 }'
         file.write_text(text_format.MessageToString(config(("tiny", base, label))))
         labelled = "/v1/models/tiny/labels/stable:predict"
@@ -783,6 +784,7 @@ def test_a_server_killed_in_mid_request_is_an_error_then_a_retry_finds_the_next_
         server.process.terminate()
         assert server.wait() == 0
         assert "stopping; running requests end." in server.lines
+        assert sum("was not taken" in line for line in server.lines) == 1  # told once
     assert asked(log)[-3:] == ["slow", "slow", "serving_default"]
     for name in ("impatient gRPC", "impatient REST"):
         assert isinstance(found[name], ServingError)
