@@ -43,6 +43,7 @@ def test_the_study_is_done_once_and_shows_both_numbers(
         methods=("randomized_smoothing", "vib", "causal_ib", "at_fgsm"),
         attacks=("fgsm",),
         limit=4,
+        few=2,
     )
     study = CausalIbStudy(
         root=tmp_path / "runs",
