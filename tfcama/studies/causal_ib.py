@@ -236,8 +236,8 @@ class CausalIbStudy(Study):
         )
         caption = (
             f"eps 50/255, max norm; {found[0].seeds} seed(s); attacks on the first "
-            f"{self.profile.limit or 'all'} test images ({self.profile.few} where an answer is a mean "
-            "over many: randomized smoothing, CiiV), clean on all. Losses are on logits but "
+            f"{self.profile.limit or 'all'} test images ({self.profile.few} where an answer is a "
+            "mean over many: randomized smoothing, CiiV), clean on all. Losses are on logits but "
             "for double softmax, which is what the paper's authors attack."
         )
         shown = [Picture("table1", "attack", "Table 1", caption, to_png(matrix))]
