@@ -49,6 +49,9 @@ $(VENV)/installed: requirements.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.10 to 3.13 with venv was found; install one or name it: make PYTHON=/path/to/python" >&2; exit 2; }
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
+	@# The pip that Python 3.10 comes with searches for hours where a newer one finds.
+	$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=24"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 

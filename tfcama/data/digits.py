@@ -38,7 +38,7 @@ def frame_like_mnist(image: np.ndarray) -> np.ndarray:
     offset = centre - pixels * (_FRAME - 1) / 2
     framed = ndimage.affine_transform(
         np.asarray(image, np.float64),
-        matrix=[pixels, pixels],
+        matrix=np.diag([pixels, pixels]),
         offset=offset,
         output_shape=(_FRAME, _FRAME),
         order=3,
