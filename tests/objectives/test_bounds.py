@@ -48,7 +48,7 @@ def test_the_importance_bound_grows_with_k_towards_the_truth():
             bounds.importance_bound(
                 weights(TRUE_LOC + 0.5, 1.5 * TRUE_SCALE, samples=samples, seed=s)
             )
-            for s in range(2000)
+            for s in range(500)
         ]
         return np.mean(repeats, axis=0)
 

@@ -178,8 +178,7 @@ def test_help_explains_every_flag_with_an_example(module):
 
 def test_a_killed_training_continues_to_the_same_numbers(tmp_path):
     """A real SIGKILL in the middle of an epoch."""
-    flags = ("trainers.train", "--model=cama", "--dataset=digits", "--epochs=3", "--set")
-    flags = (*flags, "batch_size=64", "--set", "num_samples=1")
+    flags = ("trainers.train", "--model=dnn", "--dataset=digits", "--epochs=30")
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     assert call(*flags, f"--workdir={unbroken}").returncode == 0
     victim = subprocess.Popen(
@@ -192,10 +191,10 @@ def test_a_killed_training_continues_to_the_same_numbers(tmp_path):
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text()):
         time.sleep(0.05)
-    time.sleep(0.5)  # into the second epoch
+    time.sleep(0.2)  # into a later epoch
     victim.send_signal(signal.SIGKILL)
     victim.wait()
-    assert 1 <= metrics.read_text().count("\n") < 3, "the kill came too late to test anything"
+    assert 1 <= metrics.read_text().count("\n") < 30, "the kill came too late to test anything"
     assert call(*flags, f"--workdir={broken}").returncode == 0
     rows = []
     for workdir in (unbroken, broken):
