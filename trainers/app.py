@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from types import ModuleType
 
 
 @contextlib.contextmanager
@@ -38,7 +39,20 @@ INTERRUPTED_STATUS = 130
 def run(main: Callable[[], None]) -> None:
     """Parses the flags and runs `main`; bad input ends in a sentence and a non-zero status."""
     logging.set_verbosity(logging.ERROR)
+    _explain_shared_flags(sys.modules["__main__"])
     app.run(lambda argv: _guarded(main, argv), flags_parser=_parse)
+
+
+def _explain_shared_flags(module: ModuleType) -> None:
+    """Lets --help tell of shared flags that a module uses, too; alone it tells of its own."""
+    found = flags.FLAGS.get_flags_for_module(module.__name__)
+    for value in vars(module).values():
+        if isinstance(value, flags.FlagHolder):
+            found.append(flags.FLAGS[value.name])
+        elif isinstance(value, ModuleType) and value.__name__.startswith("trainers."):
+            _explain_shared_flags(value)
+    for flag in found:
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def _parse(argv: list[str]) -> list[str]:

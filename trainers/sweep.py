@@ -22,7 +22,6 @@ from tfcama.studies.sweep import Sweep
 from trainers import run_flags
 from trainers.shared_flags import DATA_DIR, WORKDIR
 
-flags.adopt_module_key_flags(run_flags)
 _GRID = flags.DEFINE_multi_string(
     "grid", [], "A key of config.json and its values; repeat it. Example: --grid=alpha=0.01,0.05"
 )

@@ -26,7 +26,6 @@ from tfcama.workdir import Workdir
 from trainers import run_flags
 from trainers.shared_flags import DATA_DIR, STRATEGY, WORKDIR
 
-flags.adopt_module_key_flags(run_flags)
 _JIT = flags.DEFINE_bool(
     "jit_compile", False, "XLA for the step; slower on CPU. Example: --jit_compile"
 )
