@@ -41,6 +41,16 @@ def half_classifier(cls=Linear, **kwargs):
     return cls(np.stack([np.zeros(64), w.ravel()], axis=1), shape=(8, 8, 1), **kwargs)
 
 
+def test_the_first_rows_are_scored_by_what_was_compiled_for_all(halves):
+    subject = subject_of(half_classifier(), halves)
+    few = subject.first(3)
+    np.testing.assert_array_equal(few.test.y, subject.test.y[:3])
+    assert few.predictor is subject.predictor
+    assert len(few.first(None).test) == ROWS
+    with pytest.raises(InputError, match="0 test rows were asked for"):
+        subject.first(0)
+
+
 def test_predictions_do_not_depend_on_the_batch(halves):
     classifier = half_classifier(noise=0.5)
     whole = Predictor(classifier, seed=0).log_scores(halves.test.x)
