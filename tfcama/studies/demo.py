@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from tfcama.data.base import DataConfig
@@ -21,7 +22,9 @@ from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
 from tfcama.workdir import Workdir
 
 _SHIFTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
-_ADAPTED_TO = "vertical_shift:0.2"
+_ADAPTATION = FinetuneConfig(
+    subject="vertical_shift:0.2", mechanism="translation", clean="elbo", dreams=1.0, steps=300
+)
 _RADII = (0.0, 0.05, 0.1)
 _ATTACKED_ROWS = 100
 _CHECKED_ROWS = 30
@@ -101,7 +104,7 @@ def _image_demo(
         )
         trained[name] = Workdir(root / name)
         run.train(config, trained[name], data_dir=data_dir)
-    adaptation = FinetuneConfig(subject=_ADAPTED_TO, seed=seed)
+    adaptation = dataclasses.replace(_ADAPTATION, seed=seed)
     adapted = steps.finetuned(trained["cama"], adaptation, data_dir=data_dir)
     workdirs = [trained["dnn"], trained["cama"], adapted]
     subjects = [load_subject(workdir, data_dir=data_dir) for workdir in workdirs]
