@@ -10,7 +10,7 @@ r"""Repeats the papers' experiments, resumable, and writes their report.
     python -m trainers.reproduce --study=measurement --workdir=runs/measurement \
         --report=results/measurement --seeds=0,1,2,3,4
     python -m trainers.reproduce --table=1 --dataset=mnist --data_dir=../shared/tfds \
-        --workdir=runs/causal_ib --report=results/causal_ib_mnist --seeds=0,1,2
+        --workdir=runs/causal_ib --report=results/mnist_causal_ib --profile=core
 
 shift: deep CAMA's Figures 1, 7, 8 and 10. A seed on two cores takes about six hours with
 --profile=full, two with --profile=core (fewer ranges are fine-tuned), minutes with quick.
@@ -18,8 +18,8 @@ mechanisms: translation, rotation, zoom, photometric and their composition again
 labels, test-time augmentation, Tent, batch statistics and a spatial transformer; with
 --dataset=measurement --profile=tables, location-scale against the additive mechanism.
 class_rotation: digits whose rotation depends on the class: p(m|y) against p(m), sixes and nines.
-causal_ib (or --table=1): CausalIB's Table 1 and combinations of its defences, the paper's numbers
-beside ours; with core about two hours on two cores, with quick minutes.
+causal_ib (or --table=1): CausalIB's Table 1, with full also combinations of its defences, the
+paper's numbers beside ours; with core an hour and a half on one core, with quick minutes.
 measurement: the tables' Figures 13 to 15 (ICLR) and 12 to 14 (NeurIPS), half an hour a seed.
 """
 

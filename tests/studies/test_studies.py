@@ -1,6 +1,5 @@
 """The studies in miniature: all their steps, once, and a second call that repeats none."""
 
-import dataclasses
 import functools
 import json
 
@@ -69,8 +68,7 @@ def test_a_shift_study_is_done_once(tmp_path, bars_everywhere, monkeypatch, no_t
 
 
 def test_a_demo_is_done_once(tmp_path, bars_everywhere, monkeypatch, no_training):
-    tiny = dataclasses.replace(demo_lib._ADAPTATION, steps=2, batch_size=4)
-    monkeypatch.setattr(demo_lib, "_ADAPTATION", tiny)
+    monkeypatch.setattr(demo_lib, "_STEPS", 2)
     monkeypatch.setattr(demo_lib, "_SHIFTS", (0.0, 0.2))
     monkeypatch.setattr(demo_lib, "_RADII", (0.0, 0.1))
     monkeypatch.setattr(demo_lib, "_ATTACKED_ROWS", 4)

@@ -264,8 +264,9 @@ def _manipulated(subject: Subject, manipulation: str, level: float) -> tuple[tf.
     """The first test images after a manipulation, and the seed of what is drawn for them."""
     seed = subject.loaded.config.seed
     moved = manipulations.parse(manipulation, level=level).fit(subject.dataset)
-    split = manipulations.manipulate(subject.test, moved, seed=seed)
-    return tf.constant(split.x[:_COLUMNS]), tf.constant(random.stream(seed, "pictures"))
+    few = subject.test.take(slice(_COLUMNS))  # draws are a row's own: as if all were manipulated
+    split = manipulations.manipulate(few, moved, seed=seed)
+    return tf.constant(split.x), tf.constant(random.stream(seed, "pictures"))
 
 
 def _pictured(subject: Subject) -> bool:

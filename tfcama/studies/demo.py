@@ -18,13 +18,11 @@ from tfcama.studies import steps
 from tfcama.studies.measurement import PROFILES, MeasurementStudy
 from tfcama.studies.steps import Progress
 from tfcama.training import run
-from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
+from tfcama.training.config import RunConfig, TrainingConfig, default_finetuning
 from tfcama.workdir import Workdir
 
 _SHIFTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
-_ADAPTATION = FinetuneConfig(
-    subject="vertical_shift:0.2", mechanism="translation", clean="elbo", dreams=1.0, steps=300
-)
+_ADAPTED_TO, _MECHANISM, _STEPS = "vertical_shift:0.2", "translation", 300
 _RADII = (0.0, 0.05, 0.1)
 _ATTACKED_ROWS = 100
 _CHECKED_ROWS = 30
@@ -104,7 +102,14 @@ def _image_demo(
         )
         trained[name] = Workdir(root / name)
         run.train(config, trained[name], data_dir=data_dir)
-    adaptation = dataclasses.replace(_ADAPTATION, seed=seed)
+    adaptation = dataclasses.replace(
+        default_finetuning(
+            RunConfig.from_json(trained["cama"].read_config()), mechanism=_MECHANISM
+        ),
+        subject=_ADAPTED_TO,
+        steps=_STEPS,
+        seed=seed,
+    )
     adapted = steps.finetuned(trained["cama"], adaptation, data_dir=data_dir)
     workdirs = [trained["dnn"], trained["cama"], adapted]
     subjects = [load_subject(workdir, data_dir=data_dir) for workdir in workdirs]

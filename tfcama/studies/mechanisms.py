@@ -270,7 +270,8 @@ class MechanismStudy(Study):
             return on(subject, [self.profile.cases[0]._replace(level=0.0), *filter(None, [case])])
 
         def others(subject: Subject) -> list[Row]:
-            return on(subject, [each for each in self.profile.cases if each != case])
+            own_text = None if case is None else case.text
+            return on(subject, [each for each in self.profile.cases if each.text != own_text])
 
         about = f"_{slug(augmentation)}" if augmentation else ""
         self.once(workdir, f"own{about}", own, limit=self.profile.limit)

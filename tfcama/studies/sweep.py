@@ -121,11 +121,12 @@ class Sweep:
             self.progress(f"{about}: {error}")
             return {**cell.values, "error": str(error)}
         name = self._experiment
-        for attack in ("", *self.attacks):
-            part = f"{name}_{slug(attack or CLEAN)}"
-            if not results.has_rows(cell.workdir, part):
-                subject = load_subject(cell.workdir, data_dir=self.data_dir, limit=self.limit)
-                results.save_rows(cell.workdir, part, [self._score(subject, attack)])
+        parts = {attack: f"{name}_{slug(attack or CLEAN)}" for attack in ("", *self.attacks)}
+        missing = [a for a, part in parts.items() if not results.has_rows(cell.workdir, part)]
+        if missing:
+            subject = load_subject(cell.workdir, data_dir=self.data_dir, limit=self.limit)
+            for attack in missing:
+                results.save_rows(cell.workdir, parts[attack], [self._score(subject, attack)])
         found = {
             row.attack or CLEAN: row.accuracy
             for row in results.load_rows(cell.workdir)
