@@ -18,8 +18,8 @@ mechanisms: translation, rotation, zoom, photometric and their composition again
 labels, test-time augmentation, Tent, batch statistics and a spatial transformer; with
 --dataset=measurement --profile=tables, location-scale against the additive mechanism.
 class_rotation: digits whose rotation depends on the class: p(m|y) against p(m), sixes and nines.
-causal_ib (or --table=1): CausalIB's Table 1, with full also combinations of its defences, the
-paper's numbers beside ours; with core an hour and a half on one core, with quick minutes.
+causal_ib (or --table=1): CausalIB's Table 1 and combinations of its defences, the paper's numbers
+beside ours; a seed takes two to three hours on two cores with core, with quick minutes.
 measurement: the tables' Figures 13 to 15 (ICLR) and 12 to 14 (NeurIPS), half an hour a seed.
 """
 

@@ -48,7 +48,7 @@ class Method(NamedTuple):
       architecture: what differs from the model's defaults.
       defence: of training, see DEFENCES; "" for none.
       smoothed: answers are means over noisy copies.
-      costly: training takes many times as long; profiles give it epochs of its own.
+      cost: of training: 0 as the network itself, 1 some ten times as much, 2 more than that.
       many: an answer is itself a mean over some thirty; profiles attack fewer images.
     """
 
@@ -57,7 +57,7 @@ class Method(NamedTuple):
     architecture: Mapping[str, Any]
     defence: str = ""
     smoothed: bool = False
-    costly: bool = False
+    cost: int = 0
     many: bool = False
 
 
@@ -77,13 +77,13 @@ METHODS = {
     "vib": Method("VIB", "vib", _VIB),
     "causal_ib": Method("CausalIB", "causal_ib", _CAUSAL),
     "at_fgsm": Method("AT (FGSM)", "classifier", _PLAIN, _FGSM_TRAINING),
-    "at_pgd20": Method("AT (PGD-20)", "classifier", _PLAIN, _PGD_TRAINING, costly=True),
-    "trades": Method("TRADES", "classifier", _PLAIN, _TRADES, costly=True),
-    "vib_at_pgd20": Method("VIB + AT (PGD-20)", "vib", _VIB, _PGD_TRAINING, costly=True),
+    "at_pgd20": Method("AT (PGD-20)", "classifier", _PLAIN, _PGD_TRAINING, cost=1),
+    "trades": Method("TRADES", "classifier", _PLAIN, _TRADES, cost=1),
+    "vib_at_pgd20": Method("VIB + AT (PGD-20)", "vib", _VIB, _PGD_TRAINING, cost=2),
     "causal_ib_at_pgd20": Method(
-        "CausalIB + AT (PGD-20)", "causal_ib", _CAUSAL, _PGD_TRAINING, costly=True
+        "CausalIB + AT (PGD-20)", "causal_ib", _CAUSAL, _PGD_TRAINING, cost=2
     ),
-    "ciiv": Method("CiiV", "ciiv", {}, costly=True, many=True),
+    "ciiv": Method("CiiV", "ciiv", {}, cost=1, many=True),
 }
 
 _FGSM, _PGD = "fgsm", f"pgd:steps=20:{_STEP}"
@@ -109,8 +109,7 @@ class Profile(NamedTuple):
     """How much of the table is made.
 
     Attributes:
-      epochs: of training; the paper's are 50.
-      costly_epochs: of methods that attack at every step.
+      epochs: of training, by a method's cost; the paper's are 50.
       steps_per_epoch: 0 for all training rows.
       methods: keys of METHODS.
       attacks: keys of ATTACKS.
@@ -118,8 +117,7 @@ class Profile(NamedTuple):
       few: the same of methods whose answers cost much.
     """
 
-    epochs: int
-    costly_epochs: int
+    epochs: tuple[int, int, int]
     steps_per_epoch: int
     methods: tuple[str, ...]
     attacks: tuple[str, ...]
@@ -127,13 +125,10 @@ class Profile(NamedTuple):
     few: int
 
 
-_HOURS = ("vib_at_pgd20", "causal_ib_at_pgd20", "ciiv")  # each, on two cores
 PROFILES = {
-    "full": Profile(50, 50, 0, tuple(METHODS), tuple(ATTACKS), 1000, 200),
-    "core": Profile(
-        10, 3, 0, tuple(name for name in METHODS if name not in _HOURS), tuple(ATTACKS), 500, 50
-    ),
-    "quick": Profile(1, 1, 60, tuple(METHODS), (_FGSM, _PGD, _STRONGEST), 50, 10),
+    "full": Profile((50, 50, 50), 0, tuple(METHODS), tuple(ATTACKS), 1000, 200),
+    "core": Profile((50, 10, 3), 0, tuple(METHODS), tuple(ATTACKS), 500, 50),
+    "quick": Profile((1, 1, 1), 60, tuple(METHODS), (_FGSM, _PGD, _STRONGEST), 50, 10),
 }
 
 
@@ -186,7 +181,7 @@ class CausalIbStudy(Study):
             model=method.model,
             architecture=method.architecture,
             training=TrainingConfig(
-                epochs=profile.costly_epochs if method.costly else profile.epochs,
+                epochs=profile.epochs[method.cost],
                 steps_per_epoch=profile.steps_per_epoch,
                 batch_size=_BATCH,
                 learning_rate=1e-4,
