@@ -14,6 +14,8 @@ from tfcama.report import labels
 from tfcama.specs import with_number
 
 _CAMA, _DNN = "cama", "dnn"
+_OTHERWISE = "cama with "  # and the mechanism, where it is not its case's own
+_ADDITIVE = "additive"
 _CLOSE = 0.005  # clean accuracy may fall by so much
 
 
@@ -26,18 +28,21 @@ class _Key(NamedTuple):
     tested_on: str
 
 
-def claims(rows: Sequence[Row], errors: Mapping[str, Sequence[float]]) -> list[Check]:
+def claims(
+    rows: Sequence[Row], errors: Mapping[str, Sequence[float]], mechanisms: Mapping[str, str]
+) -> list[Check]:
     """The checks of a study of mechanisms.
 
     Args:
       rows: of the study; adapted models count on the images that they did not see.
       errors: median errors of recovered parameters, one a seed, by what they are of.
+      mechanisms: the one that is meant for a manipulation, by the manipulation with its level.
     """
-    mean = _means(rows)
+    mean = _means(rows, mechanisms)
     cases = sorted({key.finetuned_on for key in mean if key.model == _CAMA and key.finetuned_on})
     checks = [*_thresholds(mean), *_clean(mean, cases), *_won_back(mean, cases)]
     checks += [*_foresight(mean, cases), *_unseen(mean, cases), *_few_inputs(rows)]
-    checks += _above_additive(mean, rows)
+    checks += _above_additive(mean, cases)
     for name, found in errors.items():
         if "vertical_shift:0.3" in name and name.endswith("shift_y"):
             error = float(np.mean(found))
@@ -47,20 +52,27 @@ def claims(rows: Sequence[Row], errors: Mapping[str, Sequence[float]]) -> list[C
     return checks
 
 
-def _means(rows: Sequence[Row]) -> dict[_Key, float]:
-    """Accuracy by key, the mean over seeds; of CAMAs those whose mechanism has parameters."""
+def _means(rows: Sequence[Row], mechanisms: Mapping[str, str]) -> dict[_Key, float]:
+    """Accuracy by key, the mean over seeds; a CAMA with another mechanism is another model."""
     found: dict[_Key, list[float]] = defaultdict(list)
     for row in rows:
         adapted = row.finetuned_on != ""
         if row.experiment != ("manipulation_held_out" if adapted else "manipulation"):
             continue
-        model = row.model.removeprefix("measurement_")
-        additive = model == _CAMA and adapted and "mechanism=" not in row.variant
-        if additive or "mean over" in row.variant:
+        if "mean over" in row.variant:
             continue
+        model = row.model.removeprefix("measurement_")
+        if model == _CAMA and adapted and _mechanism(row) != mechanisms.get(row.finetuned_on):
+            model = _OTHERWISE + _mechanism(row)
         key = _Key(model, row.trained_on, row.finetuned_on, _tested_on(row))
         found[key].append(row.accuracy)
     return {key: float(np.mean(values)) for key, values in found.items()}
+
+
+def _mechanism(row: Row) -> str:
+    """Of a CAMA, by what its `variant` says."""
+    stated = dict(part.split("=", 1) for part in row.variant.split(", ") if "=" in part)
+    return stated.get("mechanism", _ADDITIVE)
 
 
 def _tested_on(row: Row) -> str:
@@ -151,32 +163,31 @@ def _foresight(mean: Mapping[_Key, float], cases: Sequence[str]) -> list[Check]:
 
 def _unseen(mean: Mapping[_Key, float], cases: Sequence[str]) -> list[Check]:
     """Mean over manipulations that neither was made for, each CAMA against each rival of a case."""
+    models = {key.model for key in mean}
+    camas = [_CAMA, *sorted(m for m in models if m.startswith(_OTHERWISE) and _ADDITIVE not in m)]
     checks = []
     for case in cases:
         others = [each for each in cases if each != case]
-        if not others:
-            continue
-        ours = [mean.get(_Key(_CAMA, "clean", case, each)) for each in others]
-        rivals: dict[str, float] = {}
-        for model in {key.model for key in mean} - {_CAMA}:
-            for trained, finetuned in ((f"clean+{case}", ""), ("clean", case)):
-                theirs = [mean.get(_Key(model, trained, finetuned, each)) for each in others]
-                if None not in theirs:
-                    rivals[f"{model} {'trained' if trained != 'clean' else 'adapted'}"] = float(
-                        np.mean(np.array(theirs, float))
-                    )
-        if None in ours or not rivals:
-            continue
-        mine = float(np.mean(np.array(ours, float)))
-        best = max(rivals, key=lambda name: rivals[name])
-        checks.append(
-            Check(
-                f"made for {labels.manipulation_name(case)}, on all other manipulations: CAMA "
-                "above every rival made for the same",
-                mine > rivals[best],
-                f"{100 * mine:.1f} % against {100 * rivals[best]:.1f} % ({best})",
-            )
-        )
+
+        def over_others(model: str, trained: str, finetuned: str, others=others) -> float:
+            """NaN where a manipulation is missing."""
+            found = [mean.get(_Key(model, trained, finetuned, each), np.nan) for each in others]
+            return float(np.mean(found)) if found else np.nan
+
+        rivals = {}
+        for model in sorted(m for m in models if not m.startswith(_CAMA)):
+            rivals[f"{model} trained"] = over_others(model, f"clean+{case}", "")
+            rivals[f"{model} adapted"] = over_others(model, "clean", case)
+        rivals = {name: accuracy for name, accuracy in rivals.items() if accuracy == accuracy}
+        for cama in camas if rivals else ():
+            ours = over_others(cama, "clean", case)
+            if ours != ours:
+                continue
+            best = max(rivals, key=lambda name: rivals[name])
+            about = f"made for {labels.manipulation_name(case)}, on all other manipulations: "
+            about += f"{cama.replace(_CAMA, _CAMA.upper())} above every rival made for the same"
+            detail = f"{100 * ours:.1f} % against {100 * rivals[best]:.1f} % ({best})"
+            checks.append(Check(about, ours > rivals[best], detail))
     return checks
 
 
@@ -204,19 +215,14 @@ def _few_inputs(rows: Sequence[Row]) -> list[Check]:
     ]
 
 
-def _above_additive(mean: Mapping[_Key, float], rows: Sequence[Row]) -> list[Check]:
-    found: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        own = row.finetuned_on == _tested_on(row)
-        cama = row.model.endswith(_CAMA) and "mechanism=" not in row.variant
-        if own and cama and row.experiment == "manipulation_held_out":
-            found[row.finetuned_on].append(row.accuracy)
+def _above_additive(mean: Mapping[_Key, float], cases: Sequence[str]) -> list[Check]:
+    additive = {case: mean.get(_own(case)._replace(model=_OTHERWISE + _ADDITIVE)) for case in cases}
     return [
         Check(
             f"{labels.manipulation_name(case)}: its mechanism above the additive one",
-            bool(mean[_own(case)] > np.mean(accuracies)),
-            f"{100 * mean[_own(case)]:.1f} against {100 * np.mean(accuracies):.1f} %",
+            mean[_own(case)] > accuracy,
+            f"{100 * mean[_own(case)]:.1f} against {100 * accuracy:.1f} %",
         )
-        for case, accuracies in found.items()
-        if _own(case) in mean
+        for case, accuracy in additive.items()
+        if accuracy is not None and _own(case) in mean
     ]

@@ -63,6 +63,7 @@ class Case(NamedTuple):
         return with_number(self.manipulation, self.level)
 
 
+_GENERAL = "affine+photometric"
 _VERTICAL = Case("vertical_shift", 0.5, "translation")
 _CASES = (
     _VERTICAL,
@@ -73,7 +74,7 @@ _CASES = (
     Case("zoom", 0.4, "zoom"),
     Case("contrast", 0.9, "photometric"),
     Case("inversion", 0.5, "photometric"),
-    Case("rotation:30+zoom:0.3+shift:0.15+contrast:0.5", None, "affine+photometric"),
+    Case("rotation:30+zoom:0.3+shift:0.15+contrast:0.5", None, _GENERAL),
 )
 _TABLE_CASES = (
     Case("children_shift", 1.0, "location_scale"),
@@ -92,6 +93,8 @@ class Profile(NamedTuple):
       cases: what is adapted to, and scored.
       foresighted: for so many of the cases a DNN is trained on the manipulation, with labels.
       additive: so many of the cases are adapted to by the papers' mechanism, too.
+      general: so many of them by a mechanism that can do all of it, too, as who does not know
+        what happened would.
       fractions: of the test images that fine-tuning sees, besides the usual half, for the first
         case.
       limit: test images of which the scored ones are taken, on the model's own manipulation and on
@@ -109,6 +112,7 @@ class Profile(NamedTuple):
     cases: tuple[Case, ...]
     foresighted: int
     additive: int
+    general: int
     fractions: tuple[float, ...]
     limit: int | None
     cross_limit: int | None
@@ -116,10 +120,10 @@ class Profile(NamedTuple):
 
 
 PROFILES = {
-    "full": Profile("image", 15, 20, 10, 900, _CASES, 9, 1, (0.01,), None, None, 500),
-    "core": Profile("image", 15, 10, 2, 400, _CASES, 1, 1, (0.01,), 1500, 300, 50),
-    "quick": Profile("image", 1, 1, 1, 50, _CASES[:2], 2, 1, (), 100, 100, 10),
-    "tables": Profile("table", 20, 60, 0, 800, _TABLE_CASES, 3, 3, (0.01,), None, None, 200),
+    "full": Profile("image", 15, 20, 10, 900, _CASES, 9, 1, 1, (0.01,), None, None, 500),
+    "core": Profile("image", 15, 10, 2, 400, _CASES, 1, 1, 1, (0.01,), 1500, 300, 50),
+    "quick": Profile("image", 1, 1, 1, 50, _CASES[:2], 2, 1, 0, (), 100, 100, 10),
+    "tables": Profile("table", 20, 60, 0, 800, _TABLE_CASES, 3, 3, 0, (0.01,), None, None, 200),
 }
 
 
@@ -153,6 +157,8 @@ class MechanismStudy(Study):
             workdirs.append(self._adapt(cama, profile.cases[0], fraction, seed))
         for case in profile.cases[: profile.additive]:
             workdirs.append(self._adapt(cama, case._replace(mechanism=""), FRACTION, seed))
+        for case in profile.cases[: profile.general]:
+            workdirs.append(self._adapt(cama, case._replace(mechanism=_GENERAL), FRACTION, seed))
         if profile.cnn_epochs:
             workdirs += self._convolutional(seed)
         if profile.attacked:
@@ -362,7 +368,15 @@ class MechanismStudy(Study):
         return pictures
 
     def checks(self, rows: Sequence[Row]) -> dict[str, list[Check]]:
-        return {"Does it do what was asked of it?": claims(rows, self._errors(rows))}
+        return {
+            "Does it do what was asked of it?": claims(
+                rows, self._errors(rows), self._own_mechanisms
+            )
+        }
+
+    @property
+    def _own_mechanisms(self) -> dict[str, str]:
+        return {case.text: case.mechanism for case in self.profile.cases}
 
     def _errors(self, rows: Sequence[Row]) -> dict[str, list[float]]:
         """Median error of the recovered parameters by "mechanism on manipulation: parameter"."""
@@ -382,14 +396,11 @@ _RECOVERED = "recovered.json"
 
 
 def _pictures_of(workdir: Workdir) -> list[Picture]:
-    subject = RunConfig.from_json(workdir.read_config()).finetuned
-    about = slug(subject.subject) if subject is not None else workdir.root.name
-    return [
-        picture
-        if picture.name.startswith("recovered")
-        else picture._replace(name=f"{picture.name}_of_{about}")
-        for picture in load_all(workdir)
-    ]
+    adapted = RunConfig.from_json(workdir.read_config()).finetuned
+    if adapted is None:
+        return []
+    about = "_".join(slug(part) for part in (adapted.subject, adapted.mechanism))
+    return [picture._replace(name=f"{picture.name}_of_{about}") for picture in load_all(workdir)]
 
 
 def matrix(rows: Sequence[Row], cases: Sequence[Case]) -> tuple[list[str], list[str], np.ndarray]:
