@@ -328,8 +328,8 @@ def test_p_m_may_depend_on_the_class(spec, images):
     random.seed_everything(0)
     model = Cama(spec, CamaConfig(num_samples=2, mechanism="rotation", prior_m="class"))
     loc, log_scale = model.prior_m.trainable_variables
-    loc.assign([[0.5], [-1.0], [0.0]])
-    log_scale.assign([[0.1], [0.0], [-0.5]])
+    loc.assign([[0.05], [-0.1], [0.0]])  # tens of standard deviations
+    log_scale.assign([[0.1 / 3], [0.0], [-0.5 / 3]])
     noise = model.shared_noise(SEED, num_samples=1)
     q_m = model.posterior_m(tf.constant(images))
     m = (q_m.mean() + q_m.stddev() * noise.m).numpy()
@@ -345,6 +345,9 @@ def test_p_m_may_depend_on_the_class(spec, images):
             - 0.5
         )
         np.testing.assert_allclose(analytic[:, label], -kl[:, 0], atol=1e-4)
+    untouched = model.log_weights(images, noise=noise, untouched=True).log_ratio_m[0]
+    expected = stats.norm.logpdf(m) - stats.norm(q_m.mean(), q_m.stddev()).logpdf(m)
+    np.testing.assert_allclose(untouched, expected, atol=1e-4)
     assert any(v is loc for v in model.variable_groups()["p_m"])
     assert np.all(np.isfinite(model.log_scores(images, seed=SEED)))
 

@@ -37,7 +37,8 @@ def test_the_study_is_done_once_and_shows_both_numbers(
         monkeypatch.setitem(METHODS, name, method._replace(architecture=sizes[method.model]))
     monkeypatch.setattr(causal_ib, "_STRONGEST", "fgsm")  # the real one takes minutes
     profile = Profile(
-        epochs=(1, 1, 1),
+        epochs=1,
+        costly_epochs=1,
         steps_per_epoch=1,
         methods=("randomized_smoothing", "vib", "causal_ib", "at_fgsm"),
         attacks=("fgsm",),

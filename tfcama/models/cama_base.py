@@ -92,6 +92,7 @@ _M_AT_TEST = ("posterior", "mean", "do_m0")
 PRIORS = ("shared", "class")
 _START_SPREAD = 2.0  # standard deviations of the prior
 _STARTS_SEED = (0, 1)  # the same starts for every prediction
+_LOC_UNIT, _LOG_SCALE_UNIT = 10.0, 3.0  # of p(m|y)'s variables
 _STEP = 0.3  # of the ascent, in standard deviations of the prior; falls to a tenth
 
 
@@ -110,6 +111,9 @@ class Noise(NamedTuple):
 class PriorM(keras.layers.Layer):
     """p(m) = N(0, I), or p(m | y) = N(mu_y, diag(s_y^2)), which starts as the former.
 
+    The variables count in steps of ten standard deviations and of log s = 3: a class may have to go
+    several of them, and a few hundred steps of Adam move a variable by less than one.
+
     Args:
       dim_m: size of m.
       num_classes: C; 0 for p(m).
@@ -118,19 +122,17 @@ class PriorM(keras.layers.Layer):
     def __init__(self, dim_m: int, num_classes: int):
         super().__init__(name="prior_m", dtype="float32")
         self._dim_m = dim_m
-        self._loc = self._log_scale = None
-        if num_classes:
-            shape = (num_classes, dim_m)
-            self._loc = self.add_weight(shape=shape, initializer="zeros", name="loc")
-            self._log_scale = self.add_weight(shape=shape, initializer="zeros", name="log_scale")
+        self._by_class = [
+            self.add_weight(shape=(num_classes, dim_m), initializer="zeros", name=name)
+            for name in (("loc", "log_scale") if num_classes else ())
+        ]
 
-    def call(self, y: tf.Tensor) -> tfd.Distribution:
-        """Event shape [M], batch shape [B|1, C|1] for one-hots y, or [1, 1] where y is not used."""
-        if self._loc is None:
+    def call(self, y: tf.Tensor | None) -> tfd.Distribution:
+        """Event shape [M], batch shape [B|1, C|1] for one-hots y; [1, 1] and N(0, I) without."""
+        if not self._by_class or y is None:
             return tfd.Independent(tfd.Normal(tf.zeros([1, 1, self._dim_m]), 1.0), 1)
-        loc = tf.tensordot(y, tf.convert_to_tensor(self._loc), axes=1)
-        log_scale = tf.tensordot(y, tf.convert_to_tensor(self._log_scale), axes=1)
-        return tfd.Independent(tfd.Normal(loc, tf.exp(log_scale)), 1)
+        loc, log_scale = (tf.tensordot(y, tf.convert_to_tensor(v), axes=1) for v in self._by_class)
+        return tfd.Independent(tfd.Normal(_LOC_UNIT * loc, tf.exp(_LOG_SCALE_UNIT * log_scale)), 1)
 
 
 class CamaBase(ClassifierModel, abc.ABC):
@@ -251,7 +253,7 @@ class CamaBase(ClassifierModel, abc.ABC):
         x: tf.Tensor,
         *,
         noise: tf.Tensor,
-        y: tf.Tensor,
+        y: tf.Tensor | None,
         manipulated: tf.Tensor | bool = True,
         m_do: tf.Tensor | None = None,
         analytic: bool = False,
@@ -261,7 +263,7 @@ class CamaBase(ClassifierModel, abc.ABC):
         Args:
           x: [B, *shape].
           noise: [B or 1, M].
-          y: one-hots, [B, 1, C] or [1, C, C]; p(m) may depend on them.
+          y: one-hots, [B, 1, C] or [1, C, C], of p(m|y); None: p(m) = N(0, I).
           manipulated: [B] bool, or one for all rows; a plain False does not run q(m|x).
           m_do: [B, M]; None: zeros.
           analytic: the log-ratio is -KL(q(m|x) || p(m)), its expectation, in place of the sample's.
@@ -282,7 +284,7 @@ class CamaBase(ClassifierModel, abc.ABC):
         return tf.where(mask, m, set_to), tf.where(mask, log_ratio, 0.0)
 
     def _log_ratio_m(
-        self, q_m: tfd.Distribution, m: tf.Tensor, y: tf.Tensor, *, analytic: bool
+        self, q_m: tfd.Distribution, m: tf.Tensor, y: tf.Tensor | None, *, analytic: bool
     ) -> tf.Tensor:
         """Log p(m | y) - log q(m | x), or its expectation under q, [B, C|1]."""
         p_m = self.prior_m(y)
@@ -301,6 +303,7 @@ class CamaBase(ClassifierModel, abc.ABC):
         m_do: tf.Tensor | None = None,
         analytic: bool = False,
         improved: bool = False,
+        untouched: bool = False,
     ) -> LogWeights:
         """The terms of K posterior samples, for given labels or for every class.
 
@@ -313,13 +316,19 @@ class CamaBase(ClassifierModel, abc.ABC):
           analytic: the log-ratios are -KL, their expectations: less variance in an ELBO, and not
             to be used in an importance-weighted bound (Eq. 6).
           improved: takes z from the proposal that prediction takes it from.
+          untouched: nothing manipulated these rows, and a p(m|y) is not theirs: m ~ N(0, I).
 
         Returns:
           LogWeights, [K, B] with labels, [K, B, C] without (or broadcasting to that).
         """
         y = self._one_hots(labels)
         m, log_ratio_m = self.sample_m(
-            x, noise=noise.m, y=y, manipulated=manipulated, m_do=m_do, analytic=analytic
+            x,
+            noise=noise.m,
+            y=None if untouched else y,
+            manipulated=manipulated,
+            m_do=m_do,
+            analytic=analytic,
         )
         q_z = self.posterior_z(x, y, m)
         if improved:

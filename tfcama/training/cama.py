@@ -163,7 +163,8 @@ _DREAM_SPREAD = 2.0  # standard deviations of the prior
 class FinetuneTrainer(_CamaTrainer):
     """Maximises Eq. 8, alpha ELBO(x, y) on clean rows + (1 - alpha) ELBO(x) on unlabelled ones.
 
-    ELBO(x) = log sum_c exp ELBO(x, y_c), Eq. 7, one m ~ q(m|x) a row. Only NNpM and NNqM move
+    ELBO(x) = log sum_c exp ELBO(x, y_c), Eq. 7, one m ~ q(m|x) a row. A p(m|y) is that of the
+    unlabelled rows; clean ones keep N(0, I). Only NNpM and NNqM move
     unless other groups are named.
 
     Args:
@@ -209,6 +210,7 @@ class FinetuneTrainer(_CamaTrainer):
             labels=clean.y,
             manipulated=not self._clean_do_m0,
             analytic=True,
+            untouched=True,
         )
         of_unlabelled = model.log_weights(
             unlabelled.x,
