@@ -121,7 +121,7 @@ class Profile(NamedTuple):
 
 PROFILES = {
     "full": Profile("image", 15, 20, 10, 900, _CASES, 9, 1, 1, (0.01,), None, None, 500),
-    "core": Profile("image", 15, 10, 2, 400, _CASES, 1, 1, 1, (0.01,), 1500, 300, 50),
+    "core": Profile("image", 15, 10, 2, 400, _CASES, 1, 1, 2, (0.01,), 1500, 300, 50),
     "quick": Profile("image", 1, 1, 1, 50, _CASES[:2], 2, 1, 0, (), 100, 100, 10),
     "tables": Profile("table", 20, 60, 0, 800, _TABLE_CASES, 3, 3, 0, (0.01,), None, None, 200),
 }
