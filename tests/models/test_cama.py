@@ -328,7 +328,7 @@ def test_p_m_may_depend_on_the_class(spec, images):
     random.seed_everything(0)
     model = Cama(spec, CamaConfig(num_samples=2, mechanism="rotation", prior_m="class"))
     loc, log_scale = model.prior_m.trainable_variables
-    loc.assign([[0.05], [-0.1], [0.0]])  # tens of standard deviations
+    loc.assign([[0.5 / 30], [-1.0 / 30], [0.0]])
     log_scale.assign([[0.1 / 3], [0.0], [-0.5 / 3]])
     noise = model.shared_noise(SEED, num_samples=1)
     q_m = model.posterior_m(tf.constant(images))

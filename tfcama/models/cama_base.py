@@ -92,7 +92,7 @@ _M_AT_TEST = ("posterior", "mean", "do_m0")
 PRIORS = ("shared", "class")
 _START_SPREAD = 2.0  # standard deviations of the prior
 _STARTS_SEED = (0, 1)  # the same starts for every prediction
-_LOC_UNIT, _LOG_SCALE_UNIT = 10.0, 3.0  # of p(m|y)'s variables
+_LOC_UNIT, _LOG_SCALE_UNIT = 30.0, 3.0  # of p(m|y)'s variables
 _STEP = 0.3  # of the ascent, in standard deviations of the prior; falls to a tenth
 
 
@@ -111,8 +111,8 @@ class Noise(NamedTuple):
 class PriorM(keras.layers.Layer):
     """p(m) = N(0, I), or p(m | y) = N(mu_y, diag(s_y^2)), which starts as the former.
 
-    The variables count in steps of ten standard deviations and of log s = 3: a class may have to go
-    several of them, and a few hundred steps of Adam move a variable by less than one.
+    The variables count in thirty standard deviations and in log s = 3: a class may have to go
+    several deviations, and a few hundred steps of Adam move a variable by less than a half.
 
     Args:
       dim_m: size of m.
