@@ -197,7 +197,8 @@ def accuracy_matrix(
         layout="constrained",
     )
     axes = figure.add_subplot()
-    axes.imshow(accuracies, cmap="RdYlGn", vmin=0.2, vmax=1.0, aspect="auto")
+    image = axes.imshow(accuracies, cmap="RdYlBu", vmin=0.2, vmax=1.0, aspect="auto")
+    brightness = image.to_rgba(accuracies)[..., :3] @ (0.299, 0.587, 0.114)
     for row, column in np.ndindex(accuracies.shape):
         values = [accuracies[row, column], np.nan if published is None else published[row, column]]
         lines = [
@@ -205,7 +206,8 @@ def accuracy_matrix(
             for form, value in zip(("{:.1f}", "({:.1f})"), values, strict=True)
             if np.isfinite(value)
         ]
-        axes.text(column, row, "\n".join(lines), ha="center", va="center", fontsize=7)
+        ink = "black" if brightness[row, column] > 0.5 else "white"
+        axes.text(column, row, "\n".join(lines), ha="center", va="center", fontsize=7, color=ink)
     axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right", fontsize=7.5)
     axes.set_yticks(range(len(rows)), rows, fontsize=7.5)
     figure.suptitle(title, fontsize=10)
