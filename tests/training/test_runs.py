@@ -14,7 +14,12 @@ from tfcama.errors import InputError
 from tfcama.models.registry import MODELS
 from tfcama.training import checkpoints, run
 from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
-from tfcama.training.finetune import adapted_rows, finetune, finetune_on_manipulation
+from tfcama.training.finetune import (
+    adapted_rows,
+    finetune,
+    finetune_on_manipulation,
+    is_finished,
+)
 from tfcama.workdir import Workdir
 
 pytestmark = pytest.mark.usefixtures("bars_everywhere")
@@ -65,6 +70,7 @@ def test_a_killed_run_continues_to_the_same_numbers(tmp_path, model):
     with pytest.raises(KilledError):
         run.train(config, broken, extra_callbacks=(KillAt(4),))  # in the second epoch
     assert checkpoints.newest(broken.checkpoints).epoch == 1
+    assert not run.is_finished(broken, config)
     resumed = run.train(config, broken)
     assert metrics(broken) == metrics(Workdir(tmp_path / "unbroken"))
     for ours, theirs in zip(weights(resumed), weights(unbroken), strict=True):
@@ -77,6 +83,9 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     before = metrics(workdir)
     run.train(configuration(), workdir, extra_callbacks=(KillAt(0),))
     assert metrics(workdir) == before
+    assert run.is_finished(workdir, configuration())
+    assert not run.is_finished(workdir, configuration(epochs=1))
+    assert not run.is_finished(Workdir(tmp_path / "none"), configuration())
 
 
 def test_the_seed_decides_the_numbers(tmp_path):
@@ -233,6 +242,12 @@ def test_fine_tuning_makes_a_run_of_its_own_and_leaves_the_base(tmp_path, traine
         assert not any(same) if name in ("p_m", "q_m") else all(same), name
     rows = metrics(target)
     assert rows[-1]["elbo_x"] > rows[0]["elbo_x"]
+    named = dataclasses.replace(config, subject="vertical_shift:0.3")
+    assert is_finished(target, named)
+    assert not is_finished(target, dataclasses.replace(named, seed=1))
+    assert not is_finished(Workdir(tmp_path / "none"), named)
+    shutil.rmtree(max(target.checkpoints.iterdir()))
+    assert not is_finished(target, named)
 
 
 def test_a_clean_model_takes_another_mechanism(tmp_path, trained, bars):

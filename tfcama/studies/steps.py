@@ -16,7 +16,7 @@ from tfcama.evaluation.subject import Subject
 from tfcama.report import pictures
 from tfcama.report.pictures import slug
 from tfcama.training.config import FinetuneConfig
-from tfcama.training.finetune import finetune, finetune_on_manipulation
+from tfcama.training.finetune import finetune, finetune_on_manipulation, is_finished
 from tfcama.training.methods import EQ8
 from tfcama.workdir import Workdir
 
@@ -37,7 +37,8 @@ def finetuned_workdir(base: Workdir, config: FinetuneConfig) -> Workdir:
 def finetuned(base: Workdir, config: FinetuneConfig, *, data_dir: str | None) -> Workdir:
     """`base`, adapted to its own test inputs under the manipulation `config.subject`."""
     workdir = finetuned_workdir(base, config)
-    finetune_on_manipulation(base, workdir, config.subject, config, data_dir=data_dir)
+    if not is_finished(workdir, config):
+        finetune_on_manipulation(base, workdir, config.subject, config, data_dir=data_dir)
     return workdir
 
 

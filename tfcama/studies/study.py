@@ -126,7 +126,8 @@ class Study(abc.ABC):
             data=data or self.data or DATASETS[self.dataset].config_class(),
         )
         workdir = Workdir(self.root / f"seed{seed}" / name)
-        run.train(config, workdir, data_dir=self.data_dir)
+        if not run.is_finished(workdir, config):
+            run.train(config, workdir, data_dir=self.data_dir)
         return workdir
 
     def once(

@@ -157,7 +157,7 @@ def _eq8(
     claim(target, run_config)
     # Nobody knows their labels, and what FinetuneTrainer shows of them needs none.
     shown = Split(unlabelled[: run.PICTURED], np.zeros(len(unlabelled[: run.PICTURED]), np.int32))
-    epochs = math.ceil(config.steps / _STEPS_PER_EPOCH)
+    epochs = _epochs(config)
     steps_per_epoch = math.ceil(config.steps / epochs)
     with chosen.scope():
         trainer = make_trainer(trained, run_config, devices=devices)
@@ -189,6 +189,19 @@ def _eq8(
             ),
         )
     return run.load(target)
+
+
+def is_finished(target: Workdir, config: FinetuneConfig) -> bool:
+    """Whether `finetune` would find nothing left to do; says so without reading data or weights."""
+    if not target.config_file.exists():
+        return False
+    found = RunConfig.from_json(target.read_config()).finetuned
+    done = max((c.epoch for c in checkpoints.listed(target.checkpoints)), default=0)
+    return found == config and done >= (_epochs(config) if config.method == methods.EQ8 else 1)
+
+
+def _epochs(config: FinetuneConfig) -> int:
+    return math.ceil(config.steps / _STEPS_PER_EPOCH)
 
 
 def load_base(base: Workdir, *, at_test: Sequence[str] = ()) -> run.LoadedRun:

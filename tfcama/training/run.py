@@ -173,6 +173,15 @@ def train(
     return load(workdir)
 
 
+def is_finished(workdir: Workdir, config: RunConfig) -> bool:
+    """Whether `train` would find nothing left to do; says so without reading data or weights."""
+    if not workdir.config_file.exists():
+        return False
+    found = RunConfig.from_json(workdir.read_config())
+    done = max((c.epoch for c in checkpoints.listed(workdir.checkpoints)), default=0)
+    return done >= config.training.epochs and dataclasses.replace(found, input_spec=None) == config
+
+
 def _await_checkpoint(workdir: Workdir, *, epoch: int) -> None:
     """Waits until the first of several machines has written the last checkpoint."""
     deadline = time.monotonic() + _CHIEF_TIMEOUT
