@@ -234,7 +234,7 @@ def robustness_against_accuracy(
             clean,
             attacked,
             color=COLOURS[place % len(COLOURS)],
-            marker=_MARKERS[place % len(_MARKERS)],
+            marker=_MARKERS[(place + place // len(COLOURS)) % len(_MARKERS)],  # no pair twice
             markersize=7,
             linestyle="",
             label=f"{name} ({seconds / 60:.0f})",
