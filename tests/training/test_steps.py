@@ -126,6 +126,18 @@ def test_the_fine_tuning_loss_is_eq_8(spec, bars):
     assert terms["kl_m"].shape == (4,)
 
 
+@pytest.mark.parametrize("alpha", [1.0, 0.0])
+def test_only_unlabelled_rows_move_the_prior_of_a_class(spec, bars, alpha):
+    model = cama(spec, mechanism="rotation", prior_m="class")
+    trainer = finetuning(model, groups=("p_m", "q_m"), alpha=alpha)
+    stream = pipeline.finetuning_stream(bars.train, bars.test.x, batch_size=4, seed=SEED)
+    prior = model.prior_m.trainable_variables
+    before = [variable.numpy() for variable in prior]
+    fit(trainer, stream, 2)
+    moved = [not np.array_equal(a, b) for a, b in zip(before, prior, strict=True)]
+    assert moved == [alpha == 0.0] * 2
+
+
 def test_training_learns_the_bars(spec, bars):
     """Sixty steps are enough for three classes that a ruler could tell apart."""
     model = cama(spec)

@@ -87,24 +87,50 @@ METHODS = {
     "ciiv": Method("CiiV", "ciiv", {}, costly=True, many=True),
 }
 
-_FGSM, _PGD = "fgsm", f"pgd:steps=20:{_STEP}"
-_HALF = " of half the radius"  # 50/255 where inputs are scaled to [-1, 1], and steps of 0.01 there
-_FGSM_HALF, _PGD_HALF = _FGSM + _HALF, "pgd:steps=20:step_size=0.005" + _HALF
-_STRONGEST = "pgd_eot:steps=100:draws=10"
-ATTACKS = {
-    _FGSM: "FGSM",
-    _PGD: "PGD-20",
-    _FGSM_HALF: "FGSM, half eps",
-    _PGD_HALF: "PGD-20, half eps",
-    "fgsm:loss=double_softmax": "FGSM, double softmax",
-    f"{_PGD}:loss=double_softmax": "PGD-20, double softmax",
-    "pgd_eot:steps=20:draws=1": "PGD-20, EOT 1",
-    "pgd_eot:steps=20:draws=20": "PGD-20, EOT 20",
-    _STRONGEST: "PGD-100, EOT 10",
-}
-"""Attack -> column; the first two are the paper's as it prints them, the last is the headline."""
+
+def _column(attack: str, eps: float) -> str:
+    """What stands for an attack of this radius: a key of ATTACKS; CLEAN for none."""
+    if not attack:
+        return CLEAN
+    return attack if eps == EPS else f"{attack} eps {eps:g}"
+
+
+class Attack(NamedTuple):
+    """A column of the table.
+
+    Attributes:
+      spec: see `attacks.registry.parse`.
+      label: for people.
+      eps: the radius.
+    """
+
+    spec: str
+    label: str
+    eps: float = EPS
+
 
 CLEAN = "clean"
+_HALF = EPS / 2  # 50/255 where inputs are scaled to [-1, 1]; steps of 0.005 are 0.01 there
+_FGSM, _PGD = "fgsm", f"pgd:steps=20:{_STEP}"
+_PGD_SHORT = "pgd:steps=20:step_size=0.005"
+_FGSM_HALF, _PGD_HALF = _column(_FGSM, _HALF), _column(_PGD_SHORT, _HALF)
+_STRONGEST = "pgd_eot:steps=100:draws=10"
+ATTACKS = {
+    _column(attack.spec, attack.eps): attack
+    for attack in (
+        Attack(_FGSM, "FGSM"),
+        Attack(_PGD, "PGD-20"),
+        Attack(_FGSM, "FGSM, half eps", _HALF),
+        Attack(_PGD_SHORT, "PGD-20, half eps", _HALF),
+        Attack("fgsm:loss=double_softmax", "FGSM, double softmax"),
+        Attack(f"{_PGD}:loss=double_softmax", "PGD-20, double softmax"),
+        Attack("pgd_eot:steps=20:draws=1", "PGD-20, EOT 1"),
+        Attack("pgd_eot:steps=20:draws=20", "PGD-20, EOT 20"),
+        Attack(_STRONGEST, "PGD-100, EOT 10"),
+    )
+}
+"""Column -> attack; the first two are the paper's as it prints them, the last is the headline."""
+
 _PICTURED = ("vib", "causal_ib")
 _PAPER_COLUMNS = {
     CLEAN: "clean",
@@ -209,17 +235,18 @@ class CausalIbStudy(Study):
             hits = subject.predictor.hits(subject.test.x, subject.test.y)
             return [scored(hits, **subject.identity(CLEAN))]
 
-        def attacked(attack: str, subject: Subject) -> list[Row]:
+        def attacked(attack: Attack, subject: Subject) -> list[Row]:
             subject = smoothed(subject) if method.smoothed else subject
-            spec, radius = attack.removesuffix(_HALF), EPS / 2 if attack.endswith(_HALF) else EPS
-            return robustness.attack_curve(subject, spec, [radius], progress=self.progress)[0]
+            return robustness.attack_curve(
+                subject, attack.spec, [attack.eps], progress=self.progress
+            )[0]
 
         self.once(workdir, CLEAN, clean)
         for attack in profile.attacks:
             self.once(
                 workdir,
                 f"attack_{slug(attack)}",
-                functools.partial(attacked, attack),
+                functools.partial(attacked, ATTACKS[attack]),
                 limit=profile.few if method.many else profile.limit,
             )
         return workdir
@@ -242,7 +269,7 @@ class CausalIbStudy(Study):
         matrix = figures.accuracy_matrix(
             ours,
             rows=[f"{line.label}, {line.epochs} epochs" for line in found],
-            columns=[ATTACKS.get(column, column) for column in columns],
+            columns=[_label(column) for column in columns],
             title=f"Accuracy on {self.dataset}, %: ours (the paper's)",
             published=papers,
         )
@@ -260,7 +287,7 @@ class CausalIbStudy(Study):
                     (line.label, line.mean[CLEAN], line.mean[_STRONGEST], line.seconds)
                     for line in found
                 ],
-                ylabel=f"accuracy under {ATTACKS[_STRONGEST]}",
+                ylabel=f"accuracy under {_label(_STRONGEST)}",
                 title=f"What robustness costs, {self.dataset}, eps 50/255",
                 chance=chance,
             )
@@ -330,7 +357,7 @@ def table(workdirs: Sequence[Workdir], *, dataset: str) -> list[TableRow]:
         own = [workdir for workdir in workdirs if workdir.root.name == name]
         values: dict[str, list[float]] = {}
         for row in (row for workdir in own for row in results.load_rows(workdir)):
-            values.setdefault(_column(row), []).append(row.accuracy)
+            values.setdefault(_column(row.attack, row.eps), []).append(row.accuracy)
         if not values:
             raise InputError(f"{own[0].root} has no results; run the study again.")
         history = [[json.loads(s) for s in w.metrics_file.read_text().splitlines()] for w in own]
@@ -349,11 +376,8 @@ def table(workdirs: Sequence[Workdir], *, dataset: str) -> list[TableRow]:
     return lines
 
 
-def _column(row: Row) -> str:
-    """CLEAN or a key of ATTACKS."""
-    if not row.attack:
-        return CLEAN
-    return row.attack + (_HALF if row.eps < 0.75 * EPS else "")
+def _label(column: str) -> str:
+    return ATTACKS[column].label if column in ATTACKS else column
 
 
 def to_csv(lines: Sequence[TableRow]) -> str:
@@ -364,7 +388,7 @@ def to_csv(lines: Sequence[TableRow]) -> str:
     parts = ("", " std", " paper")
     writer.writerow(
         ["method", "seeds", "epochs", "training seconds"]
-        + [ATTACKS.get(column, column) + part for column in columns for part in parts]
+        + [_label(column) + part for column in columns for part in parts]
     )
     for line in lines:
         numbers = [
@@ -401,7 +425,7 @@ def claims(found: Mapping[str, TableRow]) -> list[Check]:
             if attack in causal.mean and attack in vib.mean:
                 checks.append(
                     Check(
-                        f"CausalIB is more robust than VIB: {ATTACKS[attack]}",
+                        f"CausalIB is more robust than VIB: {_label(attack)}",
                         causal.mean[attack] > vib.mean[attack],
                         f"{causal.mean[attack]:.3f} against {vib.mean[attack]:.3f}",
                     )
@@ -411,8 +435,7 @@ def claims(found: Mapping[str, TableRow]) -> list[Check]:
             if column in line.mean:
                 checks.append(
                     Check(
-                        f"{line.label}, {ATTACKS.get(column, column)}: within 5 points of the "
-                        "paper",
+                        f"{line.label}, {_label(column)}: within 5 points of the paper",
                         abs(line.mean[column] - paper) <= _CLOSE,
                         f"{line.mean[column]:.3f}, paper {paper:.3f}",
                     )

@@ -26,7 +26,7 @@ from tfcama.report import figures
 from tfcama.report.pictures import Picture, to_png
 from tfcama.studies import steps
 from tfcama.studies.study import FRACTION, Study
-from tfcama.training.config import RunConfig, TrainingConfig, default_finetuning
+from tfcama.training.config import TrainingConfig
 from tfcama.workdir import Workdir, write_json
 
 _MANIPULATION = "class_rotation"
@@ -78,10 +78,9 @@ class ClassRotationStudy(Study):
         workdirs = [cama]
         for level in self.profile.levels:
             for prior in PRIORS:
-                config = dataclasses.replace(
-                    default_finetuning(
-                        RunConfig.from_json(cama.read_config()), mechanism=_MECHANISM
-                    ),
+                config = steps.adaptation(
+                    cama,
+                    mechanism=_MECHANISM,
                     subject=f"{_MANIPULATION}:{level:g}",
                     prior_m=prior,
                     fraction=FRACTION,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from tfcama.data.base import DataConfig
@@ -18,7 +17,7 @@ from tfcama.studies import steps
 from tfcama.studies.measurement import PROFILES, MeasurementStudy
 from tfcama.studies.steps import Progress
 from tfcama.training import run
-from tfcama.training.config import RunConfig, TrainingConfig, default_finetuning
+from tfcama.training.config import RunConfig, TrainingConfig
 from tfcama.workdir import Workdir
 
 _SHIFTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
@@ -101,14 +100,9 @@ def _image_demo(
             training=TrainingConfig(epochs=epochs),
         )
         trained[name] = Workdir(root / name)
-        run.train(config, trained[name], data_dir=data_dir)
-    adaptation = dataclasses.replace(
-        default_finetuning(
-            RunConfig.from_json(trained["cama"].read_config()), mechanism=_MECHANISM
-        ),
-        subject=_ADAPTED_TO,
-        steps=_STEPS,
-        seed=seed,
+        steps.trained(config, trained[name], data_dir=data_dir)
+    adaptation = steps.adaptation(
+        trained["cama"], mechanism=_MECHANISM, subject=_ADAPTED_TO, steps=_STEPS, seed=seed
     )
     adapted = steps.finetuned(trained["cama"], adaptation, data_dir=data_dir)
     workdirs = [trained["dnn"], trained["cama"], adapted]

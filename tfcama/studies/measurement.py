@@ -29,7 +29,7 @@ from tfcama.specs import with_number
 from tfcama.studies import steps
 from tfcama.studies.measurement_claims import claims
 from tfcama.studies.study import FRACTION, Study, finetuned_experiment, fraction_pictures
-from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig, default_finetuning
+from tfcama.training.config import FinetuneConfig, TrainingConfig
 from tfcama.types import COPARENT
 from tfcama.workdir import Workdir
 
@@ -189,8 +189,8 @@ class MeasurementStudy(Study):
     def _finetuning(
         self, cama: Workdir, subject: str, fraction: float, seed: int
     ) -> FinetuneConfig:
-        return dataclasses.replace(
-            default_finetuning(RunConfig.from_json(cama.read_config())),
+        return steps.adaptation(
+            cama,
             subject=subject,
             fraction=fraction,
             steps=self.profile.finetune_steps,

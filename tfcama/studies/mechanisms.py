@@ -30,12 +30,7 @@ from tfcama.specs import with_number
 from tfcama.studies import steps
 from tfcama.studies.mechanism_claims import claims
 from tfcama.studies.study import FRACTION, Study, finetuned_experiment
-from tfcama.training.config import (
-    FinetuneConfig,
-    RunConfig,
-    TrainingConfig,
-    default_finetuning,
-)
+from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
 from tfcama.workdir import Workdir, write_json
 
 _ATTACKS = ("fgsm", "pgd:steps=20")
@@ -155,10 +150,10 @@ class MechanismStudy(Study):
         workdirs += adapted.values()
         for fraction in profile.fractions:
             workdirs.append(self._adapt(cama, profile.cases[0], fraction, seed))
-        for case in profile.cases[: profile.additive]:
-            workdirs.append(self._adapt(cama, case._replace(mechanism=""), FRACTION, seed))
-        for case in profile.cases[: profile.general]:
-            workdirs.append(self._adapt(cama, case._replace(mechanism=_GENERAL), FRACTION, seed))
+        for mechanism, count in (("", profile.additive), (_GENERAL, profile.general)):
+            for case in profile.cases[:count]:
+                other = case._replace(mechanism=mechanism)
+                workdirs.append(self._adapt(cama, other, FRACTION, seed))
         if profile.cnn_epochs:
             workdirs += self._convolutional(seed)
         if profile.attacked:
@@ -178,12 +173,8 @@ class MechanismStudy(Study):
         workdirs = [stn, normalised]
         for case in self.profile.cases:
             for method in ("batch_norm", "tent"):
-                config = dataclasses.replace(
-                    default_finetuning(RunConfig.from_json(normalised.read_config())),
-                    method=method,
-                    subject=case.text,
-                    fraction=FRACTION,
-                    seed=seed,
+                config = steps.adaptation(
+                    normalised, method=method, subject=case.text, fraction=FRACTION, seed=seed
                 )
                 adapted = steps.finetuned(normalised, config, data_dir=self.data_dir)
                 self._score(adapted, case)
@@ -229,9 +220,9 @@ class MechanismStudy(Study):
         return workdir
 
     def _finetuning(self, cama: Workdir, case: Case, fraction: float, seed: int) -> FinetuneConfig:
-        config = RunConfig.from_json(cama.read_config())
-        return dataclasses.replace(
-            default_finetuning(config, mechanism=case.mechanism),
+        return steps.adaptation(
+            cama,
+            mechanism=case.mechanism,
             subject=case.text,
             fraction=fraction,
             steps=self.profile.steps,
@@ -368,15 +359,8 @@ class MechanismStudy(Study):
         return pictures
 
     def checks(self, rows: Sequence[Row]) -> dict[str, list[Check]]:
-        return {
-            "Does it do what was asked of it?": claims(
-                rows, self._errors(rows), self._own_mechanisms
-            )
-        }
-
-    @property
-    def _own_mechanisms(self) -> dict[str, str]:
-        return {case.text: case.mechanism for case in self.profile.cases}
+        own = {case.text: case.mechanism for case in self.profile.cases}
+        return {"Does it do what was asked of it?": claims(rows, self._errors(rows), own)}
 
     def _errors(self, rows: Sequence[Row]) -> dict[str, list[float]]:
         """Median error of the recovered parameters by "mechanism on manipulation: parameter"."""

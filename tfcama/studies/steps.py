@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,8 @@ from tfcama.evaluation.results import Row
 from tfcama.evaluation.subject import Subject
 from tfcama.report import pictures
 from tfcama.report.pictures import slug
-from tfcama.training.config import FinetuneConfig
+from tfcama.training import run
+from tfcama.training.config import FinetuneConfig, RunConfig, default_finetuning
 from tfcama.training.finetune import finetune, finetune_on_manipulation, is_finished
 from tfcama.training.methods import EQ8
 from tfcama.workdir import Workdir
@@ -23,6 +25,18 @@ from tfcama.workdir import Workdir
 Progress = Callable[[str], None]
 
 _RECOVERED = 300  # test inputs whose parameters are compared with the truth
+
+
+def trained(config: RunConfig, workdir: Workdir, *, data_dir: str | None) -> None:
+    """A run of `trainers.train`, unless that was finished before."""
+    if not run.is_finished(workdir, config):
+        run.train(config, workdir, data_dir=data_dir)
+
+
+def adaptation(base: Workdir, *, mechanism: str = "", **changes: Any) -> FinetuneConfig:
+    """How `base` is adapted unless told otherwise, but for `changes`; see default_finetuning."""
+    default = default_finetuning(RunConfig.from_json(base.read_config()), mechanism=mechanism)
+    return dataclasses.replace(default, **changes)
 
 
 def finetuned_workdir(base: Workdir, config: FinetuneConfig) -> Workdir:

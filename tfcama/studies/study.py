@@ -19,8 +19,7 @@ from tfcama.report import figures
 from tfcama.report.build import write_report
 from tfcama.report.pictures import Picture, slug, to_png
 from tfcama.specs import with_number
-from tfcama.studies.steps import Progress
-from tfcama.training import run
+from tfcama.studies import steps
 from tfcama.training.config import RunConfig, TrainingConfig
 from tfcama.workdir import Workdir
 
@@ -46,7 +45,7 @@ class Study(abc.ABC):
     data_dir: str | None
     profile: Any
     precision: str
-    progress: Progress
+    progress: steps.Progress
     data: DataConfig | None = None
     _last: dict[str, Subject] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
@@ -126,8 +125,7 @@ class Study(abc.ABC):
             data=data or self.data or DATASETS[self.dataset].config_class(),
         )
         workdir = Workdir(self.root / f"seed{seed}" / name)
-        if not run.is_finished(workdir, config):
-            run.train(config, workdir, data_dir=self.data_dir)
+        steps.trained(config, workdir, data_dir=self.data_dir)
         return workdir
 
     def once(

@@ -164,8 +164,7 @@ class FinetuneTrainer(_CamaTrainer):
     """Maximises Eq. 8, alpha ELBO(x, y) on clean rows + (1 - alpha) ELBO(x) on unlabelled ones.
 
     ELBO(x) = log sum_c exp ELBO(x, y_c), Eq. 7, one m ~ q(m|x) a row. A p(m|y) is that of the
-    unlabelled rows; clean ones keep N(0, I). Only NNpM and NNqM move
-    unless other groups are named.
+    unlabelled rows; clean ones keep N(0, I). Only NNpM and NNqM move unless other groups are named.
 
     Args:
       alpha: weight of the clean rows.

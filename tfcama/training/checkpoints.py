@@ -88,6 +88,11 @@ def listed(directory: Path) -> list[Checkpoint]:
     return found
 
 
+def epochs_done(directory: Path) -> int:
+    """How many epochs its newest checkpoint has behind it; 0 where there is none."""
+    return max((checkpoint.epoch for checkpoint in listed(directory)), default=0)
+
+
 def newest(directory: Path) -> Checkpoint:
     """The checkpoint to resume from; InputError where there is none."""
     return _any(directory)[-1]

@@ -196,12 +196,12 @@ def is_finished(target: Workdir, config: FinetuneConfig) -> bool:
     if not target.config_file.exists():
         return False
     found = RunConfig.from_json(target.read_config()).finetuned
-    done = max((c.epoch for c in checkpoints.listed(target.checkpoints)), default=0)
-    return found == config and done >= (_epochs(config) if config.method == methods.EQ8 else 1)
+    return found == config and checkpoints.epochs_done(target.checkpoints) >= _epochs(config)
 
 
 def _epochs(config: FinetuneConfig) -> int:
-    return math.ceil(config.steps / _STEPS_PER_EPOCH)
+    """Of the last checkpoint; other methods than Eq. 8 write one."""
+    return math.ceil(config.steps / _STEPS_PER_EPOCH) if config.method == methods.EQ8 else 1
 
 
 def load_base(base: Workdir, *, at_test: Sequence[str] = ()) -> run.LoadedRun:

@@ -178,8 +178,8 @@ def is_finished(workdir: Workdir, config: RunConfig) -> bool:
     if not workdir.config_file.exists():
         return False
     found = RunConfig.from_json(workdir.read_config())
-    done = max((c.epoch for c in checkpoints.listed(workdir.checkpoints)), default=0)
-    return done >= config.training.epochs and dataclasses.replace(found, input_spec=None) == config
+    same = dataclasses.replace(found, input_spec=None) == config
+    return same and checkpoints.epochs_done(workdir.checkpoints) >= config.training.epochs
 
 
 def _await_checkpoint(workdir: Workdir, *, epoch: int) -> None:
