@@ -35,6 +35,7 @@ from tfcama.training import defences
 from tfcama.training.cama import CamaTrainer, FinetuneTrainer
 from tfcama.training.config import TrainingConfig
 from tfcama.training.discriminative import DiscriminativeTrainer
+from tfcama.training.optimizer import Adam
 from tfcama.training.registry import TRAINERS
 from tfcama.types import Bounds, InputSpec
 
@@ -80,7 +81,7 @@ def _cama(precision: str = "float32", **config) -> Cama:
 
 def _steps(trainer, stream, *, defence: str = "") -> Callable[[], object]:
     hardened = defences.parse(defence) if defence else None
-    trainer.compile(keras.optimizers.Adam(1e-4), defence=hardened)
+    trainer.compile(Adam(1e-4), defence=hardened)
     step = tf.function(trainer.train_step, reduce_retracing=True)
     batch = next(iter(stream))
     return lambda: tf.nest.map_structure(np.asarray, step(batch))

@@ -22,6 +22,7 @@ from tfcama.data import datasets, pipeline
 from tfcama.data.measurement import MeasurementConfig
 from tfcama.models.registry import MODELS
 from tfcama.training.config import TrainingConfig
+from tfcama.training.optimizer import Adam
 from tfcama.training.registry import TRAINERS
 
 _MODEL = flags.DEFINE_string("model", "measurement_dnn", "Example: --model=measurement_cama")
@@ -54,7 +55,7 @@ def main() -> None:
     seed = random.stream(0, "benchmark")
     model = entry.build(dataset.spec, entry.config_class())
     trainer = TRAINERS[entry.family](model, TrainingConfig(), _BATCH.value, seed)
-    trainer.compile(keras.optimizers.Adam(1e-3))
+    trainer.compile(Adam(1e-3))
     stream = pipeline.training_stream(dataset.train, batch_size=_BATCH.value, seed=seed)
     steps = max(1, _ROWS.value // _BATCH.value // _PARTS)
     watch = _Watch()

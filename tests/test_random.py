@@ -1,5 +1,6 @@
 import numpy as np
 import tensorflow as tf
+from scipy import stats
 
 from tfcama import random
 
@@ -32,6 +33,17 @@ def test_row_draws_do_not_depend_on_how_replicas_share_the_batch():
     np.testing.assert_array_equal(part.normal(3, 2), tf.gather(whole.normal(3, 2), [4, 2]))
     np.testing.assert_array_equal(part.uniform(3), tf.gather(whole.uniform(3), [4, 2]))
     assert not np.allclose(whole.fold(0).normal(3), whole.fold(1).normal(3))
+
+
+def test_row_draws_are_normal_to_the_tails():
+    draws = random.RowDraws(random.stream(0, "a"), tf.range(3), 3).normal(333_333)
+    for row in draws.numpy():
+        assert stats.kstest(row, "norm").pvalue > 0.001
+    assert np.isfinite(draws).all()
+    # Both halves of a pair come from one radius; they must not know of each other.
+    first, second = np.split(np.ravel(draws)[:-1], 2)
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.005
+    assert abs(np.corrcoef(first**2, second**2)[0, 1]) < 0.005
 
 
 def test_shuffled_is_a_permutation_that_a_seed_decides():

@@ -7,6 +7,7 @@ always named (philox): the default differs between devices and under XLA.
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import NamedTuple, TypeAlias
 
 import keras
@@ -93,8 +94,19 @@ class RowDraws(NamedTuple):
         return self._replace(seed=fold_in(self.seed, data))
 
     def normal(self, *shape: int) -> tf.Tensor:
-        """N(0, 1), [B, *shape]."""
-        return tf.gather(normal([self.num_rows, *shape], self.seed), self.rows)
+        """N(0, 1), at most 5.7 from 0, [B, *shape].
+
+        By Box and Muller's transform in TensorFlow's vectorised ops: its own stateless normals,
+        which `normal` takes, need twice the time on a CPU, and a bottleneck's training step draws
+        a million.
+        """
+        whole = (self.num_rows, *shape)
+        size = math.prod(whole)
+        pairs = tf.random.stateless_uniform([2, -(-size // 2)], seed=self.seed, alg=_PHILOX)
+        radius = tf.sqrt(-2.0 * tf.math.log(1.0 - pairs[0]))  # 1 - [0, 1) has no zero
+        angle = 2.0 * math.pi * pairs[1]
+        draws = tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], axis=0)
+        return tf.gather(tf.reshape(draws[:size], whole), self.rows)
 
     def uniform(self, *shape: int) -> tf.Tensor:
         """U[0, 1), [B, *shape]."""

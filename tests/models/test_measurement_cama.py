@@ -1,6 +1,5 @@
 """Deep CAMA on tables: Eqs. 9 to 11, missing values, empty roles, and who may see what."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -14,6 +13,7 @@ from tfcama.models.discriminative import DiscriminativeConfig, measurement_dnn
 from tfcama.models.measurement_cama import MeasurementCama, MeasurementCamaConfig
 from tfcama.networks.children import ChildrenDistribution
 from tfcama.objectives import bounds
+from tfcama.training.optimizer import Adam
 from tfcama.types import CHILD, COPARENT, PARENT, Bounds, Column, InputSpec
 
 SEED = tf.constant(random.stream(0, "test"))
@@ -228,7 +228,7 @@ def test_without_parents_the_frequencies_of_rare_classes_are_learned_soon():
     x = tf.zeros([1, *model.spec.shape])
     frequencies = np.array([0.97, 0.02, 0.01], np.float32)
     variables = model.variable_groups()["p_y_given_a"]
-    optimizer = keras.optimizers.Adam(1e-3)
+    optimizer = Adam(1e-3)
     for _ in range(500):
         with tf.GradientTape() as tape:
             loss = -tf.reduce_sum(frequencies * model.log_py(x)[0])

@@ -1,6 +1,5 @@
 """Defences against what they should do on classifiers whose worst input is known."""
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -19,6 +18,7 @@ from tfcama.training.bottleneck import VibTrainer
 from tfcama.training.cama import CamaTrainer
 from tfcama.training.config import TrainingConfig
 from tfcama.training.discriminative import DiscriminativeTrainer
+from tfcama.training.optimizer import Adam
 from tfcama.types import Batch
 
 ROWS = 6
@@ -199,7 +199,7 @@ def test_adversarial_training_wraps_a_cama(spec, bars):
 
 def trains(trainer, bars, text):
     before = [v.numpy() for v in trainer.moving_variables]
-    trainer.compile(keras.optimizers.Adam(1e-3), defence=defences.parse(text))
+    trainer.compile(Adam(1e-3), defence=defences.parse(text))
     stream = pipeline.training_stream(bars.train, batch_size=8, seed=SEED)
     trainer.fit(stream, epochs=1, steps_per_epoch=1, shuffle=False, verbose=0)
     assert np.isfinite(float(trainer.metrics[0].result()))

@@ -12,6 +12,7 @@ from tfcama.models.cama import Cama, CamaConfig
 from tfcama.models.discriminative import DiscriminativeConfig, dnn
 from tfcama.training.cama import CamaTrainer, FinetuneTrainer, active_units
 from tfcama.training.discriminative import DiscriminativeTrainer
+from tfcama.training.optimizer import Adam
 
 SEED = random.stream(0, "test")
 CLEAN_GROUPS = {"p_y", "p_z", "p_merge", "q_z"}
@@ -38,7 +39,7 @@ def moved_groups(model, work):
 
 
 def fit(trainer, stream, steps):
-    trainer.compile(keras.optimizers.Adam(1e-3))
+    trainer.compile(Adam(1e-3))
     trainer.fit(stream, epochs=1, steps_per_epoch=steps, shuffle=False, verbose=0)
     return {metric.name: float(metric.result()) for metric in trainer.metrics}
 

@@ -21,6 +21,7 @@ from tfcama.models.discriminative import DiscriminativeConfig, dnn
 from tfcama.training import strategy
 from tfcama.training.cama import CamaTrainer, FinetuneTrainer
 from tfcama.training.discriminative import DiscriminativeTrainer
+from tfcama.training.optimizer import Adam
 
 SEED = random.stream(0, "test")
 ROWS = 8
@@ -72,7 +73,7 @@ def train(make, spec, bars, name):
     losses = []
     with strategy.make(name).scope():
         trainer, stream = make(spec, bars)
-        trainer.compile(keras.optimizers.Adam(1e-3))
+        trainer.compile(Adam(1e-3))
     keep = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: losses.append(logs["loss"])
     )

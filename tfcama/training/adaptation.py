@@ -21,6 +21,7 @@ from tfcama.errors import InputError
 from tfcama.models.batch_norm_classifier import BatchNormClassifier
 from tfcama.objectives.classification import entropy
 from tfcama.training import callbacks as callbacks_lib
+from tfcama.training.optimizer import Adam
 from tfcama.training.trainer import Trainer
 from tfcama.types import Batch
 
@@ -110,7 +111,7 @@ class Tent(Adaptation):
             seed=random.stream(seed, "tent", "noise"),
             groups=("scale_shift",),
         )
-        trainer.compile(keras.optimizers.Adam(self.learning_rate))
+        trainer.compile(Adam(self.learning_rate))
         trainer.fit(
             pipeline.unlabelled_stream(
                 x, batch_size=rows, seed=random.stream(seed, "tent", "order")

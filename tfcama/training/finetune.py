@@ -19,6 +19,7 @@ from tfcama.training import checkpoints, methods, run, strategy
 from tfcama.training.adapt import adapt
 from tfcama.training.cama import FinetuneTrainer
 from tfcama.training.config import FinetuneConfig, RunConfig, claim
+from tfcama.training.optimizer import Adam
 from tfcama.workdir import Workdir
 
 _STEPS_PER_EPOCH = 50  # how often fine-tuning logs and checkpoints
@@ -254,7 +255,7 @@ def make_trainer(
         num_samples=config.num_samples,
         dreams=config.dreams,
     )
-    trainer.compile(keras.optimizers.Adam(config.learning_rate), jit_compile=devices.jit_compile)
+    trainer.compile(Adam(config.learning_rate), jit_compile=devices.jit_compile)
     return trainer
 
 

@@ -20,6 +20,7 @@ from tfcama.models.registry import MODELS
 from tfcama.training import callbacks as callbacks_lib
 from tfcama.training import checkpoints, defences, strategy
 from tfcama.training.config import RunConfig, claim, set_at_test
+from tfcama.training.optimizer import Adam
 from tfcama.training.registry import TRAINERS
 from tfcama.training.trainer import Trainer
 from tfcama.workdir import Workdir
@@ -131,7 +132,7 @@ def train(
             steps=steps,
             cosine=training.schedule == "cosine",
         )
-        optimizer = keras.optimizers.Adam(learning_rate, weight_decay=training.weight_decay or None)
+        optimizer = Adam(learning_rate, weight_decay=training.weight_decay or None)
         trainer.compile(
             optimizer,
             jit_compile=devices.jit_compile,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -21,6 +20,7 @@ from tfcama.training import checkpoints, run
 from tfcama.training.cama import DreamTrainer
 from tfcama.training.config import RunConfig
 from tfcama.training.finetune import make_trainer
+from tfcama.training.optimizer import Adam
 
 
 class Reservoir:
@@ -107,7 +107,7 @@ class StreamAdapter:
             num_rows=self._finetuned.batch_size,
             seed=random.stream(self._finetuned.seed, "stream", "dreams"),
         )
-        trainer.compile(keras.optimizers.Adam(self._finetuned.learning_rate))
+        trainer.compile(Adam(self._finetuned.learning_rate))
         step = tf.function(trainer.train_step, jit_compile=self._devices.jit_compile)
         rows = self._clean_rows("dreamt of", start_step=0)
         for _ in range(self._stream.warm_up):
