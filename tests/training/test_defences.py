@@ -11,15 +11,17 @@ from tfcama.errors import InputError
 from tfcama.models.backbone_classifier import BackboneClassifier, ClassifierConfig
 from tfcama.models.cama import Cama, CamaConfig
 from tfcama.models.vib import Vib, VibConfig
-from tfcama.objectives.classification import cross_entropy, divergence
-from tfcama.training import defences
+from tfcama.objectives.classification import cross_entropy, divergence, log_odds
+from tfcama.training import checkpoints, defences
 from tfcama.training.adversary import ADVERSARIES
 from tfcama.training.bottleneck import VibTrainer
+from tfcama.training.callbacks import Checkpoints
 from tfcama.training.cama import CamaTrainer
 from tfcama.training.config import TrainingConfig
 from tfcama.training.discriminative import DiscriminativeTrainer
 from tfcama.training.optimizer import Adam
 from tfcama.types import Batch
+from tfcama.workdir import Workdir
 
 ROWS = 6
 SEED = random.stream(0, "test")
@@ -130,6 +132,65 @@ def test_divergence_is_the_kl_of_the_answers():
     p, q = np.array([[0.7, 0.2, 0.1]]), np.array([[0.3, 0.3, 0.4]])
     found = divergence(tf.constant(np.log(p) + 3.0), tf.constant(np.log(q) - 1.0))
     np.testing.assert_allclose(found, (p * np.log(p / q)).sum(-1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adversarial", "trades"])
+def test_the_radius_grows_along_the_ramp(name):
+    """Of a linear classifier the attacked inputs lie on the sphere that the step has reached."""
+    classifier, rows, worst = linear_case()
+    trainer = Recording(classifier)
+    trainer.optimizer = Adam(1e-3)
+    defence = defences.parse(f"{name}:eps={EPS}:steps=8:ramp=4")
+    for done, share in ((0, 0.25), (2, 0.75), (3, 1.0), (100, 1.0)):
+        trainer.optimizer.iterations.assign(done)
+        assert float(defence.grown(trainer)) == pytest.approx(share)
+        found = defence.adversary(
+            lambda x: log_odds(trainer.scores(x, seed=None), rows.y),
+            rows.x,
+            classifier=classifier,
+            draws=DRAWS,
+            share=defence.grown(trainer),
+        )
+        np.testing.assert_allclose(found - rows.x, share * (worst - rows.x), atol=1e-6)
+    trainer.optimizer.iterations.assign(0)
+    if name == "adversarial":  # and the defence asks for that share
+        defence.terms(trainer, rows, draws=DRAWS)
+        np.testing.assert_allclose(trainer.seen[0].x - rows.x, 0.25 * (worst - rows.x), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adversarial", "trades"])
+def test_validation_under_attack_is_that_of_the_worst_inputs(name):
+    classifier, rows, worst = linear_case()
+    trainer = Recording(classifier)
+    defence = defences.parse(f"{name}:eps={EPS}:steps=8:ramp=1000")  # the whole radius all the same
+    found = defence.robust_hits(trainer, rows, seed=tf.constant(SEED))
+    scores = classifier.log_scores(tf.constant(worst, tf.float32), seed=tf.constant(SEED))
+    np.testing.assert_array_equal(found, np.argmax(scores, axis=1) == rows.y)
+    assert len(set(found.numpy())) == 2  # or nothing is shown
+
+
+def test_robust_accuracy_is_a_metric_of_defences_that_attack(spec, bars):
+    for text, expected in ((EVERY["adversarial"], True), (EVERY["mixup"], False)):
+        random.seed_everything(0)
+        model = BackboneClassifier(spec, ClassifierConfig(backbone="mlp:units=8"))
+        trainer = DiscriminativeTrainer(model, num_rows=8, seed=SEED)
+        trainer.compile(Adam(1e-3), defence=defences.parse(text))
+        rows = pipeline.evaluation_stream(bars.test, batch_size=ROWS)
+        logs = trainer.evaluate(rows, return_dict=True, verbose=0)
+        assert ("robust_accuracy" in logs) is expected
+        if expected:
+            assert logs["robust_accuracy"] <= logs["accuracy"]
+
+
+@pytest.mark.parametrize("robust", [True, False])
+def test_the_best_epoch_is_the_most_robust_one_where_training_attacks(trainer, tmp_path, robust):
+    trainer.compile(Adam(1e-3))
+    keeper = Checkpoints(Workdir(tmp_path))
+    keeper.set_model(trainer)
+    for epoch, (clean, attacked) in enumerate([(0.90, 0.5), (0.92, 0.4), (0.91, 0.3)]):
+        logs = {"val_accuracy": clean, "val_loss": 1.0}
+        keeper.on_epoch_end(epoch, {**logs, "val_robust_accuracy": attacked} if robust else logs)
+    assert checkpoints.best(Workdir(tmp_path).checkpoints).epoch == (1 if robust else 2)
 
 
 def test_mixup_is_the_cross_entropy_of_mixed_labels(trainer, batch):

@@ -371,6 +371,8 @@ def tidy(axes: Axes) -> None:
 def training_curves(histories: dict[str, list[dict[str, float]]], *, title: str) -> Figure:
     """Validation accuracy and objective against the epoch, one line a run.
 
+    Dashed is the accuracy under attack of runs whose training attacks.
+
     Args:
       histories: name -> the lines of metrics.jsonl.
       title: above both panels.
@@ -380,11 +382,12 @@ def training_curves(histories: dict[str, list[dict[str, float]]], *, title: str)
     left, right = figure.subplots(1, 2)
     for place, (name, history) in enumerate(histories.items()):
         epochs = [row["epoch"] for row in history]
+        colour = COLOURS[place % len(COLOURS)]
         for axes, key in ((left, "val_accuracy"), (right, "val_loss")):
             values = [row.get(key, np.nan) for row in history]
-            axes.plot(
-                epochs, values, color=COLOURS[place % len(COLOURS)], label=name, linewidth=1.5
-            )
+            axes.plot(epochs, values, color=colour, label=name, linewidth=1.5)
+        robust = [row.get("val_robust_accuracy", np.nan) for row in history]
+        left.plot(epochs, robust, color=colour, linestyle="--", linewidth=1.5)
     left.set(xlabel="epoch", ylabel="validation accuracy")
     right.set(xlabel="epoch", ylabel="validation loss (nats)")
     for axes in (left, right):

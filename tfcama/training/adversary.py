@@ -39,7 +39,8 @@ class Adversary:
         x: tf.Tensor,
         *,
         classifier: Classifier,
-        draws: random.RowDraws,
+        draws: random.RowDraws | None,
+        share: float | tf.Tensor = 1.0,
     ) -> tf.Tensor:
         """Adversarial inputs, [B, *shape]; no gradient flows through them.
 
@@ -47,11 +48,13 @@ class Adversary:
           loss: of inputs, [B]; each row's depends on that row alone.
           x: valid inputs.
           classifier: its bounds and mask.
-          draws: of the rows' starts.
+          draws: of the rows' starts; None starts from the inputs themselves.
+          share: of radius and steps, in [0, 1].
         """
+        eps, step_size = share * self.eps, share * self.step_size
 
         def into_ball(moved: tf.Tensor) -> tf.Tensor:
-            moved = tf.clip_by_value(moved, x - self.eps, x + self.eps)
+            moved = tf.clip_by_value(moved, x - eps, x + eps)
             if classifier.bounds is not None:
                 moved = tf.clip_by_value(moved, classifier.bounds.low, classifier.bounds.high)
             mask = classifier.attack_mask
@@ -62,11 +65,11 @@ class Adversary:
                 tape.watch(moved)
                 value = loss(moved)
             direction = tf.sign(tape.gradient(value, moved))
-            return step + 1, into_ball(moved + self.step_size * direction)
+            return step + 1, into_ball(moved + step_size * direction)
 
         start = x
-        if self.random_start:
-            start = into_ball(x + self.eps * (2.0 * draws.uniform(*x.shape[1:]) - 1.0))
+        if self.random_start and draws is not None:
+            start = into_ball(x + eps * (2.0 * draws.uniform(*x.shape[1:]) - 1.0))
         _, found = tf.while_loop(
             lambda step, moved: step < self.steps,
             ascend,

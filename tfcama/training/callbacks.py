@@ -16,7 +16,7 @@ from rich.console import Console
 
 from tfcama.data.base import Split
 from tfcama.training import checkpoints
-from tfcama.training.trainer import Trainer
+from tfcama.training.trainer import ROBUST_ACCURACY, Trainer
 from tfcama.workdir import Workdir, write_text
 
 
@@ -83,7 +83,15 @@ class Progress(keras.callbacks.Callback):
 
 
 def _summary(logs: dict[str, float]) -> str:
-    shown = ("val_accuracy", "accuracy", "val_elbo", "elbo", "elbo_x", "loss")
+    shown = (
+        "val_accuracy",
+        "val_robust_accuracy",
+        "accuracy",
+        "val_elbo",
+        "elbo",
+        "elbo_x",
+        "loss",
+    )
     return "  ".join(f"{name} {logs[name]:.4g}" for name in shown if name in logs)
 
 
@@ -166,7 +174,9 @@ class TensorBoard(keras.callbacks.Callback):
 class Checkpoints(keras.callbacks.Callback):
     """Saves after every epoch; keeps the newest and the best by validation accuracy.
 
-    Where accuracies tie, as they do on small validation splits, the lower validation loss wins.
+    By the accuracy under attack where training attacks: there the clean one may rise while a model
+    forgets to resist. Where accuracies tie, as they do on small validation splits, the lower
+    validation loss wins.
 
     Args:
       workdir: of the run.
@@ -181,7 +191,8 @@ class Checkpoints(keras.callbacks.Callback):
         numbers = _floats(logs or {})
         score = (float(epoch), 0.0)  # nothing held out (fine-tuning): the latest is the best
         if "val_accuracy" in numbers:
-            score = (numbers["val_accuracy"], -numbers["val_loss"])
+            accuracy = numbers.get(f"val_{ROBUST_ACCURACY}", numbers["val_accuracy"])
+            score = (accuracy, -numbers["val_loss"])
         checkpoints.save(
             self._directory,
             classifier=trainer.classifier,

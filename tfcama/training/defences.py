@@ -44,8 +44,51 @@ class Defence(abc.ABC):
         """
 
 
+class AttackingDefence(Defence):
+    """A defence that attacks its own training inputs.
+
+    Attributes:
+      ramp: training steps over which the radius grows from nothing to eps; 0 for the whole radius
+        from the first step on. A bottleneck may never start to learn without it.
+    """
+
+    ramp: int
+
+    @property
+    @abc.abstractmethod
+    def adversary(self) -> Adversary:
+        """The attacker."""
+
+    def grown(self, trainer: Trainer) -> float | tf.Tensor:
+        """The share of the radius that the trainer's step has reached, in (0, 1]."""
+        if not self.ramp:
+            return 1.0
+        done = tf.cast(trainer.optimizer.iterations + 1, tf.float32)
+        return tf.minimum(1.0, done / self.ramp)
+
+    def robust_hits(self, trainer: Trainer, batch: Batch, *, seed: tf.Tensor) -> tf.Tensor:
+        """Whether rows are answered rightly when the attacker ascends from them, bool [B].
+
+        What validation goes by (Rice et al., 2020, "Overfitting in adversarially robust deep
+        learning"): the whole radius, the log-odds, no random start.
+
+        Args:
+          trainer: of the model.
+          batch: held-out rows.
+          seed: of a stochastic model, the same for attack and answer.
+        """
+        attacked = self.adversary(
+            lambda x: log_odds(trainer.scores(x, seed=seed), batch.y),
+            batch.x,
+            classifier=trainer.classifier,
+            draws=None,
+        )
+        answers = tf.argmax(trainer.scores(attacked, seed=seed), axis=-1, output_type=tf.int32)
+        return tf.equal(answers, batch.y)
+
+
 @dataclasses.dataclass(frozen=True)
-class AdversarialTraining(Defence):
+class AdversarialTraining(AttackingDefence):
     """The model's own loss on adversarial inputs (Goodfellow et al., 2015; Madry et al., 2018).
 
     The attacker ascends the log-odds (cross-entropy without its saturation) of the trainer's
@@ -58,6 +101,7 @@ class AdversarialTraining(Defence):
       step_size: of each; 0 takes 2.5 eps / steps.
       clean: weight of the loss on clean inputs, the rest is the adversarial ones'; Goodfellow et
         al. take 0.5, Madry et al. 0.
+      ramp: see AttackingDefence.
     """
 
     attack: str = "pgd"
@@ -65,17 +109,17 @@ class AdversarialTraining(Defence):
     steps: int = 20
     step_size: float = 0.0
     clean: float = 0.0
+    ramp: int = 0
 
     def __post_init__(self):
         check_positive(self, "eps")
-        check_at_least(self, steps=1, step_size=0, clean=0)
+        check_at_least(self, steps=1, step_size=0, clean=0, ramp=0)
         if self.clean > 1:
             raise InputError(f"clean={self.clean:g} was given; it must be in [0, 1].")
         ADVERSARIES[self.attack]
 
     @property
     def adversary(self) -> Adversary:
-        """The attacker."""
         return ADVERSARIES[self.attack](self.eps, steps=self.steps, step_size=self.step_size)
 
     def terms(
@@ -87,6 +131,7 @@ class AdversarialTraining(Defence):
             batch.x,
             classifier=trainer.classifier,
             draws=own.fold(0),
+            share=self.grown(trainer),
         )
         terms = trainer.terms(batch._replace(x=attacked), draws=draws)
         if self.clean:
@@ -96,7 +141,7 @@ class AdversarialTraining(Defence):
 
 
 @dataclasses.dataclass(frozen=True)
-class Trades(Defence):
+class Trades(AttackingDefence):
     """The model's own loss + beta KL(p(y|x) || p(y|x')), x' the worst in the ball (TRADES).
 
     Zhang et al., "Theoretically Principled Trade-off between Robustness and Accuracy" (2019),
@@ -108,16 +153,22 @@ class Trades(Defence):
       eps: radius, max norm, in units of the inputs.
       steps: of the ascent.
       step_size: of each; 0 takes 2.5 eps / steps.
+      ramp: see AttackingDefence.
     """
 
     beta: float = 6.0
     eps: float = 0.0
     steps: int = 10
     step_size: float = 0.0
+    ramp: int = 0
 
     def __post_init__(self):
         check_positive(self, "eps")
-        check_at_least(self, beta=0, steps=1, step_size=0)
+        check_at_least(self, beta=0, steps=1, step_size=0, ramp=0)
+
+    @property
+    def adversary(self) -> Adversary:
+        return pgd(self.eps, steps=self.steps, step_size=self.step_size)
 
     def terms(
         self, trainer: Trainer, batch: Batch, *, draws: random.RowDraws
@@ -125,11 +176,12 @@ class Trades(Defence):
         own = draws.fold(_OWN)
         clean = trainer.scores(batch.x, seed=own.seed)
         fixed = tf.stop_gradient(clean)
-        attacked = pgd(self.eps, steps=self.steps, step_size=self.step_size)(
+        attacked = self.adversary(
             lambda x: divergence(fixed, trainer.scores(x, seed=own.seed)),
             batch.x,
             classifier=trainer.classifier,
             draws=own.fold(0),
+            share=self.grown(trainer),
         )
         terms = trainer.terms(batch, draws=draws)
         terms["loss"] += self.beta * divergence(clean, trainer.scores(attacked, seed=own.seed))

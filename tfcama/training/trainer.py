@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,11 +14,10 @@ from tfcama import random
 from tfcama.data.base import Split
 from tfcama.errors import unknown_name
 from tfcama.models.base import ClassifierModel
+from tfcama.training.defences import AttackingDefence, Defence
 from tfcama.types import Batch
 
-if TYPE_CHECKING:
-    from tfcama.training.defences import Defence
-
+ROBUST_ACCURACY = "robust_accuracy"
 EVALUATION_SEED = (0, 0)  # validation always uses the same noise
 
 
@@ -95,9 +94,12 @@ class Trainer(keras.Model, abc.ABC):
         Args:
           optimizer: of the moving variables.
           jit_compile: XLA for the step.
-          defence: what hardens training steps; validation stays as it is.
+          defence: what hardens training steps. Validation stays clean; of a defence that attacks
+            it also has `robust_accuracy`.
         """
         self._defence = defence
+        if isinstance(defence, AttackingDefence):
+            self._means[ROBUST_ACCURACY] = keras.metrics.Mean(name=ROBUST_ACCURACY)
         super().compile(optimizer=optimizer, jit_compile=jit_compile)
         optimizer.build(self._moving)
 
@@ -119,10 +121,14 @@ class Trainer(keras.Model, abc.ABC):
         return self._update(terms, rows.weight)
 
     def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
-        terms = self.validation_terms(batch)
-        scores = self.scores(batch.x, seed=tf.constant(EVALUATION_SEED))
+        terms, seed = self.validation_terms(batch), tf.constant(EVALUATION_SEED)
+        scores = self.scores(batch.x, seed=seed)
         hits = tf.equal(tf.argmax(scores, axis=-1, output_type=tf.int32), batch.y)
-        return self._update({**terms, "accuracy": tf.cast(hits, tf.float32)}, batch.weight)
+        terms["accuracy"] = tf.cast(hits, tf.float32)
+        if isinstance(self._defence, AttackingDefence):
+            robust = self._defence.robust_hits(self, batch, seed=seed)
+            terms[ROBUST_ACCURACY] = tf.cast(robust, tf.float32)
+        return self._update(terms, batch.weight)
 
     def validation_terms(self, batch: Batch) -> dict[str, tf.Tensor]:
         """`terms` on held-out clean rows."""
