@@ -7,8 +7,8 @@ r"""Trains and attacks a grid of configurations, and writes one table and its he
         --grid=norm=smooth_l1,l1,l2 --grid=seed=0,1,2
 
 Every cell is a run under <workdir>/runs/; a killed sweep continues when the same command is given
-again, and a larger grid takes over what is there. Results: <workdir>/results.csv, results.json and
-a heatmap_*.png a score.
+again, and a larger grid takes over what is there. The report, with results.csv, report.json and a
+heatmap_*.png a score, goes to <workdir>/report unless --report says otherwise.
 """
 
 from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from absl import flags
 
+from tfcama import specs
 from tfcama.errors import InputError
 from tfcama.studies.sweep import Sweep
 from trainers import run_flags
@@ -28,9 +29,12 @@ _GRID = flags.DEFINE_multi_string(
 _ATTACK = flags.DEFINE_list(
     "attack", [], "Attacks on every run, see trainers.attack. Example: --attack=fgsm,pgd:steps=20"
 )
-_EPS = flags.DEFINE_float("eps", 0.1, "Their radius, max norm. Example: --eps=0.196")
+_EPS = flags.DEFINE_string("eps", "0.1", "Their radii, max norm. Example: --eps=0.098,0.196")
 _LIMIT = flags.DEFINE_integer(
     "limit", None, "Score the first so many test images only. Example: --limit=1000"
+)
+_REPORT = flags.DEFINE_string(
+    "report", None, "Where the report goes. Example: --report=results/mnist_ablation"
 )
 
 
@@ -40,12 +44,13 @@ def main() -> None:
         base=run_flags.run_config(),
         grid=_grid(_GRID.value),
         attacks=_ATTACK.value,
-        eps=_EPS.value,
+        eps=specs.parse_range(_EPS.value, flag="--eps"),
         limit=_LIMIT.value,
         data_dir=DATA_DIR.value,
         progress=print,
     )
-    print(f"results: {sweep.run()}")
+    target = Path(_REPORT.value).expanduser() if _REPORT.value else sweep.root / "report"
+    print(f"report: {sweep.run(target)}")
 
 
 def _grid(texts: list[str]) -> dict[str, tuple[str, ...]]:

@@ -139,34 +139,42 @@ def base():
     )
 
 
-def sweep(root, grid, *, attacks=("fgsm",), lines=None):
-    return Sweep(
+def sweep(root, grid, *, attacks=("fgsm",), eps=(0.1,), lines=None):
+    """The directory of its report."""
+    made = Sweep(
         root=root,
         base=base(),
         grid=grid,
         attacks=attacks,
-        eps=0.1,
+        eps=eps,
         limit=5,
         data_dir=None,
         progress=(lines if lines is not None else []).append,
     )
+    return made.run(root / "report").parent
 
 
 def test_a_sweep_fills_its_grid_once_and_grows(tmp_path, bars_everywhere, no_training):
     grid = {"beta": ("0.0", "0.05"), "norm": ("l1",)}
-    target = sweep(tmp_path, grid).run()
-    with target.open() as file:
+    report = sweep(tmp_path, grid)
+    with (report / "results.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [(line["beta"], line["norm"]) for line in lines] == [("0.0", "l1"), ("0.05", "l1")]
     assert all(0.0 <= float(line["fgsm"]) <= float(line["clean"]) + 0.21 for line in lines)
-    assert {path.name for path in tmp_path.glob("*.png")} == {
+    assert {path.name for path in report.glob("*.png")} == {
         "heatmap_clean.png",
         "heatmap_fgsm.png",
     }
-    assert len(json.loads((tmp_path / "results.json").read_text())["cells"]) == 2
+    rows = json.loads((report / "report.json").read_text())["results"]
+    assert [(row["attack"], row["n"]) for row in rows] == [("", 5), ("fgsm", 5)] * 2
     no_training()
-    before = target.read_text()
-    assert sweep(tmp_path, grid).run().read_text() == before
+    before = (report / "results.csv").read_text()
+    assert (sweep(tmp_path, grid) / "results.csv").read_text() == before
+    more = sweep(tmp_path, grid, eps=(0.05, 0.1))
+    with (more / "results.csv").open() as file:
+        again = list(csv.DictReader(file))
+    assert [line["fgsm eps 0.1"] for line in again] == [line["fgsm"] for line in lines]
+    assert all(line["fgsm eps 0.05"] >= line["fgsm eps 0.1"] for line in again)
 
 
 def test_a_cell_that_fails_is_reported_and_the_others_go_on(tmp_path, bars_everywhere, monkeypatch):
@@ -179,13 +187,15 @@ def test_a_cell_that_fails_is_reported_and_the_others_go_on(tmp_path, bars_every
 
     monkeypatch.setattr(run, "train", fails_at_one)
     lines = []
-    target = sweep(tmp_path, {"beta": ("1", "0.5")}, attacks=(), lines=lines).run()
-    with target.open() as file:
+    report = sweep(tmp_path, {"beta": ("1", "0.5")}, attacks=(), lines=lines)
+    with (report / "results.csv").open() as file:
         failed, fine = csv.DictReader(file)
     assert failed["error"] == "loss became NaN"
     assert failed["clean"] == ""
     assert float(fine["clean"]) >= 0
     assert lines[0] == "beta=1: loss became NaN"
+    with pytest.raises(InputError, match="no cell of the sweep could be trained: loss became NaN"):
+        sweep(tmp_path, {"beta": ("1",)}, attacks=())
 
 
 @pytest.mark.parametrize(
@@ -200,5 +210,5 @@ def test_a_cell_that_fails_is_reported_and_the_others_go_on(tmp_path, bars_every
 )
 def test_bad_sweeps_are_refused_before_any_work(tmp_path, grid, attacks, sentence):
     with pytest.raises(InputError, match=sentence):
-        sweep(tmp_path, grid, attacks=attacks).run()
+        sweep(tmp_path, grid, attacks=attacks)
     assert list(tmp_path.iterdir()) == []

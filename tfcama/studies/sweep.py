@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 import itertools
 from collections.abc import Mapping, Sequence
@@ -19,11 +20,13 @@ from tfcama.evaluation import results, robustness
 from tfcama.evaluation.results import Row, scored
 from tfcama.evaluation.subject import Subject, load_subject
 from tfcama.report import figures, labels
-from tfcama.report.pictures import slug, to_png
+from tfcama.report.build import write_report
+from tfcama.report.pictures import Picture, slug, to_png
+from tfcama.studies import steps
 from tfcama.studies.steps import Progress
-from tfcama.training import run
+from tfcama.training import checkpoints
 from tfcama.training.config import RunConfig
-from tfcama.workdir import Workdir, write_bytes, write_json, write_text
+from tfcama.workdir import Workdir, write_text
 
 CLEAN = "clean"
 _SCORES = "sweep"
@@ -52,7 +55,7 @@ class Sweep:
       base: what all cells share.
       grid: key of config.json -> values, as `--set` takes them; also "seed".
       attacks: on every run, see `attacks.registry.parse`.
-      eps: radius of all of them.
+      eps: radii; every attack at every one of them.
       limit: test rows that are scored; None for all.
       data_dir: of tensorflow-datasets.
       progress: called with lines of text.
@@ -62,35 +65,45 @@ class Sweep:
     base: RunConfig
     grid: Mapping[str, Sequence[str]]
     attacks: Sequence[str]
-    eps: float
+    eps: Sequence[float]
     limit: int | None
     data_dir: str | None
     progress: Progress
 
-    def run(self) -> Path:
-        """Fills the grid, then writes results.csv, results.json and a heat map a score.
+    def run(self, target: Path) -> Path:
+        """Fills the grid, then writes a report: results.csv and a heat map a score besides.
 
         A cell whose training fails is reported as such, and the others go on.
 
+        Args:
+          target: where the report goes; replaced as a whole.
+
         Returns:
-          results.csv.
+          The report's index.html.
 
         Raises:
-          InputError: the grid is empty or repeats itself, a key or value is unknown, or an attack.
+          InputError: the grid is empty or repeats itself, a key or value is unknown, an attack or
+            a radius; or no cell could be trained.
         """
         cells = self.cells()  # bad input before any work
-        for attack in self.attacks:
-            registry.parse(attack, eps=self.eps)
+        for attack, eps in self._scores.values():
+            if attack:
+                registry.parse(attack, eps=eps)
         lines = [self._line(cell) for cell in cells]
-        write_json(
-            self.root / "results.json",
-            {"base": self.base.to_json(), "eps": self.eps, "limit": self.limit, "cells": lines},
+        scored_cells = [cell for cell, line in zip(cells, lines, strict=True) if not line["error"]]
+        if not scored_cells:
+            raise InputError(f"no cell of the sweep could be trained: {lines[0]['error']}")
+        model = labels.model_name(self.base.model)
+        write_report(
+            [cell.workdir for cell in scored_cells],
+            target,
+            rows=[row for cell in scored_cells for row in self._rows(cell).values()],
+            pictures=[self._heat_map(lines, score) for score in self._scores],
+            checks={},
+            title=f"{model} on {self.base.dataset}: a sweep over {', '.join(self.grid)}",
         )
-        for score in (CLEAN, *self.attacks):
-            write_bytes(self.root / f"heatmap_{slug(score)}.png", self._heat_map(lines, score))
-        target = self.root / "results.csv"
-        write_text(target, _csv(lines))
-        return target
+        write_text(target / "results.csv", _csv(lines))
+        return target / "index.html"
 
     def cells(self) -> list[Cell]:
         """Every combination, the last key's values varying fastest."""
@@ -107,50 +120,60 @@ class Sweep:
             raise InputError("the grid names the same value twice; every value is needed once.")
         return cells
 
-    @property
-    def _experiment(self) -> str:
+    @functools.cached_property
+    def _scores(self) -> dict[str, tuple[str, float]]:
+        """Column -> attack and radius; "" for none."""
+        found = {CLEAN: ("", 0.0)}
+        for eps, attack in itertools.product(self.eps, self.attacks):
+            found[attack if len(self.eps) == 1 else f"{attack} eps {eps:g}"] = (attack, eps)
+        return found
+
+    def _experiment(self, score: str) -> str:
         """What rows are called that were scored so; others in the workdir are not ours."""
-        return f"{_SCORES}_{self.eps:g}_{self.limit or 'all'}"
+        attack, eps = self._scores[score]
+        what = f"{eps:g}_{self.limit or 'all'}_{slug(attack)}" if attack else self.limit or "all"
+        return f"{_SCORES}_{what}"
+
+    def _rows(self, cell: Cell) -> dict[str, Row]:
+        """What was scored of the cell so far, by column."""
+        found = {row.experiment: row for row in results.load_rows(cell.workdir)}
+        names = {score: self._experiment(score) for score in self._scores}
+        return {score: found[name] for score, name in names.items() if name in found}
 
     def _line(self, cell: Cell) -> dict[str, Any]:
         """The cell's numbers, by column."""
         about = ", ".join(f"{key}={value}" for key, value in cell.values.items())
         try:
-            finished = run.train(cell.config, cell.workdir, data_dir=self.data_dir)
+            steps.trained(cell.config, cell.workdir, data_dir=self.data_dir)
         except FloatingPointError as error:
             self.progress(f"{about}: {error}")
             return {**cell.values, "error": str(error)}
-        name = self._experiment
-        parts = {attack: f"{name}_{slug(attack or CLEAN)}" for attack in ("", *self.attacks)}
-        missing = [a for a, part in parts.items() if not results.has_rows(cell.workdir, part)]
+        missing = [score for score in self._scores if score not in self._rows(cell)]
         if missing:
             subject = load_subject(cell.workdir, data_dir=self.data_dir, limit=self.limit)
-            for attack in missing:
-                results.save_rows(cell.workdir, parts[attack], [self._score(subject, attack)])
-        found = {
-            row.attack or CLEAN: row.accuracy
-            for row in results.load_rows(cell.workdir)
-            if row.experiment == name
-        }
-        scores = {score: found[score] for score in (CLEAN, *self.attacks)}
-        self.progress(f"{about}: " + ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))
-        return {**cell.values, **scores, "best_epoch": finished.checkpoint.epoch, "error": ""}
+            for score in missing:
+                name = self._experiment(score)
+                results.save_rows(cell.workdir, name, [self._score(subject, score)])
+        found = {score: row.accuracy for score, row in self._rows(cell).items()}
+        self.progress(f"{about}: " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
+        epoch = checkpoints.best(cell.workdir.checkpoints).epoch
+        return {**cell.values, **found, "best_epoch": epoch, "error": ""}
 
-    def _score(self, subject: Subject, attack: str) -> Row:
+    def _score(self, subject: Subject, score: str) -> Row:
+        attack, eps = self._scores[score]
         if not attack:
             hits = subject.predictor.hits(subject.test.x, subject.test.y)
-            return scored(hits, **subject.identity(self._experiment))
-        (row,), _ = robustness.attack_curve(subject, attack, [self.eps])
-        return dataclasses.replace(row, experiment=self._experiment)
+            return scored(hits, **subject.identity(self._experiment(score)))
+        (row,), _ = robustness.attack_curve(subject, attack, [eps])
+        return dataclasses.replace(row, experiment=self._experiment(score))
 
-    def _heat_map(self, lines: Sequence[Mapping[str, Any]], score: str) -> bytes:
+    def _heat_map(self, lines: Sequence[Mapping[str, Any]], score: str) -> Picture:
         """A row a combination of all keys but the last, a column a value of the last."""
         *others, last = self.grid
         rows = list(itertools.product(*(self.grid[key] for key in others)))
         accuracies = np.array([line.get(score, np.nan) for line in lines], np.float64)
-        shown = CLEAN
-        if score != CLEAN:
-            shown = f"{labels.attack_name(score)}, eps {self.eps:g}"
+        attack, eps = self._scores[score]
+        shown = f"{labels.attack_name(attack)}, eps {eps:g}" if attack else CLEAN
         model = labels.model_name(self.base.model)
         figure = figures.accuracy_matrix(
             accuracies.reshape(len(rows), len(self.grid[last])),
@@ -158,7 +181,14 @@ class Sweep:
             columns=[f"{last}={value}" for value in self.grid[last]],
             title=f"{model} on {self.base.dataset}: {shown} (%)",
         )
-        return to_png(figure)
+        return Picture(
+            f"heatmap_{slug(score)}",
+            "attack" if attack else "model",
+            f"Accuracy: {shown}",
+            f"Percent of {'the first ' + str(self.limit) if self.limit else 'all'} test rows; each "
+            "cell is a run, by its best epoch in validation.",
+            to_png(figure),
+        )
 
 
 def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
