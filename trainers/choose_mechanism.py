@@ -4,11 +4,13 @@ r"""Finds out, without labels, which mechanism manipulated the inputs.
         --mechanisms=additive,translation,rotation,photometric
 
 Every candidate is fine-tuned on the same unlabelled inputs; log p(x) of inputs that none of them
-saw ranks them. The table is printed and written to <workdir>/mechanisms/<manipulation>.json; a
-killed run continues.
+saw ranks them. The table is printed; its report goes to <workdir>/mechanisms/<manipulation> unless
+--report says otherwise. A killed run continues.
 """
 
 from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
+
+from pathlib import Path
 
 from absl import flags
 from rich.console import Console
@@ -16,9 +18,9 @@ from rich.table import Table
 
 from tfcama import config as config_lib
 from tfcama.report.pictures import slug
-from tfcama.studies.mechanism_choice import TRAINED, rank_mechanisms
+from tfcama.studies.mechanism_choice import rank_mechanisms, write_ranking
 from tfcama.training.config import FinetuneConfig
-from tfcama.workdir import Workdir, write_json
+from tfcama.workdir import Workdir
 from trainers.shared_flags import DATA_DIR, WORKDIR
 
 _MANIPULATION = flags.DEFINE_string(
@@ -42,6 +44,9 @@ _LIMIT = flags.DEFINE_integer(
 _SET = flags.DEFINE_multi_string(
     "set", [], "Any other key of the fine-tuning. Example: --set learning_rate=3e-4"
 )
+_REPORT = flags.DEFINE_string(
+    "report", None, "Where the report goes. Example: --report=results/mnist_mechanism_choice"
+)
 
 
 def main() -> None:
@@ -62,19 +67,19 @@ def main() -> None:
     for column in ("mechanism", "log p(x), nats", "below the best", "accuracy", "workdir"):
         table.add_column(column)
     for found in ranking:
-        name = "(as trained)" if found.mechanism == TRAINED else found.mechanism
         below = ranking[0].log_px - found.log_px
         table.add_row(
-            name,
+            found.name,
             f"{found.log_px:.2f}",
             f"{below:.2f} ± {found.standard_error:.2f}",
-            f"{100 * found.accuracy:.1f} %",
+            f"{100 * found.row.accuracy:.1f} %",
             str(found.workdir.root),
         )
     Console().print(table)
-    path = base.root / "mechanisms" / f"{slug(_MANIPULATION.value)}.json"
-    write_json(path, [{**found._asdict(), "workdir": str(found.workdir.root)} for found in ranking])
-    print(f"ranking: {path}")
+    target = base.root / "mechanisms" / slug(_MANIPULATION.value)
+    if _REPORT.value:
+        target = Path(_REPORT.value).expanduser()
+    print(f"report: {write_ranking(ranking, _MANIPULATION.value, target)}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from tests.studies.test_studies import no_training, untouched
 from tfcama.errors import InputError
 from tfcama.evaluation.results import Row
 from tfcama.studies import mechanisms
-from tfcama.studies.mechanism_choice import TRAINED, rank_mechanisms
+from tfcama.studies.mechanism_choice import TRAINED, rank_mechanisms, write_ranking
 from tfcama.studies.mechanism_claims import claims
 from tfcama.training.config import FinetuneConfig, TrainingConfig
 from tfcama.workdir import Workdir
@@ -188,6 +188,13 @@ def test_mechanisms_are_ranked_by_unseen_inputs(study, tmp_path, bars_everywhere
     assert scores == sorted(scores, reverse=True)
     assert ranking[0].standard_error == 0.0
     assert "on 15 held-out inputs" in lines[0]
+    page = write_ranking(ranking, "rotation:30", tmp_path / "ranking")
+    assert "Which mechanism? rotation 30" in page.read_text()
+    written = json.loads((page.parent / "ranking.json").read_text())
+    assert [line["log_px"] for line in written] == scores
+    rows = json.loads((page.parent / "report.json").read_text())["results"]
+    assert [row["accuracy"] for row in rows] == [line["accuracy"] for line in written]
+    assert (page.parent / "ranking.png").exists()
     for bad, sentence in (
         (["rotation"], "two or more different ones"),
         (["rotation", "rotation"], "two or more different ones"),

@@ -296,6 +296,35 @@ def intervals(
     return figure
 
 
+def ranking(
+    values: Sequence[float],
+    *,
+    errors: Sequence[float],
+    names: Sequence[str],
+    xlabel: str,
+    title: str,
+) -> Figure:
+    """One value a line, the best on top.
+
+    Args:
+      values: the best first.
+      errors: half lengths of their bars.
+      names: of the lines.
+      xlabel: what the values are.
+      title: above.
+    """
+    figure = Figure(figsize=(6.8, 1.2 + 0.34 * len(values)), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    places = np.arange(len(values))
+    axes.errorbar(values, places, xerr=errors, fmt="o", color=COLOURS[0], capsize=3)
+    axes.set(xlabel=xlabel, yticks=places, yticklabels=names)
+    axes.set_title(title, fontsize=10)
+    axes.invert_yaxis()
+    axes.margins(y=0.12)
+    tidy(axes)
+    return figure
+
+
 def stream_course(
     *,
     log_px: Mapping[str, np.ndarray],

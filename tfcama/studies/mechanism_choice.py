@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from scipy import special
 
-from tfcama.data import manipulations
+from tfcama.data import manipulations, streams
 from tfcama.errors import InputError
+from tfcama.evaluation.results import Row, scored
+from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject, load_subject
+from tfcama.report import figures, labels
+from tfcama.report.build import write_report
+from tfcama.report.pictures import Picture, to_png
 from tfcama.studies import steps
 from tfcama.training.config import FinetuneConfig, RunConfig, default_finetuning
-from tfcama.workdir import Workdir
+from tfcama.workdir import Workdir, write_json
 
 TRAINED = "none"
 
@@ -27,14 +33,19 @@ class Candidate(NamedTuple):
       workdir: of the adapted run.
       log_px: mean log p(x) of the held-out inputs, by Eq. 6, nats.
       standard_error: of the difference to the best candidate's mean, over inputs; 0 for the best.
-      accuracy: on the same inputs, for a reader who has their labels; it plays no part.
+      row: accuracy on the same inputs, for a reader who has their labels; it plays no part.
     """
 
     mechanism: str
     workdir: Workdir
     log_px: float
     standard_error: float
-    accuracy: float
+    row: Row
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return "(as trained)" if self.mechanism == TRAINED else self.mechanism
 
 
 def rank_mechanisms(
@@ -93,10 +104,10 @@ def rank_mechanisms(
         subject = load_subject(workdir, data_dir=data_dir, limit=limit)
         rows = subject.held_out if rows is None else rows
         scores[mechanism] = _scores(subject, manipulation, rows)
-        log_px, hits = scores[mechanism]
+        log_px, row = scores[mechanism]
         progress(
             f"{mechanism}: log p(x) {log_px.mean():.2f} nats on {len(log_px)} held-out inputs "
-            f"(accuracy {hits.mean():.4f})"
+            f"(accuracy {row.accuracy:.4f})"
         )
     order = sorted(scores, key=lambda mechanism: -scores[mechanism][0].mean())
     best = scores[order[0]][0]
@@ -106,18 +117,83 @@ def rank_mechanisms(
             adapted.get(mechanism, base),
             float(scores[mechanism][0].mean()),
             float((scores[mechanism][0] - best).std() / np.sqrt(len(best))),
-            float(scores[mechanism][1].mean()),
+            scores[mechanism][1],
         )
         for mechanism in order
     ]
 
 
-def _scores(
-    subject: Subject, manipulation: str, rows: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Log p(x) [N] nats and hits [N] bool of the held-out inputs."""
+def write_ranking(ranking: Sequence[Candidate], manipulation: str, target: Path) -> Path:
+    """The ranking as a report: ranking.json and a picture besides the accuracies.
+
+    Args:
+      ranking: of rank_mechanisms.
+      manipulation: that was ranked for.
+      target: replaced as a whole.
+
+    Returns:
+      Its index.html.
+    """
+    best, second = ranking[:2]
+    title = f"Which mechanism? {labels.manipulation_name(manipulation)}, {best.row.dataset}"
+    figure = figures.ranking(
+        [found.log_px for found in ranking],
+        errors=[found.standard_error for found in ranking],
+        names=[f"{found.name}: {100 * found.row.accuracy:.1f} %" for found in ranking],
+        xlabel=f"log p(x) of {best.row.n} inputs that none of them saw, nats",
+        title=title,
+    )
+    ahead = best.log_px - second.log_px
+    write_report(
+        [found.workdir for found in ranking],
+        target,
+        rows=[found.row for found in ranking],
+        pictures=[
+            Picture(
+                "ranking",
+                "shift",
+                "Candidates, likeliest first",
+                "Bars: standard errors of the difference to the best. Percent: accuracy on the "
+                "same inputs, of which the ranking knows nothing.",
+                to_png(figure),
+            )
+        ],
+        checks={
+            "What the ranking says": [
+                Check(
+                    "a mechanism explains the inputs better than the model as trained",
+                    best.mechanism != TRAINED,
+                    f"{best.name} is the likeliest",
+                ),
+                Check(
+                    "the first is told from the second (more than two standard errors)",
+                    ahead > 2 * second.standard_error,
+                    f"{ahead:.2f} ± {second.standard_error:.2f} nats",
+                ),
+            ]
+        },
+        title=title,
+    )
+    lines = [
+        {
+            "mechanism": found.mechanism,
+            "log_px": found.log_px,
+            "standard_error": found.standard_error,
+            "accuracy": found.row.accuracy,
+        }
+        for found in ranking
+    ]
+    write_json(target / "ranking.json", lines)
+    return target / "index.html"
+
+
+def _scores(subject: Subject, manipulation: str, rows: np.ndarray | None) -> tuple[np.ndarray, Row]:
+    """Log p(x) [N] nats and the accuracy of the held-out inputs."""
     moved = manipulations.parse(manipulation).fit(subject.dataset)
     split = manipulations.manipulate(subject.test, moved, seed=subject.loaded.config.seed)
     split = split if rows is None else split.take(rows)
     log_scores = subject.predictor.log_scores(split.x)
-    return special.logsumexp(log_scores, axis=1), log_scores.argmax(axis=1) == split.y
+    name, level = streams.name_and_level(manipulation)
+    identity = subject.identity("mechanism_choice", manipulation=name, level=level)
+    hits = log_scores.argmax(axis=1) == split.y
+    return special.logsumexp(log_scores, axis=1), scored(hits, **identity)
