@@ -67,6 +67,7 @@ _VIB = {"alpha": 0.01, "unit": "bits"}
 _CAUSAL = {"alpha": 0.05, "beta": 0.05, "unit": "bits"}
 _FGSM_TRAINING = f"adversarial:attack=fgsm:{_BALL}"
 _PGD_TRAINING = f"adversarial:attack=pgd:{_BALL}:steps=20:{_STEP}"
+_RAMPED_TRAINING = f"{_PGD_TRAINING}:ramp=1000"  # a bottleneck does not start to learn without
 _TRADES = f"trades:beta=6:{_BALL}:steps=10"
 
 METHODS = {
@@ -80,9 +81,9 @@ METHODS = {
     "at_fgsm": Method("AT (FGSM)", "classifier", _PLAIN, _FGSM_TRAINING),
     "at_pgd20": Method("AT (PGD-20)", "classifier", _PLAIN, _PGD_TRAINING, costly=True),
     "trades": Method("TRADES", "classifier", _PLAIN, _TRADES, costly=True),
-    "vib_at_pgd20": Method("VIB + AT (PGD-20)", "vib", _VIB, _PGD_TRAINING, costly=True),
+    "vib_at_pgd20": Method("VIB + AT (PGD-20)", "vib", _VIB, _RAMPED_TRAINING, costly=True),
     "causal_ib_at_pgd20": Method(
-        "CausalIB + AT (PGD-20)", "causal_ib", _CAUSAL, _PGD_TRAINING, costly=True
+        "CausalIB + AT (PGD-20)", "causal_ib", _CAUSAL, _RAMPED_TRAINING, costly=True
     ),
     "ciiv": Method("CiiV", "ciiv", {}, costly=True, many=True),
 }
