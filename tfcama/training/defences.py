@@ -44,20 +44,31 @@ class Defence(abc.ABC):
         """
 
 
+@dataclasses.dataclass(frozen=True)
 class AttackingDefence(Defence):
     """A defence that attacks its own training inputs.
 
     Attributes:
+      eps: radius, max norm, in units of the inputs.
+      steps: of pgd.
+      step_size: of each; 0 takes 2.5 eps / steps.
       ramp: training steps over which the radius grows from nothing to eps; 0 for the whole radius
         from the first step on. A bottleneck may never start to learn without it.
     """
 
-    ramp: int
+    eps: float = 0.0
+    steps: int = 20
+    step_size: float = 0.0
+    ramp: int = 0
+
+    def __post_init__(self):
+        check_positive(self, "eps")
+        check_at_least(self, steps=1, step_size=0, ramp=0)
 
     @property
-    @abc.abstractmethod
     def adversary(self) -> Adversary:
         """The attacker."""
+        return pgd(self.eps, steps=self.steps, step_size=self.step_size)
 
     def grown(self, trainer: Trainer) -> float | tf.Tensor:
         """The share of the radius that the trainer's step has reached, in (0, 1]."""
@@ -96,24 +107,16 @@ class AdversarialTraining(AttackingDefence):
 
     Attributes:
       attack: a key of ADVERSARIES.
-      eps: radius, max norm, in units of the inputs.
-      steps: of pgd.
-      step_size: of each; 0 takes 2.5 eps / steps.
       clean: weight of the loss on clean inputs, the rest is the adversarial ones'; Goodfellow et
         al. take 0.5, Madry et al. 0.
-      ramp: see AttackingDefence.
     """
 
     attack: str = "pgd"
-    eps: float = 0.0
-    steps: int = 20
-    step_size: float = 0.0
     clean: float = 0.0
-    ramp: int = 0
 
     def __post_init__(self):
-        check_positive(self, "eps")
-        check_at_least(self, steps=1, step_size=0, clean=0, ramp=0)
+        super().__post_init__()
+        check_at_least(self, clean=0)
         if self.clean > 1:
             raise InputError(f"clean={self.clean:g} was given; it must be in [0, 1].")
         ADVERSARIES[self.attack]
@@ -150,25 +153,15 @@ class Trades(AttackingDefence):
 
     Attributes:
       beta: weight, 1 / lambda in the paper.
-      eps: radius, max norm, in units of the inputs.
       steps: of the ascent.
-      step_size: of each; 0 takes 2.5 eps / steps.
-      ramp: see AttackingDefence.
     """
 
     beta: float = 6.0
-    eps: float = 0.0
     steps: int = 10
-    step_size: float = 0.0
-    ramp: int = 0
 
     def __post_init__(self):
-        check_positive(self, "eps")
-        check_at_least(self, beta=0, steps=1, step_size=0, ramp=0)
-
-    @property
-    def adversary(self) -> Adversary:
-        return pgd(self.eps, steps=self.steps, step_size=self.step_size)
+        super().__post_init__()
+        check_at_least(self, beta=0)
 
     def terms(
         self, trainer: Trainer, batch: Batch, *, draws: random.RowDraws
