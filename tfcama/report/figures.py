@@ -353,7 +353,7 @@ def stream_course(
     size = len(next(iter(log_px.values())))
     for axes, series in ((upper, log_px), (lower, hits)):
         for place, (name, values) in enumerate(series.items()):
-            colour = COLOURS[(2, 0)[place]]
+            colour = COLOURS[(2, 0, 1)[place]]
             for start, end in itertools.pairwise([*starts, size]):
                 axes.plot(
                     np.arange(start, end),
@@ -377,6 +377,7 @@ def stream_course(
         )  # fmt: skip
     upper.set(ylabel="log p(x), nats")
     upper.legend(fontsize=7.5, frameon=False, loc="lower right")
+    lower.legend(fontsize=7.5, frameon=False, loc="lower right")
     lower.set(xlabel="inputs", ylabel="accuracy", ylim=(0.0, 1.02))
     lower.set_xlim(0, size)
     return figure
