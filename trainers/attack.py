@@ -10,16 +10,19 @@ protocol, noise is a control. Rows, pictures and the page go to <workdir>/report
 
 from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
 
+from typing import Any
+
+import numpy as np
 from absl import flags
 
 from tfcama import specs
 from tfcama.attacks import registry
 from tfcama.attacks.registry import ATTACKS
 from tfcama.evaluation import robustness
-from tfcama.evaluation.subject import load_subject
+from tfcama.evaluation.subject import Subject, load_subject
 from tfcama.report.build import build
-from tfcama.studies import steps
-from tfcama.training.config import default_finetuning
+from tfcama.studies import attacked_adaptation, steps
+from tfcama.training.config import FinetuneConfig, default_finetuning
 from tfcama.workdir import Workdir
 from trainers.shared_flags import DATA_DIR, WORKDIR
 
@@ -47,6 +50,21 @@ _FINETUNE = flags.DEFINE_bool(
     False,
     "Also adapt on the attacked images as the papers do, and score again. Example: --finetune",
 )
+_ADAPTIVE = flags.DEFINE_integer(
+    "adaptive_rounds",
+    0,
+    "Let the attacker know of that adaptation and re-run it so many times. Example: "
+    "--adaptive_rounds=3",
+    lower_bound=0,
+)
+_MALICIOUS = flags.DEFINE_float(
+    "malicious",
+    0.0,
+    "Also adapt on clean images of which this share is attacked, and score both kinds. Example: "
+    "--malicious=0.05",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
 _SANITY = flags.DEFINE_bool(
     "sanity", False, "Also run the sanity checks at the largest eps. Example: --sanity"
 )
@@ -60,28 +78,41 @@ def main() -> None:
     limits = {"data_dir": DATA_DIR.value, "limit": _LIMIT.value}
     subject = load_subject(workdir, **limits)
     source = load_subject(Workdir(_TRANSFER.value), **limits) if _TRANSFER.value else None
-    reported = [workdir]
+    adaptation = None
+    if _FINETUNE.value or _ADAPTIVE.value or _MALICIOUS.value:
+        adaptation = default_finetuning(subject.loaded.config)
     for attack in _ATTACK.value:
         found = steps.attack(subject, attack, radii, source=source, progress=print)
-        if _FINETUNE.value:
+        if adaptation is not None:
             for eps in radii:
-                steps.static_finetuning(
-                    subject,
-                    attack,
-                    eps,
-                    default_finetuning(subject.loaded.config),
-                    adversarial=found[eps].x,
-                    progress=print,
-                )
+                _adapt(subject, attack, eps, adaptation, found[eps].x)
     if _SANITY.value:
         checks = robustness.sanity_checks(subject, eps=max(radii), transfer_from=source)
         robustness.save_checks(workdir, checks)
         for check in checks:
             print(f"{'pass' if check.passed else 'FAIL'}  {check.name}: {check.detail}")
-    if _FINETUNE.value:
+    reported = [workdir]
+    if adaptation is not None:
         reported += [Workdir(p.parent) for p in sorted(workdir.root.glob("finetuned/*/results"))]
     build(reported, workdir.report, title=f"tfcama: {workdir.root.name} under attack")
     print(f"report: {workdir.report / 'index.html'}")
+
+
+def _adapt(
+    subject: Subject, attack: str, eps: float, config: FinetuneConfig, adversarial: np.ndarray
+) -> None:
+    """What was asked about adapting on attacked images, at one radius."""
+    how: dict[str, Any] = {"adversarial": adversarial, "progress": print}
+    if _ADAPTIVE.value:
+        attacked_adaptation.adaptive_attack(
+            subject, attack, eps, config, rounds=_ADAPTIVE.value, **how
+        )
+    elif _FINETUNE.value:
+        attacked_adaptation.static_finetuning(subject, attack, eps, config, **how)
+    if _MALICIOUS.value:
+        attacked_adaptation.malicious_inputs(
+            subject, attack, eps, config, share=_MALICIOUS.value, **how
+        )
 
 
 if __name__ == "__main__":

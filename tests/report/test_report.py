@@ -15,7 +15,7 @@ from tfcama.models.registry import MODELS
 from tfcama.report import figures, labels, pictures, provenance
 from tfcama.report.build import _summary, build
 from tfcama.report.schema import Report
-from tfcama.studies import steps
+from tfcama.studies import attacked_adaptation, steps
 from tfcama.training import run
 from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
 from tfcama.training.finetune import finetune_on_manipulation
@@ -119,9 +119,9 @@ def studied(tmp_path_factory, bars):
         found.append(steps.attack(few, "fgsm", [0.0, 0.1], progress=lines.append))
     few = load_subject(workdirs[1], data_dir=None, limit=4)
     adaptation = FinetuneConfig(steps=2, batch_size=4)
-    steps.static_finetuning(
-        few, "fgsm", 0.1, adaptation, adversarial=found[1][0.1].x, progress=lines.append
-    )
+    attacked = {"adversarial": found[1][0.1].x, "progress": lines.append}
+    attacked_adaptation.adaptive_attack(few, "fgsm", 0.1, adaptation, rounds=2, **attacked)
+    attacked_adaptation.malicious_inputs(few, "fgsm", 0.1, adaptation, share=0.25, **attacked)
     robustness.save_checks(
         workdirs[1], [robustness.Check("good", True, "1"), robustness.Check("bad", False, "2")]
     )
@@ -161,10 +161,38 @@ def test_every_step_reports_its_progress(studied):
 
 def test_static_fine_tuning_reports_attacked_and_clean(studied):
     root, _, _ = studied
-    adapted = Workdir(root / "cama" / "finetuned" / "fgsm-eps-0.1_1_seed0")
+    adapted = Workdir(root / "cama" / "finetuned" / "fgsm-eps-0.1-on-4-inputs_1_seed0")
     rows = results.load_rows(adapted)
-    assert [r.experiment for r in rows] == ["attack_static", "attack_static_clean"]
-    assert {r.finetuned_on for r in rows} == {"fgsm eps 0.1"}
+    assert [r.experiment for r in rows] == ["attack", "attack_static", "attack_static_clean"]
+    assert {r.finetuned_on for r in rows} == {"fgsm eps 0.1 on 4 inputs"}
+
+
+def test_an_adaptive_attacker_re_runs_the_adaptation(studied):
+    root, _, lines = studied
+    kept = [
+        results.load_rows(Workdir(root / "cama" / "finetuned" / name))
+        for name in (f"fgsm-eps-0.1-round-{n}-on-4-inputs_1_seed0" for n in (1, 2))
+    ]
+    # What was made for a round's model is scored before it is adapted to; nothing was for the last.
+    assert [[row.experiment for row in rows] for rows in kept] == [
+        ["attack_adaptive", "attack"],
+        ["attack_adaptive"],
+    ]
+    (said,) = [line for line in lines if ", adaptive: " in line]
+    (static,) = [line for line in lines if line.startswith("fgsm eps 0.1, adapted: attacked")]
+    found = [float(static.split("attacked ")[1].split(",")[0])]
+    found += [rows[0].accuracy for rows in kept]
+    assert said == (f"fgsm eps 0.1, adaptive: {min(found):.4f}, of round {int(np.argmin(found))}")
+
+
+def test_malicious_inputs_are_told_from_the_benign_ones_beside_them(studied):
+    root, _, _ = studied
+    name = "0.25-of-fgsm-eps-0.1-on-4-inputs_1_seed0"
+    rows = {r.experiment: r for r in results.load_rows(Workdir(root / "cama" / "finetuned" / name))}
+    assert {e: (r.n, r.eps) for e, r in rows.items()} == {
+        "attack_malicious": (1, 0.1),
+        "attack_malicious_benign": (3, 0.0),
+    }
 
 
 def test_clean_images_of_a_static_fine_tuning_stand_under_clean():

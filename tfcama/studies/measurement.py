@@ -26,7 +26,7 @@ from tfcama.report import figures, labels
 from tfcama.report.build import training_pictures
 from tfcama.report.pictures import Picture, slug, to_png
 from tfcama.specs import with_number
-from tfcama.studies import steps
+from tfcama.studies import attacked_adaptation, steps
 from tfcama.studies.measurement_claims import claims
 from tfcama.studies.study import FRACTION, Study, finetuned_experiment, fraction_pictures
 from tfcama.training.config import FinetuneConfig, TrainingConfig
@@ -301,7 +301,7 @@ class MeasurementStudy(Study):
         if not has_rows(workdir, "attack_static"):
             subject = self.subject(cama)
             attacked = robustness.craft(subject, registry.parse(attack, eps=eps)).x
-            steps.static_finetuning(
+            attacked_adaptation.static_finetuning(
                 subject, attack, eps, config, adversarial=attacked, progress=self.progress
             )
         return workdir

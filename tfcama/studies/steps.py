@@ -6,9 +6,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
-from tfcama.attacks import registry
 from tfcama.attacks.base import Attacked
 from tfcama.evaluation import curves, results, robustness
 from tfcama.evaluation.recovered import Recovered, recover
@@ -18,7 +15,10 @@ from tfcama.report import pictures
 from tfcama.report.pictures import slug
 from tfcama.training import run
 from tfcama.training.config import FinetuneConfig, RunConfig, default_finetuning
-from tfcama.training.finetune import finetune, finetune_on_manipulation, is_finished
+from tfcama.training.finetune import (
+    finetune_on_manipulation,
+    is_finished,
+)
 from tfcama.training.methods import EQ8
 from tfcama.workdir import Workdir
 
@@ -113,54 +113,3 @@ def attack(
     if shown is not None:
         pictures.save(subject.workdir, shown)
     return found
-
-
-def static_finetuning(
-    subject: Subject,
-    attack: str,
-    eps: float,
-    config: FinetuneConfig,
-    *,
-    adversarial: np.ndarray,
-    progress: Progress,
-) -> Workdir:
-    """The papers' way to defend: attack the model, adapt it on all attacked inputs, score those.
-
-    The attacker does not know of the adaptation (EVALUATION.md's "static"). Rows of the adapted
-    model: "attack_static" on the attacked inputs and "attack_static_clean" on the clean ones.
-
-    Args:
-      subject: a finished run of a CAMA.
-      attack: see `attacks.registry.parse`.
-      eps: radius.
-      config: how to adapt; fraction and subject are set here.
-      adversarial: the attacked inputs, see `attack`.
-      progress: called with a line at the end.
-
-    Returns:
-      The adapted model's workdir.
-    """
-    made = registry.parse(attack, eps=eps)
-    config = dataclasses.replace(config, fraction=1.0, subject=f"{attack} eps {eps:g}")
-    workdir = finetuned_workdir(subject.workdir, config)
-    loaded = finetune(
-        subject.workdir, workdir, config, clean=subject.dataset.train, unlabelled=adversarial
-    )
-    adapted = dataclasses.replace(subject, workdir=workdir, loaded=loaded)
-    draws = robustness.scoring_draws(made)
-    rows = [
-        results.scored(
-            robustness.attacked_hits(adapted, x, draws=draws),
-            **adapted.identity(experiment, attack=attack, eps=eps),
-        )
-        for experiment, x in (
-            ("attack_static", adversarial),
-            ("attack_static_clean", subject.test.x),
-        )
-    ]
-    results.save_rows(workdir, "attack_static", rows)
-    progress(
-        f"{attack} eps {eps:g}, adapted: attacked {rows[0].accuracy:.4f}, "
-        f"clean {rows[1].accuracy:.4f}"
-    )
-    return workdir
