@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import tensorflow as tf
 
@@ -16,10 +16,25 @@ from tfcama.registry import Registry
 from tfcama.training.adversary import ADVERSARIES, Adversary, pgd
 from tfcama.types import Batch
 
-if TYPE_CHECKING:
-    from tfcama.training.trainer import Trainer
-
 _OWN = -1  # a model's own draws are folded by places, from 0
+
+
+class Trainable(Protocol):
+    """All that a defence sees of a trainer.
+
+    Attributes:
+      classifier: what is trained; its bounds and attack mask.
+      optimizer: its `iterations`.
+    """
+
+    classifier: Any
+    optimizer: Any
+
+    def terms(self, batch: Any, *, draws: random.RowDraws | None) -> dict[str, tf.Tensor]:
+        """Per-example "loss" and what else is logged, [B] each."""
+
+    def scores(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
+        """The classifier's scores, [B, C]."""
 
 
 class Defence(abc.ABC):
@@ -33,7 +48,7 @@ class Defence(abc.ABC):
 
     @abc.abstractmethod
     def terms(
-        self, trainer: Trainer, batch: Batch, *, draws: random.RowDraws
+        self, trainer: Trainable, batch: Batch, *, draws: random.RowDraws
     ) -> dict[str, tf.Tensor]:
         """What `trainer.terms` returns, its "loss" hardened.
 
@@ -70,14 +85,14 @@ class AttackingDefence(Defence):
         """The attacker."""
         return pgd(self.eps, steps=self.steps, step_size=self.step_size)
 
-    def grown(self, trainer: Trainer) -> float | tf.Tensor:
+    def grown(self, trainer: Trainable) -> float | tf.Tensor:
         """The share of the radius that the trainer's step has reached, in (0, 1]."""
         if not self.ramp:
             return 1.0
         done = tf.cast(trainer.optimizer.iterations + 1, tf.float32)
         return tf.minimum(1.0, done / self.ramp)
 
-    def robust_hits(self, trainer: Trainer, batch: Batch, *, seed: tf.Tensor) -> tf.Tensor:
+    def robust_hits(self, trainer: Trainable, batch: Batch, *, seed: tf.Tensor) -> tf.Tensor:
         """Whether rows are answered rightly when the attacker ascends from them, bool [B].
 
         What validation goes by (Rice et al., 2020, "Overfitting in adversarially robust deep
@@ -126,7 +141,7 @@ class AdversarialTraining(AttackingDefence):
         return ADVERSARIES[self.attack](self.eps, steps=self.steps, step_size=self.step_size)
 
     def terms(
-        self, trainer: Trainer, batch: Batch, *, draws: random.RowDraws
+        self, trainer: Trainable, batch: Batch, *, draws: random.RowDraws
     ) -> dict[str, tf.Tensor]:
         own = draws.fold(_OWN)
         attacked = self.adversary(
@@ -164,7 +179,7 @@ class Trades(AttackingDefence):
         check_at_least(self, beta=0)
 
     def terms(
-        self, trainer: Trainer, batch: Batch, *, draws: random.RowDraws
+        self, trainer: Trainable, batch: Batch, *, draws: random.RowDraws
     ) -> dict[str, tf.Tensor]:
         own = draws.fold(_OWN)
         clean = trainer.scores(batch.x, seed=own.seed)
@@ -201,7 +216,7 @@ class Mixup(Defence):
         check_positive(self, "alpha")
 
     def terms(
-        self, trainer: Trainer, batch: Batch, *, draws: random.RowDraws
+        self, trainer: Trainable, batch: Batch, *, draws: random.RowDraws
     ) -> dict[str, tf.Tensor]:
         share = draws.fold(_OWN).beta(self.alpha)
         wide = tf.reshape(share, [-1] + [1] * (len(batch.x.shape) - 1))
@@ -227,7 +242,7 @@ class GaussianNoise(Defence):
         check_positive(self, "sigma")
 
     def terms(
-        self, trainer: Trainer, batch: Batch, *, draws: random.RowDraws
+        self, trainer: Trainable, batch: Batch, *, draws: random.RowDraws
     ) -> dict[str, tf.Tensor]:
         noise = self.sigma * draws.fold(_OWN).normal(*batch.x.shape[1:])
         mask = trainer.classifier.attack_mask
