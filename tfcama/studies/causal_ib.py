@@ -308,7 +308,7 @@ class CausalIbStudy(Study):
     def checks(self, rows: Sequence[Row]) -> dict[str, list[Check]]:
         seeds = sorted({row.seed for row in rows})
         found = {line.name: line for line in self._table(self._all_workdirs(seeds))}
-        return {"Do the paper's claims hold?": claims(found)}
+        return {"Do the paper's claims hold?": claims(found, dataset=self.dataset)}
 
 
 class TableRow(NamedTuple):
@@ -402,23 +402,33 @@ def to_csv(lines: Sequence[TableRow]) -> str:
 
 
 _CLEAN_AT_LEAST = 0.985
+_KEPT = 0.01
 _CLOSE = 0.05
 
 
-def claims(found: Mapping[str, TableRow]) -> list[Check]:
+def claims(found: Mapping[str, TableRow], *, dataset: str) -> list[Check]:
     """What the paper says of its table, and what an honest evaluation asks of ours.
 
     Args:
       found: the table by method.
+      dataset: a key of DATASETS.
     """
     checks = []
-    causal, vib = found.get("causal_ib"), found.get("vib")
-    if causal is not None:
+    causal, vib, plain = (found.get(name) for name in ("causal_ib", "vib", "baseline"))
+    if causal is not None and dataset == "mnist":
         checks.append(
             Check(
                 "CausalIB keeps clean accuracy (98.5 % on MNIST)",
                 causal.mean[CLEAN] >= _CLEAN_AT_LEAST,
                 f"{causal.mean[CLEAN]:.4f}",
+            )
+        )
+    elif causal is not None and plain is not None:
+        checks.append(
+            Check(
+                "CausalIB keeps clean accuracy (within 1 point of no defence)",
+                causal.mean[CLEAN] >= plain.mean[CLEAN] - _KEPT,
+                f"{causal.mean[CLEAN]:.4f} against {plain.mean[CLEAN]:.4f}",
             )
         )
     if causal is not None and vib is not None:
