@@ -169,6 +169,32 @@ def test_validation_under_attack_is_that_of_the_worst_inputs(name):
     assert len(set(found.numpy())) == 2  # or nothing is shown
 
 
+class _FoolsSingleSteps:
+    """Wrong halfway to the rim of the ball around 0.3 and right on it, as after FGSM training."""
+
+    bounds = attack_mask = None
+
+    def scores(self, x, *, seed):
+        del seed
+        along = (tf.reduce_mean(x, axis=[1, 2, 3]) - 0.3) / EPS
+        return tf.stack([tf.zeros_like(along), tf.sin(np.pi * along) - 0.5], axis=1)
+
+    log_scores = scores
+
+
+@pytest.mark.parametrize("attack", ADVERSARIES)
+def test_validation_is_not_fooled_by_a_model_that_fools_its_own_fgsm(attack):
+    model = _FoolsSingleSteps()
+    trainer = Recording(model)
+    _, rows, _ = linear_case()
+    rows = rows._replace(x=tf.fill([ROWS, 4, 4, 1], 0.3), y=tf.zeros([ROWS], tf.int32))
+    defence = defences.parse(f"adversarial:attack={attack}:eps={EPS}")
+    if attack == "fgsm":
+        defence.terms(trainer, rows, draws=DRAWS)
+        assert (np.argmax(model.scores(trainer.seen[0].x, seed=None), axis=1) == 0).all()
+    assert not defence.robust_hits(trainer, rows, seed=tf.constant(SEED)).numpy().any()
+
+
 def test_robust_accuracy_is_a_metric_of_defences_that_attack(spec, bars):
     for text, expected in ((EVERY["adversarial"], True), (EVERY["mixup"], False)):
         random.seed_everything(0)

@@ -65,7 +65,7 @@ class AttackingDefence(Defence):
 
     Attributes:
       eps: radius, max norm, in units of the inputs.
-      steps: of pgd.
+      steps: of pgd, in training and always in validation.
       step_size: of each; 0 takes 2.5 eps / steps.
       ramp: training steps over which the radius grows from nothing to eps; 0 for the whole radius
         from the first step on. A bottleneck may never start to learn without it.
@@ -93,17 +93,19 @@ class AttackingDefence(Defence):
         return tf.minimum(1.0, done / self.ramp)
 
     def robust_hits(self, trainer: Trainable, batch: Batch, *, seed: tf.Tensor) -> tf.Tensor:
-        """Whether rows are answered rightly when the attacker ascends from them, bool [B].
+        """Whether rows are answered rightly when PGD ascends from them, bool [B].
 
         What validation goes by (Rice et al., 2020, "Overfitting in adversarially robust deep
-        learning"): the whole radius, the log-odds, no random start.
+        learning"): the whole radius, the log-odds, no random start. PGD also where training takes
+        a single step: a model learns to fool its own FGSM, under which it may answer better than on
+        clean inputs (Wong et al., 2020, "Fast is better than free": catastrophic overfitting).
 
         Args:
           trainer: of the model.
           batch: held-out rows.
           seed: of a stochastic model, the same for attack and answer.
         """
-        attacked = self.adversary(
+        attacked = pgd(self.eps, steps=self.steps, step_size=self.step_size)(
             lambda x: log_odds(trainer.scores(x, seed=seed), batch.y),
             batch.x,
             classifier=trainer.classifier,
