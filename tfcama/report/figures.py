@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -407,20 +407,26 @@ def training_curves(histories: dict[str, list[dict[str, float]]], *, title: str)
       histories: name -> the lines of metrics.jsonl.
       title: above both panels.
     """
-    figure = Figure(figsize=(8.4, 3.2), dpi=150, layout="constrained")
+    figure = Figure(figsize=(9.6, 3.4), dpi=150, layout="constrained")
     figure.suptitle(title, fontsize=10)
     left, right = figure.subplots(1, 2)
     for place, (name, history) in enumerate(histories.items()):
         epochs = [row["epoch"] for row in history]
-        colour = COLOURS[place % len(COLOURS)]
+        again, colour = divmod(place, len(COLOURS))
+        style: dict[str, Any] = {
+            "color": COLOURS[colour],
+            "linewidth": 1.5,
+            "marker": ("", "o", "s")[again % 3],
+            "markersize": 3.5,
+        }
         for axes, key in ((left, "val_accuracy"), (right, "val_loss")):
-            values = [row.get(key, np.nan) for row in history]
-            axes.plot(epochs, values, color=colour, label=name, linewidth=1.5)
+            axes.plot(epochs, [row.get(key, np.nan) for row in history], label=name, **style)
         robust = [row.get("val_robust_accuracy", np.nan) for row in history]
-        left.plot(epochs, robust, color=colour, linestyle="--", linewidth=1.5)
+        left.plot(epochs, robust, linestyle="--", **style)
     left.set(xlabel="epoch", ylabel="validation accuracy")
     right.set(xlabel="epoch", ylabel="validation loss (nats)")
     for axes in (left, right):
         tidy(axes)
-        axes.legend(fontsize=7.5, frameon=False)
+    handles, names = left.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside right upper", fontsize=7.5, frameon=False)
     return figure
