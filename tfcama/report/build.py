@@ -189,9 +189,9 @@ def training_pictures(workdirs: Sequence[Workdir]) -> list[Picture]:
             name="training",
             section="model",
             title="Training",
-            caption="On held-out training rows, after every epoch; dashed: under PGD, where training "
-            "attacks. The losses of different "
-            "families are not comparable: a generative model's is the negative ELBO.",
+            caption="On held-out training rows, after every epoch; dashed: under PGD, where "
+            "training attacks. The losses of different families are not comparable: a generative "
+            "model's is the negative ELBO.",
             png=to_png(figures.training_curves(shown, title="training")),
         )
     ]
