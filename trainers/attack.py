@@ -10,19 +10,17 @@ protocol, noise is a control. Rows, pictures and the page go to <workdir>/report
 
 from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
 
-from typing import Any
-
-import numpy as np
 from absl import flags
 
 from tfcama import specs
 from tfcama.attacks import registry
 from tfcama.attacks.registry import ATTACKS
 from tfcama.evaluation import robustness
-from tfcama.evaluation.subject import Subject, load_subject
+from tfcama.evaluation.subject import load_subject
 from tfcama.report.build import build
-from tfcama.studies import attacked_adaptation, steps
-from tfcama.training.config import FinetuneConfig, default_finetuning
+from tfcama.studies import steps
+from tfcama.studies.attacked_adaptation import AttackedAdaptation
+from tfcama.training.config import default_finetuning
 from tfcama.workdir import Workdir
 from trainers.shared_flags import DATA_DIR, WORKDIR
 
@@ -85,7 +83,7 @@ def main() -> None:
         found = steps.attack(subject, attack, radii, source=source, progress=print)
         if adaptation is not None:
             for eps in radii:
-                _adapt(subject, attack, eps, adaptation, found[eps].x)
+                _adapt(AttackedAdaptation(subject, attack, eps, adaptation, found[eps].x, print))
     if _SANITY.value:
         checks = robustness.sanity_checks(subject, eps=max(radii), transfer_from=source)
         robustness.save_checks(workdir, checks)
@@ -98,21 +96,14 @@ def main() -> None:
     print(f"report: {workdir.report / 'index.html'}")
 
 
-def _adapt(
-    subject: Subject, attack: str, eps: float, config: FinetuneConfig, adversarial: np.ndarray
-) -> None:
-    """What was asked about adapting on attacked images, at one radius."""
-    how: dict[str, Any] = {"adversarial": adversarial, "progress": print}
+def _adapt(study: AttackedAdaptation) -> None:
+    """What was asked about adapting on attacked images."""
     if _ADAPTIVE.value:
-        attacked_adaptation.adaptive_attack(
-            subject, attack, eps, config, rounds=_ADAPTIVE.value, **how
-        )
+        study.adaptive(_ADAPTIVE.value)
     elif _FINETUNE.value:
-        attacked_adaptation.static_finetuning(subject, attack, eps, config, **how)
+        study.static()
     if _MALICIOUS.value:
-        attacked_adaptation.malicious_inputs(
-            subject, attack, eps, config, share=_MALICIOUS.value, **how
-        )
+        study.malicious(_MALICIOUS.value)
 
 
 if __name__ == "__main__":

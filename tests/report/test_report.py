@@ -15,7 +15,8 @@ from tfcama.models.registry import MODELS
 from tfcama.report import figures, labels, pictures, provenance
 from tfcama.report.build import _summary, build
 from tfcama.report.schema import Report
-from tfcama.studies import attacked_adaptation, steps
+from tfcama.studies import steps
+from tfcama.studies.attacked_adaptation import AttackedAdaptation
 from tfcama.training import run
 from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
 from tfcama.training.finetune import finetune_on_manipulation
@@ -119,9 +120,11 @@ def studied(tmp_path_factory, bars):
         found.append(steps.attack(few, "fgsm", [0.0, 0.1], progress=lines.append))
     few = load_subject(workdirs[1], data_dir=None, limit=4)
     adaptation = FinetuneConfig(steps=2, batch_size=4)
-    attacked = {"adversarial": found[1][0.1].x, "progress": lines.append}
-    attacked_adaptation.adaptive_attack(few, "fgsm", 0.1, adaptation, rounds=2, **attacked)
-    attacked_adaptation.malicious_inputs(few, "fgsm", 0.1, adaptation, share=0.25, **attacked)
+    attacked = AttackedAdaptation(
+        few, "fgsm", 0.1, adaptation, adversarial=found[1][0.1].x, progress=lines.append
+    )
+    attacked.adaptive(rounds=2)
+    attacked.malicious(share=0.25)
     robustness.save_checks(
         workdirs[1], [robustness.Check("good", True, "1"), robustness.Check("bad", False, "2")]
     )

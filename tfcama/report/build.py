@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
@@ -68,8 +69,9 @@ def write_report(
     pictures: Sequence[Picture],
     checks: dict[str, list[Check]],
     title: str,
+    files: Mapping[str, str] = MappingProxyType({}),
 ) -> Report:
-    """Writes report.json, the pictures and index.html, all or nothing.
+    """Writes report.json, the pictures, index.html and further files, all or nothing.
 
     Args:
       workdirs: the runs behind the rows.
@@ -78,6 +80,7 @@ def write_report(
       pictures: with names that differ.
       checks: by what they are about.
       title: of the page.
+      files: name -> text.
     """
     configs = [RunConfig.from_json(workdir.read_config()) for workdir in workdirs]
     report = Report(
@@ -93,6 +96,8 @@ def write_report(
         for picture in pictures:
             write_bytes(temporary / f"{picture.name}.png", picture.png)
         write_text(temporary / "index.html", _html(report, pictures, checks, title=title))
+        for name, text in files.items():
+            write_text(temporary / name, text)
     return report
 
 

@@ -16,7 +16,6 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -32,7 +31,7 @@ from tfcama.report.build import training_pictures
 from tfcama.report.pictures import Picture, load_all, save, slug, to_png
 from tfcama.studies.study import Study
 from tfcama.training.config import TrainingConfig
-from tfcama.workdir import Workdir, write_text
+from tfcama.workdir import Workdir
 
 EPS = 50 / 255
 _BALL = f"eps={EPS:.6f}"
@@ -183,11 +182,6 @@ class CausalIbStudy(Study):
     def title(self) -> str:
         return f"Bottlenecks and defences on {self.dataset} (CausalIB, Table 1)"
 
-    def run(self, seeds: Sequence[int], target: Path) -> Path:
-        page = super().run(seeds, target)
-        write_text(target / "table1.csv", to_csv(self._table(self._all_workdirs(seeds))))
-        return page
-
     def one_seed(self, seed: int) -> list[Workdir]:
         workdirs = [self._method(name, seed) for name in self.profile.methods]
         self._picture_bottlenecks(seed)
@@ -304,6 +298,9 @@ class CausalIbStudy(Study):
             for picture in load_all(workdir)
         ]
         return shown + kept + training_pictures(workdirs)
+
+    def files(self, workdirs: Sequence[Workdir]) -> dict[str, str]:
+        return {"table1.csv": to_csv(self._table(workdirs))}
 
     def checks(self, rows: Sequence[Row]) -> dict[str, list[Check]]:
         seeds = sorted({row.seed for row in rows})

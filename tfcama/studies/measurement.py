@@ -26,7 +26,8 @@ from tfcama.report import figures, labels
 from tfcama.report.build import training_pictures
 from tfcama.report.pictures import Picture, slug, to_png
 from tfcama.specs import with_number
-from tfcama.studies import attacked_adaptation, steps
+from tfcama.studies import steps
+from tfcama.studies.attacked_adaptation import AttackedAdaptation
 from tfcama.studies.measurement_claims import claims
 from tfcama.studies.study import FRACTION, Study, finetuned_experiment, fraction_pictures
 from tfcama.training.config import FinetuneConfig, TrainingConfig
@@ -301,9 +302,7 @@ class MeasurementStudy(Study):
         if not has_rows(workdir, "attack_static"):
             subject = self.subject(cama)
             attacked = robustness.craft(subject, registry.parse(attack, eps=eps)).x
-            attacked_adaptation.static_finetuning(
-                subject, attack, eps, config, adversarial=attacked, progress=self.progress
-            )
+            AttackedAdaptation(subject, attack, eps, config, attacked, self.progress).static()
         return workdir
 
 

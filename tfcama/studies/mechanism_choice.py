@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from tfcama.report.build import write_report
 from tfcama.report.pictures import Picture, to_png
 from tfcama.studies import steps
 from tfcama.training.config import FinetuneConfig, RunConfig, default_finetuning
-from tfcama.workdir import Workdir, write_json
+from tfcama.workdir import Workdir
 
 TRAINED = "none"
 
@@ -143,6 +144,15 @@ def write_ranking(ranking: Sequence[Candidate], manipulation: str, target: Path)
         xlabel=f"log p(x) of {best.row.n} inputs that none of them saw, nats",
         title=title,
     )
+    lines = [
+        {
+            "mechanism": found.mechanism,
+            "log_px": found.log_px,
+            "standard_error": found.standard_error,
+            "accuracy": found.row.accuracy,
+        }
+        for found in ranking
+    ]
     ahead = best.log_px - second.log_px
     write_report(
         [found.workdir for found in ranking],
@@ -173,17 +183,8 @@ def write_ranking(ranking: Sequence[Candidate], manipulation: str, target: Path)
             ]
         },
         title=title,
+        files={"ranking.json": json.dumps(lines, indent=1) + "\n"},
     )
-    lines = [
-        {
-            "mechanism": found.mechanism,
-            "log_px": found.log_px,
-            "standard_error": found.standard_error,
-            "accuracy": found.row.accuracy,
-        }
-        for found in ranking
-    ]
-    write_json(target / "ranking.json", lines)
     return target / "index.html"
 
 

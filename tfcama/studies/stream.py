@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import keras
@@ -189,11 +189,13 @@ class _Experiment:
         frozen = Predictor(self.trained.classifier, seed=self.config.seed)
         adapted = Predictor(adapter.classifier, seed=self.config.seed)
         if not done:
-            self._score([frozen], "as_trained", self.trained.config, finetuned_on="")
+            remembered = self._held_out_scores(frozen)
+            self._score(remembered, "as_trained", self.trained.config, finetuned_on="")
             log_scores = frozen.log_scores(self._reference.x)
             self._write("reference", log_px=special.logsumexp(log_scores, axis=1))
             if adapter.warm_up():
-                self._score([adapted], "dreams", self.config, finetuned_on=DREAMS)
+                remembered = self._held_out_scores(adapted)
+                self._score(remembered, "dreams", self.config, finetuned_on=DREAMS)
         trainer = adapter.trainer
         sizes = [len(self._parts(split)) for split in self.arriving]
         callbacks = keras.callbacks.CallbackList(
@@ -246,26 +248,35 @@ class _Experiment:
             )
         ]
         results.save_rows(self.target, f"stream_{place:02d}", rows)
-        self._score([adapted], f"{place:02d}", self.config, finetuned_on=so_far)
+        remembered = self._held_out_scores(adapted)
+        self._score(remembered, f"{place:02d}", self.config, finetuned_on=so_far)
         if place + 1 == len(self.segments):
-            self._score([adapted, frozen], "both", self.config, finetuned_on=f"{so_far}, {BESIDE}")
+            both = map(_mixture, remembered, self._held_out_scores(frozen))
+            self._score(both, "both", self.config, finetuned_on=f"{so_far}, {BESIDE}")
         self.progress(
             f"{segment.text}: accuracy as it came {rows[1].accuracy:.4f}, "
             f"without adaptation {rows[0].accuracy:.4f}, both {rows[2].accuracy:.4f}"
         )
 
+    def _held_out_scores(self, predictor: Predictor) -> list[np.ndarray]:
+        """Its log p(x, y = c) of the held-out inputs under every manipulation, [N, C] each."""
+        return [
+            predictor.log_scores(
+                streams.manipulated(
+                    self.held_out, manipulation, self.dataset, seed=self.config.seed
+                ).x
+            )
+            for manipulation in self._manipulations
+        ]
+
     def _score(
-        self, predictors: Sequence[Predictor], name: str, config: RunConfig, *, finetuned_on: str
+        self, log_scores: Iterable[np.ndarray], name: str, config: RunConfig, *, finetuned_on: str
     ) -> None:
         """Accuracy on every manipulation of the stream, one line of the matrix of forgetting."""
         rows = []
-        for manipulation in self._manipulations:
-            split = streams.manipulated(
-                self.held_out, manipulation, self.dataset, seed=self.config.seed
-            )
+        for manipulation, found in zip(self._manipulations, log_scores, strict=True):
             identity = self._identity(config, AFTERWARDS, manipulation, finetuned_on=finetuned_on)
-            answers = _mixture(*(p.log_scores(split.x) for p in predictors)).argmax(axis=1)
-            rows.append(scored(answers == split.y, **identity))
+            rows.append(scored(found.argmax(axis=1) == self.held_out.y, **identity))
         results.save_rows(self.target, f"held_out_{name}", rows)
 
     def _identity(self, config: RunConfig, experiment: str, manipulation: str, **fields):

@@ -72,6 +72,7 @@ class Study(abc.ABC):
             pictures=self.pictures(rows, workdirs, chance=chance),
             checks=self.checks(rows),
             title=self.title,
+            files=self.files(workdirs),
         )
         return target / "index.html"
 
@@ -93,6 +94,11 @@ class Study(abc.ABC):
     @abc.abstractmethod
     def checks(self, rows: Sequence[Row]) -> dict[str, list[Check]]:
         """What was claimed and whether it holds, by heading."""
+
+    def files(self, workdirs: Sequence[Workdir]) -> dict[str, str]:
+        """What stands in the report's directory besides, name -> text."""
+        del workdirs
+        return {}
 
     # --- steps ---------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from tfcama.studies import steps
 from tfcama.studies.steps import Progress
 from tfcama.training import checkpoints
 from tfcama.training.config import RunConfig
-from tfcama.workdir import Workdir, write_text
+from tfcama.workdir import Workdir
 
 CLEAN = "clean"
 _SCORES = "sweep"
@@ -51,7 +51,7 @@ class Sweep:
     """Trains and scores every combination of the grid's values; what was done is not done again.
 
     Attributes:
-      root: a run directory a cell, and the results.
+      root: a run directory a cell.
       base: what all cells share.
       grid: key of config.json -> values, as `--set` takes them; also "seed".
       attacks: on every run, see `attacks.registry.parse`.
@@ -101,8 +101,8 @@ class Sweep:
             pictures=[self._heat_map(lines, score) for score in self._scores],
             checks={},
             title=f"{model} on {self.base.dataset}: a sweep over {', '.join(self.grid)}",
+            files={"results.csv": _csv(lines)},
         )
-        write_text(target / "results.csv", _csv(lines))
         return target / "index.html"
 
     def cells(self) -> list[Cell]:
@@ -148,7 +148,8 @@ class Sweep:
         except FloatingPointError as error:
             self.progress(f"{about}: {error}")
             return {**cell.values, "error": str(error)}
-        missing = [score for score in self._scores if score not in self._rows(cell)]
+        done = self._rows(cell)
+        missing = [score for score in self._scores if score not in done]
         if missing:
             subject = load_subject(cell.workdir, data_dir=self.data_dir, limit=self.limit)
             for score in missing:

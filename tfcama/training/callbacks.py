@@ -85,7 +85,7 @@ class Progress(keras.callbacks.Callback):
 def _summary(logs: dict[str, float]) -> str:
     shown = (
         "val_accuracy",
-        "val_robust_accuracy",
+        f"val_{ROBUST_ACCURACY}",
         "accuracy",
         "val_elbo",
         "elbo",

@@ -82,7 +82,12 @@ class AttackingDefence(Defence):
 
     @property
     def adversary(self) -> Adversary:
-        """The attacker."""
+        """The attacker in training."""
+        return self.validating
+
+    @property
+    def validating(self) -> Adversary:
+        """The attacker in validation, see robust_hits."""
         return pgd(self.eps, steps=self.steps, step_size=self.step_size)
 
     def grown(self, trainer: Trainable) -> float | tf.Tensor:
@@ -105,7 +110,7 @@ class AttackingDefence(Defence):
           batch: held-out rows.
           seed: of a stochastic model, the same for attack and answer.
         """
-        attacked = pgd(self.eps, steps=self.steps, step_size=self.step_size)(
+        attacked = self.validating(
             lambda x: log_odds(trainer.scores(x, seed=seed), batch.y),
             batch.x,
             classifier=trainer.classifier,
