@@ -6,6 +6,7 @@ from absl import flags
 
 from tfcama import config as config_lib
 from tfcama.data.datasets import DATASETS
+from tfcama.data.transforms import TRANSFORMS
 from tfcama.errors import InputError
 from tfcama.models.backbone_classifier import BackboneConfig
 from tfcama.models.registry import MODELS
@@ -33,6 +34,12 @@ _EPOCHS = flags.DEFINE_integer(
     "epochs", None, "How often it is validated and saved; the data set's own. Example: --epochs=15"
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Decides every random draw. Example: --seed=0")
+_TRANSFORM = flags.DEFINE_string(
+    "transform",
+    "",
+    f"What clean training images go through: of {', '.join(TRANSFORMS)}, joined by +. "
+    "Example: --transform=crop:pixels=4+flip",
+)
 _AUGMENT = flags.DEFINE_string(
     "augment",
     "",
@@ -69,6 +76,7 @@ def run_config() -> RunConfig:
         training=TrainingConfig(
             epochs=made.epochs if _EPOCHS.value is None else _EPOCHS.value,
             steps_per_epoch=made.steps_per_epoch,
+            transform=_TRANSFORM.value,
             augment=_AUGMENT.value,
             augment_weight=_AUGMENT_WEIGHT.value,
             defence=_DEFENCE.value,

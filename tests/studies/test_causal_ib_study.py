@@ -1,17 +1,21 @@
 """CausalIB's Table 1 in miniature, its arithmetic, and sweeps."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from tests.doubles import ROW
+from tfcama.attacks.registry import parse
 from tfcama.errors import InputError
 from tfcama.evaluation.results import save_rows, scored
 from tfcama.models.registry import MODELS
 from tfcama.studies import causal_ib
-from tfcama.studies.causal_ib import ATTACKS, CLEAN, METHODS, CausalIbStudy, Profile
+from tfcama.studies import causal_ib_methods as methods
+from tfcama.studies.causal_ib import CausalIbStudy, Profile
+from tfcama.studies.causal_ib_methods import ATTACKS, CLEAN, METHODS, SETTINGS, setting
 from tfcama.studies.sweep import Sweep
 from tfcama.training import run
 from tfcama.training.config import RunConfig, TrainingConfig
@@ -32,16 +36,15 @@ def no_training(monkeypatch):
 def test_the_study_is_done_once_and_shows_both_numbers(
     tmp_path, bars_everywhere, monkeypatch, no_training
 ):
-    sizes = {"classifier": TINY, "ciiv": TINY, "vib": SMALL, "causal_ib": SMALL}
-    for name, method in METHODS.items():
-        monkeypatch.setitem(METHODS, name, method._replace(architecture=sizes[method.model]))
-    monkeypatch.setattr(causal_ib, "_STRONGEST", "fgsm")  # the real one takes minutes
+    tiny = dataclasses.replace(SETTINGS["mnist"], plain=TINY, bottleneck=SMALL)
+    monkeypatch.setitem(SETTINGS, "mnist", tiny)
+    monkeypatch.setattr(causal_ib, "STRONGEST", "fgsm")  # the real one takes minutes
     profile = Profile(
         epochs=1,
         costly_epochs=1,
         steps_per_epoch=1,
         methods=("randomized_smoothing", "vib", "causal_ib", "at_fgsm"),
-        attacks=("fgsm", causal_ib._FGSM_HALF),
+        attacks=("fgsm", "fgsm_half"),
         limit=4,
         few=2,
     )
@@ -55,10 +58,10 @@ def test_the_study_is_done_once_and_shows_both_numbers(
     )
     page = study.run([0], tmp_path / "report")
     assert {path.stem for path in page.parent.glob("*.png")} == {
-        *("table1", "trade_off", "training", "latent_pca_vib", "latent_pca_causal_ib"),
+        *("table", "trade_off", "training", "latent_pca_vib", "latent_pca_causal_ib"),
         *("information_plane_vib", "side_by_side_pgd-steps-20-step_size-0.01_vib"),
     }
-    with (page.parent / "table1.csv").open() as file:
+    with (page.parent / "table.csv").open() as file:
         lines = {line["method"]: line for line in csv.DictReader(file)}
     assert lines["CausalIB"]["clean paper"] == "98.85"
     assert lines["CausalIB"]["FGSM paper"] == "81.07"
@@ -66,7 +69,7 @@ def test_the_study_is_done_once_and_shows_both_numbers(
     assert lines["AT (FGSM)"]["epochs"] == "1"
     assert "within 5 points of the paper" in page.read_text()
     rows = json.loads((page.parent / "report.json").read_text())["results"]
-    assert {row["eps"] for row in rows if row["attack"]} == {causal_ib.EPS, causal_ib.EPS / 2}
+    assert {row["eps"] for row in rows if row["attack"]} == {50 / 255, 25 / 255}
     attacked = {(bool(row["variant"].count("smoothed")), row["n"]) for row in rows if row["attack"]}
     assert attacked == {(True, 2), (False, 4)}
     assert {row["n"] for row in rows if not row["attack"]} == {30}
@@ -80,22 +83,36 @@ def test_the_profiles_name_what_exists():
     for profile in causal_ib.PROFILES.values():
         assert set(profile.methods) <= set(METHODS)
         assert set(profile.attacks) <= set(ATTACKS)
-    for method in METHODS.values():
-        MODELS[method.model].config_class(**method.architecture)
-        TrainingConfig(defence=method.defence)
+    for where in SETTINGS.values():
+        for method in METHODS.values():
+            MODELS[method.model].config_class(**method.architecture(where))
+            TrainingConfig(defence=where.defence(method), **where.training)
+        for attack in where.attacks.values():
+            parse(attack.spec, eps=attack.eps)
+
+
+def test_a_row_finds_its_column_and_a_foreign_one_none():
+    for where in SETTINGS.values():
+        for column, attack in where.attacks.items():
+            assert where.column(attack.spec, attack.eps) == column
+        assert where.column("", 0.0) == CLEAN
+        assert where.column("square", where.eps) is None
+        assert where.column("fgsm", 0.3) is None
 
 
 def test_published_numbers_are_the_papers():
-    assert causal_ib.published("causal_ib", "mnist") == pytest.approx(
+    assert methods.published("causal_ib", "mnist") == pytest.approx(
         {
             CLEAN: 0.9885,
-            **dict.fromkeys(("fgsm", causal_ib._FGSM_HALF), 0.8107),
-            **dict.fromkeys((causal_ib._PGD, causal_ib._PGD_HALF), 0.5371),
+            **dict.fromkeys(("fgsm", "fgsm_half"), 0.8107),
+            **dict.fromkeys(("pgd20", "pgd20_half"), 0.5371),
         }
     )
-    assert causal_ib.published("vib", "fashion_mnist")["fgsm"] == pytest.approx(0.2588)
-    assert causal_ib.published("trades", "mnist") == {}
-    assert causal_ib.published("vib", "digits") == {}
+    assert methods.published("vib", "fashion_mnist")["fgsm"] == pytest.approx(0.2588)
+    assert methods.published("vib", "cifar10")["pgd20"] == pytest.approx(0.2281)
+    assert methods.published("trades", "mnist") == {}
+    assert methods.published("vib", "digits") == {}
+    assert setting("cifar10").eps == pytest.approx(8 / 255)
 
 
 def test_the_table_is_means_over_seeds(tmp_path):
@@ -116,7 +133,7 @@ def test_the_table_is_means_over_seeds(tmp_path):
 
 def test_claims_say_what_the_numbers_say():
     def line(name, clean, fgsm):
-        paper = causal_ib.published(name, "mnist")
+        paper = methods.published(name, "mnist")
         return causal_ib.TableRow(name, name, {CLEAN: clean, "fgsm": fgsm}, {}, paper, 1, 1, 1.0)
 
     lines = {

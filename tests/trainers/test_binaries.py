@@ -106,6 +106,14 @@ def bad_calls(trained, table, tmp):
         "was trained without noise; a certified radius is": (
             *("trainers.certify", f"--workdir={trained}"),
         ),
+        "--table=2 --dataset=mnist was given; table 2 is of cifar10": (
+            *("trainers.reproduce", "--table=2", "--dataset=mnist", f"--workdir={tmp}/l"),
+            f"--report={tmp}/m",
+        ),
+        "transform=flip is for images": (
+            *("trainers.train", "--dataset=measurement", "--transform=flip"),
+            f"--workdir={tmp}/n",
+        ),
         "--grid takes key=value": (
             *("trainers.sweep", "--model=vib", "--dataset=digits", f"--workdir={tmp}/k"),
             "--grid=alpha",

@@ -8,9 +8,11 @@ import tensorflow as tf
 from tfcama import random
 from tfcama.data.base import BLOCK_ROWS, GeneratedSplit, Split
 from tfcama.data.manipulations import Sequence
+from tfcama.data.transforms import Transforms
 from tfcama.types import Batch
 
 _UNLABELLED = -1
+_TRANSFORMING = -1  # folded into a step's seed; manipulations draw from that seed itself
 
 
 def row_stream(size: int, *, batch_size: int, seed: np.ndarray, start_step: int = 0):
@@ -81,6 +83,7 @@ def training_stream(
     *,
     batch_size: int,
     seed: np.ndarray,
+    transform: Transforms | None = None,
     augment: Sequence | None = None,
     augment_weight: float = 0.5,
     start_step: int = 0,
@@ -91,6 +94,7 @@ def training_stream(
       split: the rows.
       batch_size: clean rows a step. With `augment` as many manipulated copies follow them.
       seed: int32 [2].
+      transform: what clean rows go through, before they are manipulated; None for nothing.
       augment: the manipulation of D'; None for clean data alone.
       augment_weight: 1 - lambda of Eq. 5, the weight of the manipulated rows, in [0, 1].
       start_step: the first step to yield, after a resume.
@@ -98,8 +102,10 @@ def training_stream(
     code_size = augment.code_size if augment is not None else 0
 
     def clean(step: tf.Tensor, rows: tuple[tf.Tensor, tf.Tensor]) -> Batch:
-        del step
-        return _clean_batch(*rows, code_size)
+        x, y = rows
+        if transform is not None:
+            x = transform(x, seed=random.fold_in(random.fold_in(seed, step), _TRANSFORMING))
+        return _clean_batch(x, y, code_size)
 
     to_batch = clean
     if augment is not None:

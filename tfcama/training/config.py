@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfcama import config as config_lib
-from tfcama.data import manipulations, streams
+from tfcama.data import manipulations, streams, transforms
 from tfcama.data.base import DataConfig
 from tfcama.data.datasets import DATASETS
 from tfcama.errors import InputError, unknown_name
@@ -39,6 +39,8 @@ class TrainingConfig:
       schedule: after the warm-up, "cosine" to zero at the end of the run, or "constant".
       precision: "float32" or "mixed_bfloat16" (twice as fast where the processor has it;
         distribution parameters and densities stay float32).
+      transform: what clean training images go through, `name[:key=value…]` of TRANSFORMS joined by
+        "+", e.g. "crop:pixels=4+flip"; "" for nothing.
       augment: a manipulation that is also trained on (Eq. 5), "" for none.
       augment_weight: 1 - lambda of Eq. 5.
       augment_m: "unknown" infers m of manipulated rows, "known" sets do(m = m0) to what was done.
@@ -54,6 +56,7 @@ class TrainingConfig:
     warmup_steps: int = 500
     schedule: str = "cosine"
     precision: str = "float32"
+    transform: str = ""
     augment: str = ""
     augment_weight: float = 0.5
     augment_m: str = "unknown"
@@ -73,6 +76,8 @@ class TrainingConfig:
         ):
             if getattr(self, name) not in allowed:
                 raise unknown_name(name, getattr(self, name), allowed)
+        if self.transform:
+            transforms.parse(self.transform)
         if self.augment:
             manipulations.parse(self.augment)
         if self.defence and defences.parse(self.defence).mixes_rows and self.augment:

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from tfcama import random
-from tfcama.data import datasets, manipulations, pipeline
+from tfcama.data import datasets, manipulations, pipeline, transforms
 from tfcama.data.base import Dataset, Split
 from tfcama.errors import InputError
 from tfcama.models.base import ClassifierModel
@@ -115,6 +115,9 @@ def train(
     dataset = load_data(config, data_dir=data_dir)
     config = dataclasses.replace(config, input_spec=dataset.spec)
     training = config.training
+    transform = transforms.parse(training.transform) if training.transform else None
+    if transform is not None:
+        transform.check(dataset.spec)
     one_pass = max(1, round(len(dataset.train) / training.batch_size))
     steps_per_epoch = training.steps_per_epoch or one_pass
     with chosen.scope():
@@ -152,6 +155,7 @@ def train(
             dataset.train,
             batch_size=training.batch_size,
             seed=random.stream(config.seed, "train", "rows"),
+            transform=transform,
             augment=augment,
             augment_weight=training.augment_weight,
             start_step=done * steps_per_epoch,
