@@ -259,6 +259,8 @@ def test_log_scores_are_differentiable_in_x(model, images):
         ({"dim_z": -1}, "dim_z=-1 was given; it must be at least 0"),
         ({"num_samples": 0}, "num_samples=0 was given; it must be at least 1"),
         ({"m_at_test": "do_m1"}, "did you mean 'do_m0'"),
+        ({"p_untouched": 1.0}, r"p_untouched=1 was given; it must be in \[0, 1\)"),
+        ({"p_untouched": -0.1}, r"p_untouched=-0.1 was given; it must be in \[0, 1\)"),
         ({"mechanism": "aditive"}, "did you mean 'additive'"),
         ({"likelihood": "bernouli"}, "did you mean 'bernoulli'"),
     ],
@@ -419,3 +421,40 @@ def test_the_manipulation_that_is_read_off_is_the_prediction_s_own(shifting, ima
     q_m = shifting.posterior_m(tf.constant(images))
     expected = shifting.mechanism.values(q_m.mean() + q_m.stddev() * noise.m)
     np.testing.assert_allclose(shifting.manipulation(images, seed=SEED), expected, rtol=1e-5)
+
+
+def test_an_input_may_be_untouched(shifting, images):
+    """p(x, y) = p_untouched p(x, y | do(m=0)) + (1 - p_untouched) p(x, y)."""
+    slab = shifting.log_scores(images, seed=SEED).numpy()
+    spike = copied(shifting, m_at_test="do_m0").log_scores(images, seed=SEED).numpy()
+    model = copied(shifting, p_untouched=0.2)
+    expected = np.logaddexp(np.log(0.8) + slab, np.log(0.2) + spike)
+    np.testing.assert_allclose(model.log_scores(images, seed=SEED), expected, rtol=1e-5)
+    never = copied(model, m_at_test="do_m0")
+    np.testing.assert_array_equal(never.log_scores(images, seed=SEED), spike)
+    np.testing.assert_array_equal(never.log_p_untouched(images, seed=SEED), 0.0)
+    assert np.all(np.isneginf(shifting.log_p_untouched(images, seed=SEED)))
+
+
+def test_who_is_untouched_follows_bayes_rule_and_has_no_manipulation(shifting, images, monkeypatch):
+    """Likelihoods are given, so that both kinds of rows are among them."""
+    told = shifting.manipulation(images, seed=SEED).numpy()
+    model = copied(shifting, p_untouched=0.2)
+    log_ratio = model._m_at_test(
+        tf.constant(images), model.shared_noise(SEED, num_samples=2).m, tf.eye(3)[None]
+    )[1]
+    touched = np.arange(7) % 2 == 0
+
+    def given(x, m, noise_z, *, improve):  # touched rows: 5 nats for m, others: 2 nats against it
+        favour = tf.constant(np.where(touched, 5.0, -2.0), tf.float32)[None, :, None]
+        return tf.zeros([1, 7, 3]) + favour - log_ratio if improve else tf.zeros([1, 7, 3])
+
+    monkeypatch.setattr(model, "_scores_at", given)
+    odds = np.where(touched, 0.2 / (0.8 * np.exp(5.0)), 0.2 / (0.8 * np.exp(-2.0)))
+    found = np.exp(model.log_p_untouched(images, seed=SEED))
+    np.testing.assert_allclose(found, odds / (1 + odds), rtol=1e-4)
+    zero = odds > 1
+    assert 0 < zero.sum() < 7
+    manipulation = model.manipulation(images, seed=SEED).numpy()
+    np.testing.assert_array_equal(manipulation[zero], 0.0)
+    np.testing.assert_allclose(manipulation[~zero], told[~zero], rtol=1e-4)

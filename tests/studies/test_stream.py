@@ -12,15 +12,7 @@ from tfcama.evaluation.results import load_rows
 from tfcama.evaluation.subject import load_subject
 from tfcama.models.measurement_cama import MeasurementCamaConfig
 from tfcama.studies import steps
-from tfcama.studies.stream import (
-    AFTERWARDS,
-    AS_IT_CAME,
-    BESIDE,
-    DREAMS,
-    _course,
-    follow,
-    stream_workdir,
-)
+from tfcama.studies.stream import AFTERWARDS, AS_IT_CAME, DREAMS, follow, stream_workdir
 from tfcama.training import run
 from tfcama.training.config import FinetuneConfig, RunConfig, StreamConfig, TrainingConfig
 from tfcama.workdir import Workdir
@@ -70,33 +62,18 @@ def test_a_stream_leaves_rows_pictures_and_change_points(followed):
     assert came == {
         (f"{so_far[0]}, as it came", "children_shift"): 8,
         (f"{so_far[1]}, as it came", ""): 6,
-        (f"{so_far[0]}, as it came, {BESIDE}", "children_shift"): 8,
-        (f"{so_far[1]}, as it came, {BESIDE}", ""): 6,
         ("", "children_shift"): 8,
         ("", ""): 6,
     }
     matrix = {(r.finetuned_on, r.level): r.n for r in rows if r.experiment == AFTERWARDS}
     assert matrix == {
-        (line, level): ROWS - 14
-        for line in ("", DREAMS, *so_far, f"{so_far[1]}, {BESIDE}")
-        for level in (0.0, 3.0)
+        (line, level): ROWS - 14 for line in ("", DREAMS, *so_far) for level in (0.0, 3.0)
     }
     report = json.loads((target.report / "report.json").read_text())
     assert len(report["results"]) == len(rows)
     assert {path.name for path in target.report.glob("*.png")} == {"stream.png", "forgetting.png"}
     assert "the change to children shift 3 is found" in (target.report / "index.html").read_text()
     assert run.load(target).config.stream == STREAM
-
-
-def test_both_models_together_trust_the_one_that_explains_an_input():
-    """Log p(x, y) of two classes; the second model's shares of them are the opposite."""
-    adapted = np.log([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]])
-    trained = np.log([[0.2, 0.8], [0.2, 0.8], [0.1, 0.9]])
-    explains = np.array([[5.0], [-5.0], [0.0]])  # by how many nats the adapted one is likelier
-    course = _course(adapted + explains, trained, np.array([0, 1, 1]))
-    assert course.both_hits.all()  # the adapted one's, the trained one's, 0.4 + 0.9 > 0.6 + 0.1
-    assert list(course.hits) == [True, False, False]
-    assert list(course.frozen_hits) == [False, True, True]
 
 
 def test_a_killed_stream_continues_to_the_same_numbers(base, followed):

@@ -252,7 +252,13 @@ def test_fine_tuning_makes_a_run_of_its_own_and_leaves_the_base(tmp_path, traine
 
 def test_a_clean_model_takes_another_mechanism(tmp_path, trained, bars):
     config = FinetuneConfig(
-        steps=4, batch_size=4, mechanism="rotation", prior_m="class", clean="elbo", dreams=1.0
+        steps=4,
+        batch_size=4,
+        mechanism="rotation",
+        prior_m="class",
+        p_untouched=0.5,
+        clean="elbo",
+        dreams=1.0,
     )
     target = Workdir(tmp_path / "turned")
     adapted = finetune_on_manipulation(trained, target, "rotation:30", config, data_dir=None)
@@ -275,7 +281,15 @@ def test_a_clean_model_takes_another_mechanism(tmp_path, trained, bars):
     with pytest.raises(InputError, match="the model was fine-tuned with 'rotation'"):
         finetune_on_manipulation(target, Workdir(tmp_path / "no"), "zoom:0.3", again, data_dir=None)
     assert not (tmp_path / "no").exists()
-    finetune_on_manipulation(target, Workdir(tmp_path / "yes"), "zoom:0.3", config, data_dir=None)
+    # What only prediction reads may change, and nothing that was learned is lost by it.
+    assert adapted.config.architecture.p_untouched == 0.5
+    surer = dataclasses.replace(config, p_untouched=0.1, learning_rate=1e-9)
+    kept = finetune_on_manipulation(
+        target, Workdir(tmp_path / "yes"), "zoom:0.3", surer, data_dir=None
+    )
+    assert kept.config.architecture.p_untouched == 0.1
+    for ours, theirs in zip(kept.classifier.variables, adapted.classifier.variables, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
 def test_a_killed_fine_tuning_continues_to_the_same_numbers(tmp_path, trained, bars):

@@ -122,6 +122,7 @@ def test_tables_and_parameters_infer_m_of_clean_rows_and_the_papers_images_set_i
     )
     assert default_finetuning(table).clean == "elbo"
     assert default_finetuning(images).clean == "do_m0"
-    assert default_finetuning(images).dreams == 0.0
+    assert default_finetuning(images).dreams == default_finetuning(images).p_untouched == 0.0
     structured = default_finetuning(images, mechanism="rotation")
     assert (structured.clean, structured.dreams, structured.mechanism) == ("elbo", 1.0, "rotation")
+    assert structured.p_untouched == 0.5

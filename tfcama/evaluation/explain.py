@@ -394,15 +394,17 @@ def _means(
       mean(y, z, m, c), mean(y, z, 0, c) and mean(y', z, 0, c), [children] features each, and the
       standard deviations of the numeric ones, [numeric children].
     """
-    draws = [tf.constant(random.stream(seed, "explanation", name)) for name in ("m", "z")]
+    names = ("m", "z", "untouched")
+    draws = [tf.constant(random.stream(seed, "explanation", name)) for name in names]
     rows = tf.constant(np.repeat(x, _SAMPLES, axis=0))  # [K, D]
-    at_test = classifier.config.m_at_test
+    posterior = classifier.config.m_at_test == "posterior"
     noise = random.normal([_SAMPLES, classifier.dim_m], draws[0])
+    untouched = tf.exp(classifier.log_p_untouched(tf.constant(x), seed=draws[2]))  # [1]
     m, _ = classifier.sample_m(
         rows,
         y=tf.eye(classifier.num_classes)[None],
-        noise=noise if at_test == "posterior" else tf.zeros_like(noise),
-        manipulated=at_test != "do_m0",
+        noise=noise if posterior else tf.zeros_like(noise),
+        manipulated=random.uniform([_SAMPLES], draws[2]) >= untouched,
     )
     y, changed = (tf.one_hot([[c]], classifier.num_classes) for c in (label, other))  # [1, 1, C]
     q_z = classifier.posterior_z(rows, y, m)

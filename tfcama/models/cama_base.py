@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -53,6 +54,10 @@ class CamaBaseConfig:
       m_starts: draws from twice the prior that compete with q(m|x)'s mean to be the centre of the
         proposal for m at prediction; 0 keeps q(m|x).
       m_steps: of gradient ascent from the best of them, on log p(x, m) at the mean of z.
+      p_untouched: how likely an input is that nothing manipulated. Prediction then goes by
+        p(m) = p_untouched delta(m) + (1 - p_untouched) N(0, I), a spike and a slab (Mitchell &
+        Beauchamp, 1988), so that no q(m|x), however it was adapted, takes what is known of clean
+        inputs away. 0 is the papers' p(m).
       m_at_test: what prediction does with m: "posterior" samples q(m|x) as Eq. 6, "mean" takes
         its mean, "do_m0" intervenes with m = 0.
       num_samples: K of Eq. 6 at prediction.
@@ -68,6 +73,7 @@ class CamaBaseConfig:
     m_samples: int = dataclasses.field(default=1, metadata=AT_TEST)
     m_starts: int = dataclasses.field(default=0, metadata=AT_TEST)
     m_steps: int = dataclasses.field(default=0, metadata=AT_TEST)
+    p_untouched: float = dataclasses.field(default=0.0, metadata=AT_TEST)
     m_at_test: str = dataclasses.field(default="posterior", metadata=AT_TEST)
     num_samples: int = dataclasses.field(default=10, metadata=AT_TEST)
     kernel_initializer: str = "he_normal"
@@ -82,6 +88,8 @@ class CamaBaseConfig:
                 given = getattr(self, name)
                 if given < minimum:
                     raise InputError(f"{name}={given} was given; it must be at least {minimum}.")
+        if not 0.0 <= self.p_untouched < 1.0:
+            raise InputError(f"p_untouched={self.p_untouched:g} was given; it must be in [0, 1).")
         for name, allowed in (("m_at_test", _M_AT_TEST), ("prior_m", PRIORS)):
             if getattr(self, name) not in allowed:
                 raise unknown_name(name, getattr(self, name), allowed)
@@ -381,9 +389,33 @@ class CamaBase(ClassifierModel, abc.ABC):
           seed: int32 [2].
           num_samples: K, in place of the configuration's.
         """
+        return tf.reduce_logsumexp(self._scores_by_m(x, seed=seed, num_samples=num_samples)[1], 0)
+
+    def _scores_by_m(
+        self, x: tf.Tensor, *, seed: random.Seed, num_samples: int | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """What every m of a prediction adds to it.
+
+        Returns:
+          m [S, B, M], the last one zero where an input may be untouched, and the logarithms
+          [S, B, C] of the parts whose sum over S is p(x, y = c).
+        """
         noise = self._noise_at_test(seed, num_samples)
+        m, log_ratio_m = self._m_at_test(x, noise.m, self._one_hots(None))  # [S, B, M], [S, B, C|1]
+        parts = self._scores_at(x, m, noise.z, improve=True) + log_ratio_m - math.log(m.shape[0])
+        p_untouched = self.config.p_untouched
+        if not p_untouched or self.config.m_at_test == "do_m0":
+            return m, parts
+        zero = tf.zeros_like(m[:1])
+        untouched = self._scores_at(x, zero, noise.z, improve=False) + math.log(p_untouched)
+        parts = tf.concat([parts + math.log1p(-p_untouched), untouched], axis=0)
+        return tf.concat([m, zero], axis=0), parts
+
+    def _scores_at(
+        self, x: tf.Tensor, m: tf.Tensor, noise_z: tf.Tensor, *, improve: bool
+    ) -> tf.Tensor:
+        """Log p(x, y = c | m) of every m [S, B, M], the mean over samples of z, [S, B, C]."""
         y = self._one_hots(None)
-        m, log_ratio_m = self._m_at_test(x, noise.m, y)  # [S, B, M], [S, B, C|1]
         samples = m.shape[0]
         x = tf.tile(x, [samples, *([1] * len(self.spec.shape))])
         m = tf.reshape(m, [-1, self.dim_m])
@@ -392,18 +424,32 @@ class CamaBase(ClassifierModel, abc.ABC):
         def weigh(
             x: tf.Tensor, m: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor, noise_z: tf.Tensor
         ) -> tf.Tensor:
-            q_z = self._improved(tfd.Independent(tfd.Normal(loc, scale), 1), x, y, m)
+            q_z: tfd.Distribution = tfd.Independent(tfd.Normal(loc, scale), 1)
+            if improve:
+                q_z = self._improved(q_z, x, y, m)
             return self._weigh(x, y=y, m=m, q_z=q_z, noise_z=noise_z, analytic=False).total()
 
         log_weights = _in_chunks(
             weigh,
             (x, m, q_z.mean(), q_z.stddev()),
-            noise.z,
+            noise_z,
             max_rows=self.config.max_decoder_rows,
         )  # [K, S * B, C]
         log_weights = tfp.math.reduce_logmeanexp(log_weights, axis=0)
-        log_weights = tf.reshape(log_weights, [samples, -1, self.num_classes]) + log_ratio_m
-        return tfp.math.reduce_logmeanexp(log_weights, axis=0)
+        return tf.reshape(log_weights, [samples, -1, self.num_classes])
+
+    def _m_of(self, x: tf.Tensor, *, seed: random.Seed) -> tf.Tensor:
+        """The m that stands for a prediction, [B, M]: its first sample.
+
+        Where an input may be untouched, whichever of the prediction's explains it best, which may
+        be m = 0.
+        """
+        if not self.config.p_untouched:
+            noise = self._noise_at_test(seed).m[:1]
+            return self._m_at_test(x, noise, self._one_hots(None))[0][0]
+        m, parts = self._scores_by_m(x, seed=seed)
+        best = tf.argmax(tf.reduce_logsumexp(parts, axis=-1), axis=0)  # [B]
+        return tf.gather(tf.transpose(m, [1, 0, 2]), best, batch_dims=1)
 
     def _improved(
         self, q_z: tfd.Distribution, x: tf.Tensor, y: tf.Tensor, m: tf.Tensor
@@ -507,9 +553,20 @@ class CamaBase(ClassifierModel, abc.ABC):
           One-hots y [B, 1, C], the posterior mean of z [1, B, 1, Z], and m [B, M].
         """
         y = self._one_hots(labels)
-        noise = self._noise_at_test(seed)
-        m = self._m_at_test(x, noise.m[:1], self._one_hots(None))[0][0]
+        m = self._m_of(x, seed=seed)
         return y, self._improved(self.posterior_z(x, y, m), x, y, m).mean()[None], m
+
+    def log_p_untouched(self, x: tf.Tensor, *, seed: random.Seed) -> tf.Tensor:
+        """Log p(untouched | x), that nothing manipulated each input, [B] nats.
+
+        -inf where the prior p_untouched is 0, 0 where prediction intervenes with do(m = 0).
+        """
+        if self.config.m_at_test == "do_m0":
+            return tf.zeros([tf.shape(x)[0]])
+        if not self.config.p_untouched:
+            return tf.fill([tf.shape(x)[0]], -math.inf)
+        parts = tf.reduce_logsumexp(self._scores_by_m(x, seed=seed)[1], axis=-1)  # [S, B]
+        return parts[-1] - tf.reduce_logsumexp(parts, axis=0)
 
     @abc.abstractmethod
     def _mean(self, x: tf.Tensor, y: tf.Tensor, z: tf.Tensor, m: tf.Tensor) -> tf.Tensor:
@@ -572,11 +629,10 @@ class CamaBase(ClassifierModel, abc.ABC):
     def manipulation(self, x: tf.Tensor, *, seed: random.Seed) -> tf.Tensor:
         """What the model thinks was done to each input, [B, P]: the mechanism's `parameters`.
 
-        Read off the prediction's own (first) sample of m.
+        Read off the m that stands for the prediction, exactly 0 where it takes the input for
+        untouched.
         """
-        noise = self._noise_at_test(seed)
-        m, _ = self._m_at_test(x, noise.m[:1], self._one_hots(None))
-        return self.mechanism.values(m[0])
+        return self.mechanism.values(self._m_of(x, seed=seed))
 
     # --- variables -----------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
@@ -35,7 +35,6 @@ from tfcama.workdir import Workdir, write_bytes
 
 AS_IT_CAME = "stream_as_it_came"  # experiment: each input answered before it was learned from
 AFTERWARDS = "stream_held_out_inputs"  # experiment: inputs that the stream did not bring
-BESIDE = "beside the trained model"  # the mixture of both, see Course
 DREAMS = "dreams"  # what a model was adapted to before the stream
 _LONGEST_NAME = 120  # of a directory; the seed is at the end
 _WINDOW = 200  # inputs over which the picture's lines are means
@@ -48,15 +47,12 @@ class Course(NamedTuple):
       hits: whether the adapted model's answer was right, before it learned from the input.
       log_px: its log p(x), nats, at the same moment.
       frozen_hits, frozen_log_px: of the model as it was trained.
-      both_hits: of the mixture p(x, y) = (p_adapted(x, y) + p_trained(x, y)) / 2, which costs
-        nothing more and trusts, input by input, whichever explains it.
     """
 
     hits: np.ndarray
     log_px: np.ndarray
     frozen_hits: np.ndarray
     frozen_log_px: np.ndarray
-    both_hits: np.ndarray
 
 
 def stream_workdir(base: Workdir, config: FinetuneConfig, stream: StreamConfig) -> Workdir:
@@ -189,13 +185,11 @@ class _Experiment:
         frozen = Predictor(self.trained.classifier, seed=self.config.seed)
         adapted = Predictor(adapter.classifier, seed=self.config.seed)
         if not done:
-            remembered = self._held_out_scores(frozen)
-            self._score(remembered, "as_trained", self.trained.config, finetuned_on="")
+            self._score(frozen, "as_trained", self.trained.config, finetuned_on="")
             log_scores = frozen.log_scores(self._reference.x)
             self._write("reference", log_px=special.logsumexp(log_scores, axis=1))
             if adapter.warm_up():
-                remembered = self._held_out_scores(adapted)
-                self._score(remembered, "dreams", self.config, finetuned_on=DREAMS)
+                self._score(adapted, "dreams", self.config, finetuned_on=DREAMS)
         trainer = adapter.trainer
         sizes = [len(self._parts(split)) for split in self.arriving]
         callbacks = keras.callbacks.CallbackList(
@@ -222,14 +216,12 @@ class _Experiment:
                 _write_scalars(writer, parts[-1], logs, step=start)
                 callbacks.on_train_batch_end(number)
             course = Course(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-            self._finish_segment(place, course, adapted, frozen)
+            self._finish_segment(place, course, adapted)
             callbacks.on_epoch_end(place, {**logs, "accuracy": float(course.hits.mean())})
         callbacks.on_train_end()
         writer.close()
 
-    def _finish_segment(
-        self, place: int, course: Course, adapted: Predictor, frozen: Predictor
-    ) -> None:
+    def _finish_segment(self, place: int, course: Course, adapted: Predictor) -> None:
         """Keeps what was seen and what is known now."""
         segment = self.segments[place]
         self._write(f"{place:02d}", **course._asdict())
@@ -244,39 +236,26 @@ class _Experiment:
             for hits, config, finetuned_on in (
                 (course.frozen_hits, self.trained.config, ""),
                 (course.hits, self.config, f"{so_far}, as it came"),
-                (course.both_hits, self.config, f"{so_far}, as it came, {BESIDE}"),
             )
         ]
         results.save_rows(self.target, f"stream_{place:02d}", rows)
-        remembered = self._held_out_scores(adapted)
-        self._score(remembered, f"{place:02d}", self.config, finetuned_on=so_far)
-        if place + 1 == len(self.segments):
-            both = map(_mixture, remembered, self._held_out_scores(frozen))
-            self._score(both, "both", self.config, finetuned_on=f"{so_far}, {BESIDE}")
+        self._score(adapted, f"{place:02d}", self.config, finetuned_on=so_far)
         self.progress(
             f"{segment.text}: accuracy as it came {rows[1].accuracy:.4f}, "
-            f"without adaptation {rows[0].accuracy:.4f}, both {rows[2].accuracy:.4f}"
+            f"without adaptation {rows[0].accuracy:.4f}"
         )
 
-    def _held_out_scores(self, predictor: Predictor) -> list[np.ndarray]:
-        """Its log p(x, y = c) of the held-out inputs under every manipulation, [N, C] each."""
-        return [
-            predictor.log_scores(
-                streams.manipulated(
-                    self.held_out, manipulation, self.dataset, seed=self.config.seed
-                ).x
-            )
-            for manipulation in self._manipulations
-        ]
-
     def _score(
-        self, log_scores: Iterable[np.ndarray], name: str, config: RunConfig, *, finetuned_on: str
+        self, predictor: Predictor, name: str, config: RunConfig, *, finetuned_on: str
     ) -> None:
         """Accuracy on every manipulation of the stream, one line of the matrix of forgetting."""
         rows = []
-        for manipulation, found in zip(self._manipulations, log_scores, strict=True):
+        for manipulation in self._manipulations:
+            split = streams.manipulated(
+                self.held_out, manipulation, self.dataset, seed=self.config.seed
+            )
             identity = self._identity(config, AFTERWARDS, manipulation, finetuned_on=finetuned_on)
-            rows.append(scored(found.argmax(axis=1) == self.held_out.y, **identity))
+            rows.append(scored(predictor.hits(split.x, split.y), **identity))
         results.save_rows(self.target, f"held_out_{name}", rows)
 
     def _identity(self, config: RunConfig, experiment: str, manipulation: str, **fields):
@@ -374,11 +353,7 @@ class _Experiment:
         starts = np.cumsum([0, *(segment.size for segment in self.segments)])[:-1]
         figure = figures.stream_course(
             log_px={"adapted": course.log_px, "as trained": course.frozen_log_px},
-            hits={
-                "adapted": course.hits,
-                "as trained": course.frozen_hits,
-                "both, by Bayes' rule": course.both_hits,
-            },
+            hits={"adapted": course.hits, "as trained": course.frozen_hits},
             segments=[
                 (int(start), labels.manipulation_name(segment.manipulation))
                 for start, segment in zip(starts, self.segments, strict=True)
@@ -394,10 +369,8 @@ class _Experiment:
             section="shift",
             title="A stream of manipulations, one after another",
             caption=f"Means over the last {_WINDOW} inputs of the same segment. Every input is "
-            "answered before the model learns from it. Both: the mixture of the adapted and the "
-            "trained model, which trusts whichever explains an input better. Triangles: alarms of "
-            "a CUSUM on the ranks of log p(x) of the model as it was trained; dashed lines: where "
-            "the inputs changed.",
+            "answered before the model learns from it. Triangles: alarms of a CUSUM on the ranks "
+            "of log p(x) of the model as it was trained; dashed lines: where the inputs changed.",
             png=pictures.to_png(figure),
         )
 
@@ -413,7 +386,6 @@ class _Experiment:
         for place, segment in enumerate(self.segments):
             so_far = ",".join(earlier.text for earlier in self.segments[: place + 1])
             lines[so_far] = f"after {labels.manipulation_name(segment.manipulation)}"
-        lines[f"{so_far}, {BESIDE}"] = "at the end, both"
         columns = {streams.name_and_level(m): m for m in self._manipulations}
         figure = figures.accuracy_matrix(
             np.array([[found[line][column] for column in columns] for line in lines]),
@@ -432,18 +404,12 @@ class _Experiment:
         )
 
 
-def _mixture(*log_scores: np.ndarray) -> np.ndarray:
-    """Log p(x, y = c) of the mixture of models in equal shares, [N, C], from [N, C] each."""
-    return special.logsumexp(log_scores, axis=0) - np.log(len(log_scores))
-
-
 def _course(log_scores: np.ndarray, frozen: np.ndarray, y: np.ndarray) -> Course:
     return Course(
         hits=log_scores.argmax(axis=1) == y,
         log_px=special.logsumexp(log_scores, axis=1),
         frozen_hits=frozen.argmax(axis=1) == y,
         frozen_log_px=special.logsumexp(frozen, axis=1),
-        both_hits=_mixture(log_scores, frozen).argmax(axis=1) == y,
     )
 
 

@@ -18,7 +18,7 @@ from tfcama.registry import Registry
 from tfcama.training import checkpoints, methods, run, strategy
 from tfcama.training.adapt import adapt
 from tfcama.training.cama import FinetuneTrainer
-from tfcama.training.config import FinetuneConfig, RunConfig, claim
+from tfcama.training.config import FinetuneConfig, RunConfig, claim, same_variables
 from tfcama.training.optimizer import Adam
 from tfcama.workdir import Workdir
 
@@ -241,7 +241,7 @@ def make_trainer(
     if config is None:
         raise TypeError("the configuration of an adapted run is needed.")
     classifier = run.build(run_config)
-    if run_config.architecture == trained.config.architecture:
+    if same_variables(run_config.architecture, trained.config.architecture):
         checkpoints.restore(trained.checkpoint, classifier=classifier)
     else:
         classifier.adopt(trained.classifier)
@@ -260,14 +260,16 @@ def make_trainer(
 
 
 def adapted_config(trained: run.LoadedRun, config: FinetuneConfig) -> RunConfig:
-    """The adapted run's configuration, with the mechanism and prior that its fine-tuning names.
+    """The adapted run's configuration, with the mechanism and priors that its fine-tuning names.
 
     Raises:
       InputError: the trained model can no longer change them.
     """
     before = trained.config.architecture
     asked = {"mechanism": config.mechanism, "prior_m": config.prior_m}
-    changed = {key: v for key, v in asked.items() if v not in ("", getattr(before, key))}
+    changed: dict[str, str | float] = {
+        key: v for key, v in asked.items() if v not in ("", getattr(before, key))
+    }
     if changed and (trained.config.training.augment or trained.config.finetuned is not None):
         done = "trained on manipulated rows" if trained.config.training.augment else "fine-tuned"
         key, value = next(iter(changed.items()))
@@ -277,6 +279,8 @@ def adapted_config(trained: run.LoadedRun, config: FinetuneConfig) -> RunConfig:
             "change it."
         )
     dim_m = 0 if "mechanism" in changed else before.dim_m
+    if config.p_untouched:
+        changed["p_untouched"] = config.p_untouched
     architecture = dataclasses.replace(before, dim_m=dim_m, **changed)
     return dataclasses.replace(trained.config, finetuned=config, architecture=architecture)
 
