@@ -150,6 +150,11 @@ def predict() -> Iterator[Timing]:
             score = tf.function(lambda x, m=model: m.log_scores(x, seed=tf.constant(_SEED)))
             name = f"CAMA, K = {samples}, {precision}"
             yield Timing(name, 250, _time(lambda f=score: f(x).numpy()))
+    for share in (0.0, 0.5):
+        model = _cama(num_samples=10, mechanism="translation", p_untouched=share)
+        score = tf.function(lambda x, m=model: m.log_scores(x, seed=tf.constant(_SEED)))
+        name = f"CAMA, K = 10, float32, translation, p_untouched = {share:g}"
+        yield Timing(name, 250, _time(lambda f=score: f(x).numpy()))
     model = _cama(num_samples=10)
 
     @tf.function

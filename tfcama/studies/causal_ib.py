@@ -279,7 +279,7 @@ def table(workdirs: Sequence[Workdir], *, dataset: str) -> list[TableRow]:
 
 def to_csv(lines: Sequence[TableRow]) -> str:
     """The table for programs: percent, ours with spread beside the paper's."""
-    columns = list(dict.fromkeys(column for line in lines for column in line.mean))
+    columns = [c for c in (CLEAN, *ATTACKS) if any(c in line.mean for line in lines)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     parts = ("", " std", " paper")
