@@ -277,10 +277,14 @@ class Explaining(Protocol):
         """The part of the input that causes x besides Y; None where there is none."""
         ...
 
+    def log_scores_and_m(self, x: tf.Tensor, *, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """What `log_scores` gives, [B, C] nats, and the m that stands for it, [B, M]."""
+        ...
+
     def latents_of(
-        self, x: tf.Tensor, labels: tf.Tensor, *, seed: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """One-hots y [B, 1, C], z [1, B, 1, Z] and m [B, M] behind x of those classes."""
+        self, x: tf.Tensor, labels: tf.Tensor, m: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """One-hots y [B, 1, C] and z [1, B, 1, Z] behind x of those classes, given m [B, M]."""
         ...
 
     def p(self, y: tf.Tensor, z: tf.Tensor, m: tf.Tensor, c: tf.Tensor | None = None) -> Any:

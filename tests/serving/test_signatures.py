@@ -158,7 +158,8 @@ def test_counterfactual_keeps_z_and_m_and_changes_the_class(loaded, served, imag
         )
     other = ((predicted + 1) % 3).astype(np.int32)
     answer = ask(served, "counterfactual", image=images, label=other)
-    _, z, m = model.latents_of(x, predicted, seed=SEED)
+    m = model.log_scores_and_m(x, seed=SEED)[1]
+    _, z = model.latents_of(x, predicted, m)
     y = tf.one_hot(other, 3)[:, None]
     np.testing.assert_allclose(
         answer["counterfactual"], model.p(y, z, m).mean()[0, :, 0], atol=1e-5

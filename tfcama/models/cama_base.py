@@ -438,18 +438,18 @@ class CamaBase(ClassifierModel, abc.ABC):
         log_weights = tfp.math.reduce_logmeanexp(log_weights, axis=0)
         return tf.reshape(log_weights, [samples, -1, self.num_classes])
 
-    def _m_of(self, x: tf.Tensor, *, seed: random.Seed) -> tf.Tensor:
-        """The m that stands for a prediction, [B, M]: its first sample.
+    def log_scores_and_m(self, x: tf.Tensor, *, seed: random.Seed) -> tuple[tf.Tensor, tf.Tensor]:
+        """What `log_scores` gives, [B, C] nats, and the m that stands for it, [B, M].
 
-        Where an input may be untouched, whichever of the prediction's explains it best, which may
-        be m = 0.
+        That m is the prediction's first sample; where an input may be untouched, whichever of the
+        prediction's explains it best, which may be m = 0.
         """
-        if not self.config.p_untouched:
-            noise = self._noise_at_test(seed).m[:1]
-            return self._m_at_test(x, noise, self._one_hots(None))[0][0]
         m, parts = self._scores_by_m(x, seed=seed)
+        scores = tf.reduce_logsumexp(parts, axis=0)
+        if not self.config.p_untouched:
+            return scores, m[0]
         best = tf.argmax(tf.reduce_logsumexp(parts, axis=-1), axis=0)  # [B]
-        return tf.gather(tf.transpose(m, [1, 0, 2]), best, batch_dims=1)
+        return scores, tf.gather(tf.transpose(m, [1, 0, 2]), best, batch_dims=1)
 
     def _improved(
         self, q_z: tfd.Distribution, x: tf.Tensor, y: tf.Tensor, m: tf.Tensor
@@ -542,19 +542,22 @@ class CamaBase(ClassifierModel, abc.ABC):
         return tf.reduce_logsumexp(self.log_scores(x, seed=seed), axis=-1)
 
     def latents_of(
-        self, x: tf.Tensor, labels: tf.Tensor, *, seed: random.Seed
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """What made x if its class is `labels`, at the m of a prediction with this seed.
+        self, x: tf.Tensor, labels: tf.Tensor, m: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """What made x besides m if its class is `labels`.
 
-        Not at the mean of m: NNpM is nearly homogeneous, so a fine-tuned model can say a shift by
-        the length of m while q(m|x) stays around zero.
+        Args:
+          x: [B, *shape].
+          labels: [B] int.
+          m: of the prediction (`log_scores_and_m`), [B, M]. Not the mean of q(m|x): NNpM is nearly
+            homogeneous, so a fine-tuned model can say a shift by the length of m while q(m|x)
+            stays around zero.
 
         Returns:
-          One-hots y [B, 1, C], the posterior mean of z [1, B, 1, Z], and m [B, M].
+          One-hots y [B, 1, C], and the posterior mean of z [1, B, 1, Z].
         """
         y = self._one_hots(labels)
-        m = self._m_of(x, seed=seed)
-        return y, self._improved(self.posterior_z(x, y, m), x, y, m).mean()[None], m
+        return y, self._improved(self.posterior_z(x, y, m), x, y, m).mean()[None]
 
     def log_p_untouched(self, x: tf.Tensor, *, seed: random.Seed) -> tf.Tensor:
         """Log p(untouched | x), that nothing manipulated each input, [B] nats.
@@ -587,8 +590,8 @@ class CamaBase(ClassifierModel, abc.ABC):
         Returns:
           [B, *shape]; of a table, its children are replaced.
         """
-        labels = tf.argmax(self.log_scores(x, seed=seed), axis=-1)
-        y, z, m = self.latents_of(x, labels, seed=seed)
+        scores, m = self.log_scores_and_m(x, seed=seed)
+        y, z = self.latents_of(x, tf.argmax(scores, axis=-1), m)
         if do_m0 is True:
             m = tf.zeros_like(m)
         elif do_m0:
@@ -613,8 +616,8 @@ class CamaBase(ClassifierModel, abc.ABC):
         places = self.mechanism.coordinates_of_parameters()
         if not places:
             return {}
-        labels = tf.argmax(self.log_scores(x, seed=seed), axis=-1)
-        y, z, m = self.latents_of(x, labels, seed=seed)
+        scores, m = self.log_scores_and_m(x, seed=seed)
+        y, z = self.latents_of(x, tf.argmax(scores, axis=-1), m)
         found = {}
         for name, place in places.items():
             along = tf.one_hot(place, self.dim_m)
@@ -632,7 +635,7 @@ class CamaBase(ClassifierModel, abc.ABC):
         Read off the m that stands for the prediction, exactly 0 where it takes the input for
         untouched.
         """
-        return self.mechanism.values(self._m_of(x, seed=seed))
+        return self.mechanism.values(self.log_scores_and_m(x, seed=seed)[1])
 
     # --- variables -----------------------------------------------------------------------------
 

@@ -32,7 +32,6 @@ class Answers:
         self.classifier = classifier
         self.inputs = inputs_of(classifier.spec)
         self._seed = tuple(int(part) for part in seed)
-        self._classes = tf.TensorSpec([None, classifier.num_classes], tf.float32)
 
     @property
     def seed(self) -> tf.Tensor:
@@ -50,7 +49,18 @@ class Answers:
     @functools.cached_property
     def scores(self) -> Callable[[Any], tf.Tensor]:
         """Log p(x, y = c), [B, C] nats, from features; traced once, whoever calls it."""
-        return traced(self._scores, (tf.TensorSpec([None, *self.classifier.spec.shape]),))
+        return self._traced(self.classifier.log_scores, self._scores_spec)
+
+    @functools.cached_property
+    def _scores_and_m(self) -> Callable[[Any], tuple[tf.Tensor, tf.Tensor]]:
+        """As `scores`, of an Explaining classifier, with the m [B, M] that stands for them."""
+        model = self._explaining
+        m_spec = tf.TensorSpec([None, model.dim_m], tf.float32)
+        return self._traced(model.log_scores_and_m, (self._scores_spec, m_spec))
+
+    @property
+    def _scores_spec(self) -> tf.TensorSpec:
+        return tf.TensorSpec([None, self.classifier.num_classes], tf.float32)
 
     @property
     def row_by_row(self) -> bool:
@@ -63,36 +73,25 @@ class Answers:
         """
         return self.classifier.stochastic and self.classifier.spec.kind == "image"
 
-    def _scores(self, x: tf.Tensor) -> tf.Tensor:
-        if self.row_by_row:
-            return self._one_at_a_time((x,), lambda x: (x, self.seed))
-        return in_blocks(
-            lambda x: self.classifier.log_scores(x, seed=self.seed),
-            (x,),
-            rows=self.rows_at_once,
-            signature=self._classes,
+    def _traced(self, predict: Callable[..., Any], signature: Any) -> Any:
+        """A function of features and `seed`, as one graph that bounds its memory."""
+        rows = 1 if self.row_by_row else self.rows_at_once
+        return traced(
+            lambda x: in_blocks(
+                lambda x: predict(x, seed=self.seed), (x,), rows=rows, signature=signature
+            ),
+            (tf.TensorSpec([None, *self.classifier.spec.shape]),),
         )
 
     def seeded_scores(self, x: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
         """As `scores`, with noise of every row's own: a function of its seed [B] int32 alone."""
-        return self._one_at_a_time((x, seeds), lambda x, seed: (x, random.fold_in(self.seed, seed)))
-
-    def _one_at_a_time(
-        self,
-        rows: tuple[tf.Tensor, ...],
-        to_scored: Callable[..., tuple[tf.Tensor, random.Seed]],
-    ) -> tf.Tensor:
-        """Scores [B, C] of rows, each of which becomes features [*shape] and a seed [2]."""
-
-        def one(row: tuple[tf.Tensor, ...]) -> tf.Tensor:
-            x, seed = to_scored(*row)
-            return self.classifier.log_scores(x[None], seed=seed)[0]
-
-        return tf.map_fn(
-            one,
-            rows,
-            fn_output_signature=tf.TensorSpec([self.classifier.num_classes], tf.float32),
-            parallel_iterations=1,
+        return in_blocks(
+            lambda x, seeds: self.classifier.log_scores(
+                x, seed=random.fold_in(self.seed, seeds[0])
+            ),
+            (x, seeds),
+            rows=1,
+            signature=self._scores_spec,
         )
 
     def prediction(self, log_scores: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -124,12 +123,13 @@ class Answers:
           mean of q(m|x); and `manipulation`, [B, P], the mechanism's parameters at the m of the
           prediction, in their units.
         """
-        predicted = tf.argmax(self.scores(x), axis=-1, output_type=tf.int32)
+        scores, m = self._scores_and_m(x)
+        predicted = tf.argmax(scores, axis=-1, output_type=tf.int32)
         effects = self.inputs.effects(x).shape[1:]
         decoded = tf.TensorSpec([None, *effects], tf.float32)
         return in_blocks(
             self._imagine,
-            (x, predicted, predicted if labels is None else labels),
+            (x, m, predicted, predicted if labels is None else labels),
             rows=self.rows_at_once,
             signature={
                 "mean": decoded,
@@ -153,10 +153,10 @@ class Answers:
         return self.classifier
 
     def _imagine(
-        self, x: tf.Tensor, predicted: tf.Tensor, labels: tf.Tensor
+        self, x: tf.Tensor, m: tf.Tensor, predicted: tf.Tensor, labels: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         model = self._explaining
-        _, z, m = model.latents_of(x, predicted, seed=self.seed)
+        _, z = model.latents_of(x, predicted, m)
         y = tf.one_hot(labels, self.classifier.num_classes)[:, None]  # [B, 1, C]
         c = model.coparents(x)
         with_m, without_m = (
@@ -187,7 +187,7 @@ def in_blocks(
     Args:
       function: of a block of every tensor, [b, ...]; returns what `signature` says.
       tensors: [B, ...] each.
-      rows: b is at most this; blocks are even, and zeros fill the last.
+      rows: b is at most this; blocks are even, and zeros fill the last. With 1, b is known.
       signature: TensorSpecs [None, ...], nested as what `function` returns.
 
     Returns:
@@ -195,12 +195,13 @@ def in_blocks(
     """
     size = tf.shape(tensors[0])[0]
     number = tf.maximum(1, -(-size // rows))
-    length = tf.maximum(1, -(-size // number))
+    length = 1 if rows == 1 else tf.maximum(1, -(-size // number))
+    known = 1 if rows == 1 else None
 
     def cut(tensor: tf.Tensor) -> tf.Tensor:
         rest = tensor.shape[1:]
         filled = tf.concat([tensor, tf.zeros([number * length - size, *rest], tensor.dtype)], 0)
-        return tf.ensure_shape(tf.reshape(filled, [number, length, *rest]), [None, None, *rest])
+        return tf.ensure_shape(tf.reshape(filled, [number, length, *rest]), [None, known, *rest])
 
     answers = tf.map_fn(
         lambda blocks: function(*blocks),

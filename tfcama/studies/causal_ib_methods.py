@@ -81,7 +81,8 @@ class Setting:
 
     def defence(self, method: Method) -> str:
         """A method's defence at this radius, see DEFENCES."""
-        return method.defence.format(ball=f"eps={self.eps:.6f}", step=f"step_size={self.step_size}")
+        step = f"step_size={self.step_size:g}"
+        return method.defence.format(ball=f"eps={self.eps:.6f}", step=step)
 
     def column(self, attack: str, eps: float) -> str | None:
         """Which column an accuracy belongs to; None for an attack that the table has not."""

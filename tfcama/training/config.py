@@ -274,7 +274,7 @@ def set_at_test(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
       InputError: another key, or a value that cannot be its type.
     """
     architecture = config.architecture
-    allowed = [f.name for f in dataclasses.fields(architecture) if f.metadata.get("at_test")]
+    allowed = _field_names(architecture, at_test=True)
     for text in assignments:
         key = text.partition("=")[0]
         if key not in allowed:
@@ -289,8 +289,13 @@ def same_variables(one: Any, other: Any) -> bool:
     """Whether two architectures differ at most in what decides predictions and no variable."""
     if type(one) is not type(other):
         return False
-    fields = [f.name for f in dataclasses.fields(one) if not f.metadata.get("at_test")]
-    return all(getattr(one, name) == getattr(other, name) for name in fields)
+    return all(getattr(one, n) == getattr(other, n) for n in _field_names(one, at_test=False))
+
+
+def _field_names(architecture: Any, *, at_test: bool) -> list[str]:
+    """The fields that decide predictions and no variable, or all others, see AT_TEST."""
+    fields = dataclasses.fields(architecture)
+    return [f.name for f in fields if f.metadata.get("at_test", False) == at_test]
 
 
 def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfig:
