@@ -23,7 +23,8 @@ IMAGES = mechanisms.Profile(
     dnn_epochs=1,
     cnn_epochs=1,
     steps=2,
-    cases=(mechanisms.Case("rotation", 30.0, "rotation"),),
+    cases=(mechanisms.Case("rotation", 30.0, "rotation"), mechanisms.Case("zoom", 0.4, "zoom")),
+    adapted=1,
     foresighted=1,
     additive=0,
     general=0,
@@ -69,6 +70,9 @@ def test_a_study_of_images_is_done_once(study, tmp_path, no_training):
     rows = results_of(page)
     assert {row["model"] for row in rows} == {"cama", "dnn", "cnn", "cnn_bn", "stn_cnn"}
     assert {row["variant"] for row in rows if row["model"] == "cama"} == {"", "mechanism=rotation"}
+    adapted = {row["finetuned_on"] for row in rows} - {""}
+    assert adapted == {"rotation:30"}
+    assert {row["manipulation"] for row in rows} == {"rotation", "zoom"}
     assert "Does it do what was asked of it?" in page.read_text()
     before = untouched(tmp_path / "runs")
     no_training()
@@ -123,7 +127,7 @@ def row(accuracy, *, trained_on="clean", finetuned_on="", on="clean", model="cam
 
 
 def test_claims_say_what_holds():
-    shift, turn = "vertical_shift:0.5", "rotation:60"
+    shift, turn, unseen = "vertical_shift:0.5", "rotation:60", "zoom:0.4"
     rows = [
         row(0.99),
         row(0.99, model="dnn"),
@@ -131,12 +135,15 @@ def test_claims_say_what_holds():
         row(0.50, model="dnn", on=turn),
         row(0.95, model="dnn", on=shift, trained_on=f"clean+{shift}"),
         row(0.40, model="dnn", on=turn, trained_on=f"clean+{shift}"),
+        row(0.80, model="dnn", on=unseen, trained_on=f"clean+{shift}"),
         row(0.88, finetuned_on=shift, on=shift),
         row(0.10, finetuned_on=shift, on=shift, variant=""),
         row(0.20, finetuned_on=shift, on=turn, variant=""),
-        row(0.39, finetuned_on=shift, on=turn, variant="mechanism=affine+photometric"),
+        row(0.45, finetuned_on=shift, on=turn, variant="mechanism=affine+photometric"),
+        row(0.74, finetuned_on=shift, on=unseen, variant="mechanism=affine+photometric"),
         row(0.984, finetuned_on=shift),
         row(0.60, finetuned_on=shift, on=turn),
+        row(0.70, finetuned_on=shift, on=unseen),
         row(0.70, finetuned_on=turn, on=turn),
         row(0.99, finetuned_on=turn),
         row(0.80, finetuned_on=shift, on=shift, experiment="fraction_0.01_held_out"),
@@ -146,7 +153,8 @@ def test_claims_say_what_holds():
         for check in claims(
             rows,
             {"x on vertical_shift:0.3: shift_y": [0.6]},
-            {shift: "translation", turn: "translation"},
+            {shift: "translation", turn: "translation", unseen: "zoom"},
+            asked={shift: 0.87},
         )
     }
     expected = {

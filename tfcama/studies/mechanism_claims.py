@@ -29,21 +29,31 @@ class _Key(NamedTuple):
 
 
 def claims(
-    rows: Sequence[Row], errors: Mapping[str, Sequence[float]], mechanisms: Mapping[str, str]
+    rows: Sequence[Row],
+    errors: Mapping[str, Sequence[float]],
+    mechanisms: Mapping[str, str],
+    *,
+    asked: Mapping[str, float],
 ) -> list[Check]:
     """The checks of a study of mechanisms.
 
     Args:
       rows: of the study; adapted models count on the images that they did not see.
       errors: median errors of recovered parameters, one a seed, by what they are of.
-      mechanisms: the one that is meant for a manipulation, by the manipulation with its level.
+      mechanisms: the one that is meant for a manipulation, by the manipulation with its level; of
+        all that models are scored on.
+      asked: the accuracy that is asked of a CAMA adapted to a manipulation, by the manipulation.
     """
     mean = _means(rows, mechanisms)
     cases = sorted(
         {k.finetuned_on for k in mean if k.model == _CAMA and k.finetuned_on and not k.mechanism}
     )
-    checks = [*_thresholds(mean), *_clean(mean, cases), *_won_back(mean, cases)]
-    checks += [*_foresight(mean, cases), *_unseen(mean, cases), *_few_inputs(rows)]
+    checks = [*_thresholds(mean, asked), *_clean(mean, cases), *_won_back(mean, cases)]
+    checks += [
+        *_foresight(mean, cases),
+        *_unseen(mean, cases, sorted(mechanisms)),
+        *_few_inputs(rows),
+    ]
     checks += _above_additive(mean, cases)
     for name, found in errors.items():
         if "vertical_shift:0.3" in name and name.endswith("shift_y"):
@@ -89,13 +99,7 @@ def _own(case: str) -> _Key:
     return _Key(_CAMA, "clean", case, case)
 
 
-def _thresholds(mean: Mapping[_Key, float]) -> list[Check]:
-    asked = {
-        "vertical_shift:0.5": 0.87,
-        "horizontal_shift:0.5": 0.85,
-        "shift:0.5": 0.70,
-        "vertical_shift:0.3": 0.97,
-    }
+def _thresholds(mean: Mapping[_Key, float], asked: Mapping[str, float]) -> list[Check]:
     return [
         Check(
             f"CAMA adapted to {labels.manipulation_name(case)}: at least {100 * least:.0f} %",
@@ -164,13 +168,13 @@ def _foresight(mean: Mapping[_Key, float], cases: Sequence[str]) -> list[Check]:
     return checks
 
 
-def _unseen(mean: Mapping[_Key, float], cases: Sequence[str]) -> list[Check]:
+def _unseen(mean: Mapping[_Key, float], cases: Sequence[str], scored: Sequence[str]) -> list[Check]:
     """Mean over manipulations that neither was made for, each CAMA against each rival of a case."""
     mechanisms = sorted({key.mechanism for key in mean} - {_ADDITIVE})
     rival_models = sorted({key.model for key in mean} - {_CAMA})
     checks = []
     for case in cases:
-        others = [each for each in cases if each != case]
+        others = [each for each in scored if each != case]
         rivals = {}
         for model in rival_models:
             rivals[f"{model} trained"] = _over(mean, _Key(model, f"clean+{case}", "", ""), others)

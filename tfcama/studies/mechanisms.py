@@ -63,11 +63,11 @@ _VERTICAL = Case("vertical_shift", 0.5, "translation")
 _CASES = (
     _VERTICAL,
     Case("rotation", 60.0, "rotation"),
+    Case("contrast", 0.9, "photometric"),
     Case("horizontal_shift", 0.5, "translation"),
     Case("shift", 0.5, "translation"),
     Case("vertical_shift", 0.3, "translation"),
     Case("zoom", 0.4, "zoom"),
-    Case("contrast", 0.9, "photometric"),
     Case("inversion", 0.5, "photometric"),
     Case("rotation:30+zoom:0.3+shift:0.15+contrast:0.5", None, _GENERAL),
 )
@@ -85,7 +85,8 @@ class Profile(NamedTuple):
       kind: of inputs, see InputSpec.
       cama_epochs, dnn_epochs, cnn_epochs: of training; without CNN epochs there are no CNNs.
       steps: of each fine-tuning.
-      cases: what is adapted to, and scored.
+      cases: what every model is scored on.
+      adapted: so many of the cases are adapted to, each by the mechanism that is meant for it.
       foresighted: for so many of the cases a DNN is trained on the manipulation, with labels.
       additive: so many of the cases are adapted to by the papers' mechanism, too.
       general: so many of them by a mechanism that can do all of it, too, as who does not know
@@ -105,6 +106,7 @@ class Profile(NamedTuple):
     cnn_epochs: int
     steps: int
     cases: tuple[Case, ...]
+    adapted: int
     foresighted: int
     additive: int
     general: int
@@ -115,11 +117,22 @@ class Profile(NamedTuple):
 
 
 PROFILES = {
-    "full": Profile("image", 15, 20, 10, 900, _CASES, 9, 1, 1, (0.01,), None, None, 500),
-    "core": Profile("image", 15, 10, 2, 400, _CASES, 1, 1, 2, (0.01,), 1500, 300, 50),
-    "quick": Profile("image", 1, 1, 1, 50, _CASES[:2], 2, 1, 0, (), 100, 100, 10),
-    "tables": Profile("table", 20, 60, 0, 800, _TABLE_CASES, 3, 3, 0, (0.01,), None, None, 200),
+    "full": Profile("image", 15, 20, 10, 900, _CASES, 9, 9, 1, 1, (0.01,), None, None, 500),
+    "core": Profile("image", 15, 10, 2, 400, _CASES, 9, 1, 1, 2, (0.01,), 1500, 300, 50),
+    "short": Profile("image", 15, 10, 2, 400, _CASES, 3, 1, 1, 2, (), 1500, 300, 0),
+    "quick": Profile("image", 1, 1, 1, 50, _CASES[:2], 2, 2, 1, 0, (), 100, 100, 10),
+    "tables": Profile("table", 20, 60, 0, 800, _TABLE_CASES, 3, 3, 3, 0, (0.01,), None, None, 200),
 }
+
+_ASKED = {
+    "mnist": {
+        "vertical_shift:0.5": 0.87,
+        "horizontal_shift:0.5": 0.85,
+        "shift:0.5": 0.70,
+        "vertical_shift:0.3": 0.97,
+    }
+}
+"""By data set: at least this accuracy is asked of a CAMA that was adapted to the manipulation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +159,10 @@ class MechanismStudy(Study):
         if kind == "image":
             for case in profile.cases:
                 self._score(dnn, case, augmentation=case.text)
-        adapted = {case: self._adapt(cama, case, FRACTION, seed) for case in profile.cases}
+        adapted = {
+            case: self._adapt(cama, case, FRACTION, seed)
+            for case in profile.cases[: profile.adapted]
+        }
         workdirs += adapted.values()
         for fraction in profile.fractions:
             workdirs.append(self._adapt(cama, profile.cases[0], fraction, seed))
@@ -171,7 +187,7 @@ class MechanismStudy(Study):
         stn = self._train("stn_cnn", seed, epochs=epochs)
         normalised = self._train("cnn_bn", seed, epochs=epochs)
         workdirs = [stn, normalised]
-        for case in self.profile.cases:
+        for case in self.profile.cases[: self.profile.adapted]:
             for method in ("batch_norm", "tent"):
                 config = steps.adaptation(
                     normalised, method=method, subject=case.text, fraction=FRACTION, seed=seed
@@ -360,14 +376,15 @@ class MechanismStudy(Study):
 
     def checks(self, rows: Sequence[Row]) -> dict[str, list[Check]]:
         own = {case.text: case.mechanism for case in self.profile.cases}
-        return {"Does it do what was asked of it?": claims(rows, self._errors(rows), own)}
+        found = claims(rows, self._errors(rows), own, asked=_ASKED.get(self.dataset, {}))
+        return {"Does it do what was asked of it?": found}
 
     def _errors(self, rows: Sequence[Row]) -> dict[str, list[float]]:
         """Median error of the recovered parameters by "mechanism on manipulation: parameter"."""
         found: dict[str, list[float]] = defaultdict(list)
         for seed in sorted({row.seed for row in rows}):
             cama = Workdir(self.root / f"seed{seed}" / "cama")
-            for case in self.profile.cases:
+            for case in self.profile.cases[: self.profile.adapted]:
                 config = self._finetuning(cama, case, FRACTION, seed)
                 path = steps.finetuned_workdir(cama, config).results / _RECOVERED
                 if path.exists():
