@@ -167,6 +167,7 @@ class Method(NamedTuple):
 
 _VIB = {"alpha": 0.01, "unit": "bits"}
 _CAUSAL = {"alpha": 0.05, "beta": 0.05, "unit": "bits"}
+_VIB_LIKE_CAUSAL = {"alpha": 0.05, "unit": "bits"}  # what is left of CausalIB is its regulariser
 _PGD_TRAINING = "adversarial:attack=pgd:{ball}:steps=20:{step}"
 _RAMPED_TRAINING = f"{_PGD_TRAINING}:ramp=1000"  # a bottleneck does not start to learn without
 
@@ -177,6 +178,7 @@ METHODS = {
         "randomized smoothing", "classifier", defence="noise:sigma=0.25", smoothed=True, many=True
     ),
     "vib": Method("VIB", "vib", _VIB),
+    "vib_same_alpha": Method("VIB, CausalIB's alpha", "vib", _VIB_LIKE_CAUSAL),
     "causal_ib": Method("CausalIB", "causal_ib", _CAUSAL),
     "at_fgsm": Method("AT (FGSM)", "classifier", defence="adversarial:attack=fgsm:{ball}"),
     "at_pgd20": Method("AT (PGD-20)", "classifier", defence=_PGD_TRAINING, costly=True),
