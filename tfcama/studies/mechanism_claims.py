@@ -15,6 +15,7 @@ from tfcama.specs import with_number
 
 _CAMA, _DNN = "cama", "dnn"
 _ADDITIVE = "additive"
+_FEW = 0.01  # of the test inputs
 _CLOSE = 0.005  # clean accuracy may fall by so much
 
 
@@ -52,7 +53,7 @@ def claims(
     checks += [
         *_foresight(mean, cases),
         *_unseen(mean, cases, sorted(mechanisms)),
-        *_few_inputs(rows),
+        *_few_inputs(rows, mechanisms),
     ]
     checks += _above_additive(mean, cases)
     for name, found in errors.items():
@@ -204,28 +205,42 @@ def _over(mean: Mapping[_Key, float], key: _Key, tested_on: Sequence[str]) -> fl
     return float(np.mean(known)) if known and len(known) == len(found) else None
 
 
-def _few_inputs(rows: Sequence[Row]) -> list[Check]:
+def _few_inputs(rows: Sequence[Row], mechanisms: Mapping[str, str]) -> list[Check]:
+    """A hundredth of the inputs against half of them, and against the additive mechanism's."""
     few: dict[tuple[str, str], list[float]] = defaultdict(list)
     usual: dict[tuple[str, str], list[float]] = defaultdict(list)
     for row in rows:
-        if "mechanism=" not in row.variant:
+        adapted_to = row.finetuned_on
+        if row.model.removeprefix("measurement_") != _CAMA or adapted_to != _tested_on(row):
             continue
-        own = row.finetuned_on == _tested_on(row)
-        key = (row.finetuned_on, row.variant)
-        if own and row.experiment == "fraction_0.01_held_out":
+        key = (adapted_to, _mechanism(row))
+        if row.experiment == f"fraction_{_FEW:g}_held_out":
             few[key].append(row.accuracy)
-        elif own and row.experiment == "manipulation_held_out":
+        elif row.experiment == "manipulation_held_out":
             usual[key].append(row.accuracy)
-    return [
-        Check(
-            f"{labels.manipulation_name(key[0])}: adapted to 1 % of the inputs, within 5 points "
-            "of 50 %",
-            bool(np.mean(values) >= np.mean(usual[key]) - 0.05),
-            f"{100 * np.mean(values):.1f} against {100 * np.mean(usual[key]):.1f} %",
+    checks = []
+    for case, mechanism in mechanisms.items():
+        if not (few[case, mechanism] and usual[case, mechanism]):
+            continue
+        ours, half = np.mean(few[case, mechanism]), np.mean(usual[case, mechanism])
+        about = f"{labels.manipulation_name(case)}: adapted to {100 * _FEW:g} % of the inputs, "
+        checks.append(
+            Check(
+                f"{about}within 5 points of 50 %",
+                bool(ours >= half - 0.05),
+                f"{100 * ours:.1f} against {100 * half:.1f} %",
+            )
         )
-        for key, values in few.items()
-        if key in usual
-    ]
+        if few[case, _ADDITIVE]:
+            additive = np.mean(few[case, _ADDITIVE])
+            checks.append(
+                Check(
+                    f"{about}its mechanism above the additive one",
+                    bool(ours > additive),
+                    f"{100 * ours:.1f} against {100 * additive:.1f} %",
+                )
+            )
+    return checks
 
 
 def _above_additive(mean: Mapping[_Key, float], cases: Sequence[str]) -> list[Check]:

@@ -91,8 +91,8 @@ class Profile(NamedTuple):
       additive: so many of the cases are adapted to by the papers' mechanism, too.
       general: so many of them by a mechanism that can do all of it, too, as who does not know
         what happened would.
-      fractions: of the test images that fine-tuning sees, besides the usual half, for the first
-        case.
+      fractions: of the test inputs that fine-tuning sees, besides the usual half, for the first
+        case, by its own mechanism and by the papers'.
       limit: test images of which the scored ones are taken, on the model's own manipulation and on
         clean images; None for all.
       cross_limit: the same on the other manipulations.
@@ -165,7 +165,9 @@ class MechanismStudy(Study):
         }
         workdirs += adapted.values()
         for fraction in profile.fractions:
-            workdirs.append(self._adapt(cama, profile.cases[0], fraction, seed))
+            for mechanism in (profile.cases[0].mechanism, ""):
+                case = profile.cases[0]._replace(mechanism=mechanism)
+                workdirs.append(self._adapt(cama, case, fraction, seed))
         for mechanism, count in (("", profile.additive), (_GENERAL, profile.general)):
             for case in profile.cases[:count]:
                 other = case._replace(mechanism=mechanism)
