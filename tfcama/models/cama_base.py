@@ -402,18 +402,16 @@ class CamaBase(ClassifierModel, abc.ABC):
         """
         noise = self._noise_at_test(seed, num_samples)
         m, log_ratio_m = self._m_at_test(x, noise.m, self._one_hots(None))  # [S, B, M], [S, B, C|1]
-        parts = self._scores_at(x, m, noise.z, improve=True) + log_ratio_m - math.log(m.shape[0])
+        log_p_m = log_ratio_m - math.log(m.shape[0])
         p_untouched = self.config.p_untouched
-        if not p_untouched or self.config.m_at_test == "do_m0":
-            return m, parts
-        zero = tf.zeros_like(m[:1])
-        untouched = self._scores_at(x, zero, noise.z, improve=False) + math.log(p_untouched)
-        parts = tf.concat([parts + math.log1p(-p_untouched), untouched], axis=0)
-        return tf.concat([m, zero], axis=0), parts
+        if p_untouched and self.config.m_at_test != "do_m0":
+            zero = tf.zeros_like(m[:1])
+            of_zero = tf.fill(tf.shape(log_p_m[:1]), math.log(p_untouched))
+            m = tf.concat([m, zero], axis=0)
+            log_p_m = tf.concat([log_p_m + math.log1p(-p_untouched), of_zero], axis=0)
+        return m, self._scores_at(x, m, noise.z) + log_p_m
 
-    def _scores_at(
-        self, x: tf.Tensor, m: tf.Tensor, noise_z: tf.Tensor, *, improve: bool
-    ) -> tf.Tensor:
+    def _scores_at(self, x: tf.Tensor, m: tf.Tensor, noise_z: tf.Tensor) -> tf.Tensor:
         """Log p(x, y = c | m) of every m [S, B, M], the mean over samples of z, [S, B, C]."""
         y = self._one_hots(None)
         samples = m.shape[0]
@@ -424,9 +422,7 @@ class CamaBase(ClassifierModel, abc.ABC):
         def weigh(
             x: tf.Tensor, m: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor, noise_z: tf.Tensor
         ) -> tf.Tensor:
-            q_z: tfd.Distribution = tfd.Independent(tfd.Normal(loc, scale), 1)
-            if improve:
-                q_z = self._improved(q_z, x, y, m)
+            q_z = self._improved(tfd.Independent(tfd.Normal(loc, scale), 1), x, y, m)
             return self._weigh(x, y=y, m=m, q_z=q_z, noise_z=noise_z, analytic=False).total()
 
         log_weights = _in_chunks(
