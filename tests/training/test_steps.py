@@ -127,6 +127,20 @@ def test_the_fine_tuning_loss_is_eq_8(spec, bars):
     assert terms["kl_m"].shape == (4,)
 
 
+def test_a_curriculum_begins_with_the_likeliest_inputs_and_ends_with_all(spec, bars):
+    trainer = finetuning(cama(spec, mechanism="rotation"), alpha=0.3, curriculum=10)
+    trainer.compile(Adam(1e-3))
+    stream = pipeline.finetuning_stream(bars.train, bars.test.x, batch_size=4, seed=SEED)
+    batch, draws = next(iter(stream)), random.RowDraws(tf.constant(SEED), tf.range(4), 4)
+    for step, counted in ((0, 1), (4, 3), (10, 4), (20, 4)):  # shares 0.25, 0.55, 1, 1
+        trainer.optimizer.iterations.assign(step)
+        terms = trainer.terms(batch, draws=draws)
+        elbo_x = terms["elbo_x"].numpy()
+        paced = np.where(elbo_x >= np.sort(elbo_x)[-counted], elbo_x * 4 / counted, 0.0)
+        expected = -(0.3 * terms["elbo_clean"] + 0.7 * paced)
+        np.testing.assert_allclose(terms["loss"], expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("alpha", [1.0, 0.0])
 def test_only_unlabelled_rows_move_the_prior_of_a_class(spec, bars, alpha):
     model = cama(spec, mechanism="rotation", prior_m="class")

@@ -42,7 +42,7 @@ def augmented(spec, bars):
     )
 
 
-def finetuned(spec, bars):
+def finetuned(spec, bars, **options):
     trainer = FinetuneTrainer(
         Cama(spec, CamaConfig(num_samples=1)),
         num_rows=ROWS,
@@ -51,8 +51,14 @@ def finetuned(spec, bars):
         alpha=0.5,
         clean_do_m0=True,
         num_samples=1,
+        **options,
     )
     return trainer, pipeline.finetuning_stream(bars.train, bars.test.x, batch_size=ROWS, seed=SEED)
+
+
+def paced(spec, bars):
+    """Whose turn it is depends on the global batch."""
+    return finetuned(spec, bars, curriculum=4)
 
 
 def discriminative(spec, bars):
@@ -85,12 +91,14 @@ def train(make, spec, bars, name):
         shuffle=False,
         verbose=0,
         callbacks=[keep],
-        validation_data=None if make is finetuned else validation,
+        validation_data=None if make in (finetuned, paced) else validation,
     )
     return losses, [np.asarray(v) for v in trainer.classifier.variables]
 
 
-@pytest.mark.parametrize("make", [clean, augmented, finetuned, discriminative, batch_normalised])
+@pytest.mark.parametrize(
+    "make", [clean, augmented, finetuned, paced, discriminative, batch_normalised]
+)
 def test_two_replicas_give_the_losses_of_one_on_the_same_global_batch(make, spec, bars):
     one, weights_of_one = train(make, spec, bars, "none")
     two, weights_of_two = train(make, spec, bars, "mirrored_cpu:2")

@@ -158,6 +158,7 @@ def _grid(images: tf.Tensor, columns: int) -> tf.Tensor:
 
 
 _DREAM_SPREAD = 2.0  # standard deviations of the prior
+_FIRST_SHARE = 0.25  # of the unlabelled rows, where a curriculum starts
 
 
 class FinetuneTrainer(_CamaTrainer):
@@ -170,7 +171,7 @@ class FinetuneTrainer(_CamaTrainer):
       alpha: weight of the clean rows.
       clean_do_m0: clean rows under do(m = 0) (the papers' footnote 1); otherwise m is inferred.
       num_samples: K, samples of z in each ELBO.
-      dreams: see FinetuneConfig.
+      dreams, curriculum: see FinetuneConfig.
     """
 
     term_names = ("elbo_x", "kl_m", "elbo_clean")
@@ -183,12 +184,14 @@ class FinetuneTrainer(_CamaTrainer):
         clean_do_m0: bool,
         num_samples: int,
         dreams: float = 0.0,
+        curriculum: int = 0,
         **kwargs,
     ):
         super().__init__(classifier, **kwargs)
         if dreams:
             _check_dreams(classifier)
         self._dreams = dreams
+        self._curriculum = curriculum
         self._alpha = alpha
         self._clean_do_m0 = clean_do_m0
         self._num_samples = num_samples
@@ -219,7 +222,7 @@ class FinetuneTrainer(_CamaTrainer):
         )
         elbo_clean = bounds.elbo(of_clean)
         elbo_x = bounds.marginal_over_classes(bounds.elbo(of_unlabelled))
-        loss = -(self._alpha * elbo_clean + (1.0 - self._alpha) * elbo_x)
+        loss = -(self._alpha * elbo_clean + (1.0 - self._alpha) * self._paced(elbo_x))
         if self._dreams:
             loss += self._dreams * _surprise(model, clean.x, draws.fold(2))
         return {
@@ -228,6 +231,25 @@ class FinetuneTrainer(_CamaTrainer):
             "kl_m": -tf.reduce_mean(of_unlabelled.log_ratio_m, axis=[0, 2]),
             "elbo_clean": elbo_clean,
         }
+
+    def _paced(self, elbo_x: tf.Tensor) -> tf.Tensor:
+        """ELBO(x) of the rows whose turn has come, weighted up for the others, [B] nats.
+
+        Self-paced learning (Kumar et al., 2010): inputs that hardly moved are the likeliest, and
+        teach the mechanism what to look for in those that moved far.
+        """
+        if not self._curriculum:
+            return elbo_x
+        replica = tf.distribute.get_replica_context()
+        of_all = tf.stop_gradient(elbo_x)
+        if replica is not None and replica.num_replicas_in_sync > 1:
+            of_all = replica.all_gather(of_all, axis=0)  # replicas must agree on whose turn it is
+        size = tf.shape(of_all)[0]
+        done = tf.cast(self.optimizer.iterations, tf.float32) / self._curriculum
+        share = _FIRST_SHARE + (1.0 - _FIRST_SHARE) * tf.minimum(1.0, done)
+        counted = tf.cast(tf.math.ceil(share * tf.cast(size, tf.float32)), tf.int32)
+        least = tf.sort(of_all, direction="DESCENDING")[counted - 1]
+        return tf.where(elbo_x >= least, elbo_x * tf.cast(size / counted, tf.float32), 0.0)
 
     def summary_scalars(self, rows: Split) -> dict[str, float]:
         """Active units of m, and how far the mechanism moves these rows, in its own units."""

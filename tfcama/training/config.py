@@ -109,6 +109,8 @@ class FinetuneConfig:
       dreams: weight of -log q(m|T_m x), for clean x and m from twice the prior: the sleep phase of
         wake-sleep, which teaches q(m|x) what the mechanism can do before anything was seen of
         what it did do. 0 for none; only mechanisms with parameters dream.
+      curriculum: steps over which the share of a step's unlabelled rows that count grows from a
+        quarter to all of them, the likeliest first; 0 for all from the start.
       seed: of the draws, the permutation and the order of rows.
       method: "eq8", or what a user would do to a model with batch normalisation, see METHODS:
         "tent:epochs=5", "batch_norm"; these take no more than subject, fraction and seed.
@@ -127,11 +129,14 @@ class FinetuneConfig:
     prior_m: str = ""
     p_untouched: float = 0.0
     dreams: float = 0.0
+    curriculum: int = 0
     seed: int = 0
     method: str = methods.EQ8
 
     def __post_init__(self):
-        config_lib.check_at_least(self, steps=1, batch_size=1, num_samples=1, dreams=0)
+        config_lib.check_at_least(
+            self, steps=1, batch_size=1, num_samples=1, dreams=0, curriculum=0
+        )
         config_lib.check_positive(self, "learning_rate")
         _fraction(self, "alpha")
         if not 0.0 < self.fraction <= 1.0:

@@ -254,6 +254,7 @@ def make_trainer(
         clean_do_m0=config.clean == "do_m0",
         num_samples=config.num_samples,
         dreams=config.dreams,
+        curriculum=config.curriculum,
     )
     trainer.compile(Adam(config.learning_rate), jit_compile=devices.jit_compile)
     return trainer
