@@ -242,7 +242,14 @@ def robustness_against_accuracy(
     axes.axhline(chance, color=GREY, linewidth=0.8, linestyle="--")
     axes.set(xlabel="clean accuracy", ylabel=ylabel, ylim=(-0.02, 1.02), title=title)
     tidy(axes)
-    axes.legend(fontsize=7.5, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes.legend(
+        title="minutes of training in brackets",
+        title_fontsize=7.5,
+        fontsize=7.5,
+        frameon=False,
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+    )
     return figure
 
 
