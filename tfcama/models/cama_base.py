@@ -402,14 +402,14 @@ class CamaBase(ClassifierModel, abc.ABC):
         """
         noise = self._noise_at_test(seed, num_samples)
         m, log_ratio_m = self._m_at_test(x, noise.m, self._one_hots(None))  # [S, B, M], [S, B, C|1]
-        log_p_m = log_ratio_m - math.log(m.shape[0])
+        log_weight_m = log_ratio_m - math.log(m.shape[0])
         p_untouched = self.config.p_untouched
         if p_untouched and self.config.m_at_test != "do_m0":
             zero = tf.zeros_like(m[:1])
-            of_zero = tf.fill(tf.shape(log_p_m[:1]), math.log(p_untouched))
+            of_zero = tf.fill(tf.shape(log_weight_m[:1]), math.log(p_untouched))
             m = tf.concat([m, zero], axis=0)
-            log_p_m = tf.concat([log_p_m + math.log1p(-p_untouched), of_zero], axis=0)
-        return m, self._scores_at(x, m, noise.z) + log_p_m
+            log_weight_m = tf.concat([log_weight_m + math.log1p(-p_untouched), of_zero], axis=0)
+        return m, self._scores_at(x, m, noise.z) + log_weight_m
 
     def _scores_at(self, x: tf.Tensor, m: tf.Tensor, noise_z: tf.Tensor) -> tf.Tensor:
         """Log p(x, y = c | m) of every m [S, B, M], the mean over samples of z, [S, B, C]."""

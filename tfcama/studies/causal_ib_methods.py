@@ -167,7 +167,7 @@ class Method(NamedTuple):
 
 _VIB = {"alpha": 0.01, "unit": "bits"}
 _CAUSAL = {"alpha": 0.05, "beta": 0.05, "unit": "bits"}
-_VIB_LIKE_CAUSAL = {"alpha": 0.05, "unit": "bits"}  # what is left of CausalIB is its regulariser
+_VIB_LIKE_CAUSAL = {**_VIB, "alpha": _CAUSAL["alpha"]}  # CausalIB without its regulariser
 _PGD_TRAINING = "adversarial:attack=pgd:{ball}:steps=20:{step}"
 _RAMPED_TRAINING = f"{_PGD_TRAINING}:ramp=1000"  # a bottleneck does not start to learn without
 

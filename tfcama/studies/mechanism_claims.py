@@ -12,10 +12,12 @@ from tfcama.evaluation.results import Row
 from tfcama.evaluation.robustness import Check
 from tfcama.report import labels
 from tfcama.specs import with_number
+from tfcama.studies.study import finetuned_experiment
 
 _CAMA, _DNN = "cama", "dnn"
 _ADDITIVE = "additive"
 _FEW = 0.01  # of the test inputs
+_ABOUT_FEW = f"adapted to {100 * _FEW:g} % of the inputs, "
 _CLOSE = 0.005  # clean accuracy may fall by so much
 
 
@@ -45,7 +47,8 @@ def claims(
         all that models are scored on.
       asked: the accuracy that is asked of a CAMA adapted to a manipulation, by the manipulation.
     """
-    mean = _means(rows, mechanisms)
+    mean = _means(rows, mechanisms, experiment="manipulation")
+    few = _means(rows, mechanisms, experiment=finetuned_experiment(_FEW))
     cases = sorted(
         {k.finetuned_on for k in mean if k.model == _CAMA and k.finetuned_on and not k.mechanism}
     )
@@ -53,9 +56,10 @@ def claims(
     checks += [
         *_foresight(mean, cases),
         *_unseen(mean, cases, sorted(mechanisms)),
-        *_few_inputs(rows, mechanisms),
+        *_few_inputs(few, mean, cases),
+        *_above_additive(few, cases, about=_ABOUT_FEW),
+        *_above_additive(mean, cases),
     ]
-    checks += _above_additive(mean, cases)
     for name, found in errors.items():
         if "vertical_shift:0.3" in name and name.endswith("shift_y"):
             error = float(np.mean(found))
@@ -65,12 +69,14 @@ def claims(
     return checks
 
 
-def _means(rows: Sequence[Row], mechanisms: Mapping[str, str]) -> dict[_Key, float]:
-    """Accuracy by key, the mean over seeds."""
+def _means(
+    rows: Sequence[Row], mechanisms: Mapping[str, str], *, experiment: str
+) -> dict[_Key, float]:
+    """Accuracy in an experiment by key, the mean over seeds."""
     found: dict[_Key, list[float]] = defaultdict(list)
     for row in rows:
         adapted = row.finetuned_on != ""
-        if row.experiment != ("manipulation_held_out" if adapted else "manipulation"):
+        if row.experiment != (f"{experiment}_held_out" if adapted else experiment):
             continue
         if "mean over" in row.variant:
             continue
@@ -205,49 +211,28 @@ def _over(mean: Mapping[_Key, float], key: _Key, tested_on: Sequence[str]) -> fl
     return float(np.mean(known)) if known and len(known) == len(found) else None
 
 
-def _few_inputs(rows: Sequence[Row], mechanisms: Mapping[str, str]) -> list[Check]:
-    """A hundredth of the inputs against half of them, and against the additive mechanism's."""
-    few: dict[tuple[str, str], list[float]] = defaultdict(list)
-    usual: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for row in rows:
-        adapted_to = row.finetuned_on
-        if row.model.removeprefix("measurement_") != _CAMA or adapted_to != _tested_on(row):
-            continue
-        key = (adapted_to, _mechanism(row))
-        if row.experiment == f"fraction_{_FEW:g}_held_out":
-            few[key].append(row.accuracy)
-        elif row.experiment == "manipulation_held_out":
-            usual[key].append(row.accuracy)
-    checks = []
-    for case, mechanism in mechanisms.items():
-        if not (few[case, mechanism] and usual[case, mechanism]):
-            continue
-        ours, half = np.mean(few[case, mechanism]), np.mean(usual[case, mechanism])
-        about = f"{labels.manipulation_name(case)}: adapted to {100 * _FEW:g} % of the inputs, "
-        checks.append(
-            Check(
-                f"{about}within 5 points of 50 %",
-                bool(ours >= half - 0.05),
-                f"{100 * ours:.1f} against {100 * half:.1f} %",
-            )
+def _few_inputs(
+    few: Mapping[_Key, float], usual: Mapping[_Key, float], cases: Sequence[str]
+) -> list[Check]:
+    """Adapted to few of the inputs against adapted to half of them."""
+    return [
+        Check(
+            f"{labels.manipulation_name(case)}: {_ABOUT_FEW}within 5 points of 50 %",
+            few[_own(case)] >= usual[_own(case)] - 0.05,
+            f"{100 * few[_own(case)]:.1f} against {100 * usual[_own(case)]:.1f} %",
         )
-        if few[case, _ADDITIVE]:
-            additive = np.mean(few[case, _ADDITIVE])
-            checks.append(
-                Check(
-                    f"{about}its mechanism above the additive one",
-                    bool(ours > additive),
-                    f"{100 * ours:.1f} against {100 * additive:.1f} %",
-                )
-            )
-    return checks
+        for case in cases
+        if _own(case) in few and _own(case) in usual
+    ]
 
 
-def _above_additive(mean: Mapping[_Key, float], cases: Sequence[str]) -> list[Check]:
+def _above_additive(
+    mean: Mapping[_Key, float], cases: Sequence[str], *, about: str = ""
+) -> list[Check]:
     additive = {case: mean.get(_own(case)._replace(mechanism=_ADDITIVE)) for case in cases}
     return [
         Check(
-            f"{labels.manipulation_name(case)}: its mechanism above the additive one",
+            f"{labels.manipulation_name(case)}: {about}its mechanism above the additive one",
             mean[_own(case)] > accuracy,
             f"{100 * mean[_own(case)]:.1f} against {100 * accuracy:.1f} %",
         )

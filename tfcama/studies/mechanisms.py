@@ -115,6 +115,11 @@ class Profile(NamedTuple):
     cross_limit: int | None
     attacked: int
 
+    @property
+    def adapted_cases(self) -> tuple[Case, ...]:
+        """What is adapted to."""
+        return self.cases[: self.adapted]
+
 
 PROFILES = {
     "full": Profile("image", 15, 20, 10, 900, _CASES, 9, 9, 1, 1, (0.01,), None, None, 500),
@@ -159,10 +164,7 @@ class MechanismStudy(Study):
         if kind == "image":
             for case in profile.cases:
                 self._score(dnn, case, augmentation=case.text)
-        adapted = {
-            case: self._adapt(cama, case, FRACTION, seed)
-            for case in profile.cases[: profile.adapted]
-        }
+        adapted = {case: self._adapt(cama, case, FRACTION, seed) for case in profile.adapted_cases}
         workdirs += adapted.values()
         for fraction in profile.fractions:
             for mechanism in (profile.cases[0].mechanism, ""):
@@ -189,7 +191,7 @@ class MechanismStudy(Study):
         stn = self._train("stn_cnn", seed, epochs=epochs)
         normalised = self._train("cnn_bn", seed, epochs=epochs)
         workdirs = [stn, normalised]
-        for case in self.profile.cases[: self.profile.adapted]:
+        for case in self.profile.adapted_cases:
             for method in ("batch_norm", "tent"):
                 config = steps.adaptation(
                     normalised, method=method, subject=case.text, fraction=FRACTION, seed=seed
@@ -386,7 +388,7 @@ class MechanismStudy(Study):
         found: dict[str, list[float]] = defaultdict(list)
         for seed in sorted({row.seed for row in rows}):
             cama = Workdir(self.root / f"seed{seed}" / "cama")
-            for case in self.profile.cases[: self.profile.adapted]:
+            for case in self.profile.adapted_cases:
                 config = self._finetuning(cama, case, FRACTION, seed)
                 path = steps.finetuned_workdir(cama, config).results / _RECOVERED
                 if path.exists():
