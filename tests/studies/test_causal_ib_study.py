@@ -79,9 +79,34 @@ def test_the_study_is_done_once_and_shows_both_numbers(
     assert study.run([0], tmp_path / "again").read_text()
 
 
+def test_seeds_after_the_first_run_what_the_profile_repeats(tmp_path, monkeypatch):
+    ran = []
+
+    def method(self, name, seed):
+        ran.append((name, seed))
+        return Workdir(self.root / f"seed{seed}" / name)
+
+    monkeypatch.setattr(CausalIbStudy, "_method", method)
+    monkeypatch.setattr(CausalIbStudy, "_picture_bottlenecks", lambda self, workdirs: None)
+    study = CausalIbStudy(
+        root=tmp_path,
+        dataset="mnist",
+        data_dir=None,
+        profile=causal_ib.PROFILES["core"],
+        precision="float32",
+        progress=print,
+    )
+    assert len(study.all_seeds([2, 0])) == len(ran)
+    assert [name for name, seed in ran if seed == 2] == list(METHODS)
+    again = [name for name, seed in ran if seed == 0]
+    assert again == [name for name in METHODS if not METHODS[name].costly]
+    assert {"vib", "causal_ib"} <= set(again) < set(METHODS)
+
+
 def test_the_profiles_name_what_exists():
     for profile in causal_ib.PROFILES.values():
         assert set(profile.methods) <= set(METHODS)
+        assert set(profile.repeated) <= set(METHODS)
         assert set(profile.attacks) <= set(ATTACKS)
     for where in SETTINGS.values():
         for method in METHODS.values():
@@ -127,6 +152,10 @@ def test_the_table_is_means_over_seeds(tmp_path):
     assert line.mean == {CLEAN: 0.875}
     assert line.spread[CLEAN] == pytest.approx(np.std([0.75, 1.0], ddof=1))
     assert (line.seeds, line.epochs, line.seconds) == (2, 2, 6.0)
+    assert line.name_in_full == "VIB, 2 epochs, 2 seeds"
+    (line,) = causal_ib.table(workdirs[:1], dataset="mnist")
+    assert line.spread == {}
+    assert line.name_in_full == "VIB, 2 epochs, 1 seed"
     with pytest.raises(InputError, match="has no results"):
         causal_ib.table([Workdir(tmp_path / "seed0" / "mixup")], dataset="mnist")
 

@@ -29,7 +29,7 @@ def test_a_study_of_class_rotation(tmp_path, bars_everywhere, monkeypatch):
     assert [row.variant for row in adapted] == ["mechanism=rotation, prior_m=class"]
     assert sum(map(sum, found["confusions"])) == adapted[0].n
     assert found["accuracy"] == adapted[0].accuracy
-    (check,) = study.checks(rows)["Does p(m|y) pay?"]
+    (check,) = study.checks(rows, workdirs)["Does p(m|y) pay?"]
     assert check.passed
     assert "against -100.0 %" in check.detail
     (picture,) = study.pictures(rows, workdirs, chance=0.1)

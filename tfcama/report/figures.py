@@ -177,6 +177,7 @@ def accuracy_matrix(
     columns: Sequence[str],
     title: str,
     published: np.ndarray | None = None,
+    spread: np.ndarray | None = None,
 ) -> Figure:
     """Accuracy of every model (rows) under every manipulation (columns), as numbers and colours.
 
@@ -186,6 +187,7 @@ def accuracy_matrix(
       columns: their names.
       title: above.
       published: a paper's accuracies, shown in brackets below; NaN where it has none.
+      spread: standard deviations over seeds, shown after a plus-minus; NaN for one seed.
     """
     # Inches of a letter of 7.5 points; the names of columns are turned by 35 degrees.
     letter = 0.062
@@ -200,12 +202,15 @@ def accuracy_matrix(
     image = axes.imshow(accuracies, cmap="RdYlBu", vmin=0.2, vmax=1.0, aspect="auto")
     brightness = image.to_rgba(accuracies)[..., :3] @ (0.299, 0.587, 0.114)
     for row, column in np.ndindex(accuracies.shape):
-        values = [accuracies[row, column], np.nan if published is None else published[row, column]]
-        lines = [
-            form.format(100 * value)
-            for form, value in zip(("{:.1f}", "({:.1f})"), values, strict=True)
-            if np.isfinite(value)
+        values = [
+            np.nan if table is None else 100 * table[row, column]
+            for table in (accuracies, spread, published)
         ]
+        own, std, paper = (
+            form.format(value) if np.isfinite(value) else ""
+            for form, value in zip(("{:.1f}", " ± {:.1f}", "({:.1f})"), values, strict=True)
+        )
+        lines = [line for line in (own + std, paper) if line]
         ink = "black" if brightness[row, column] > 0.5 else "white"
         axes.text(column, row, "\n".join(lines), ha="center", va="center", fontsize=7, color=ink)
     axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right", fontsize=7.5)

@@ -58,6 +58,7 @@ class Profile(NamedTuple):
       attacks: columns of ATTACKS.
       limit: test images that are attacked; None for all.
       few: the same of methods whose answers cost much.
+      repeated: methods of all seeds; the others are of the first alone.
     """
 
     epochs: int
@@ -67,11 +68,14 @@ class Profile(NamedTuple):
     attacks: tuple[str, ...]
     limit: int | None
     few: int
+    repeated: tuple[str, ...] = tuple(METHODS)
 
+
+_CHEAP = tuple(name for name, method in METHODS.items() if not method.costly)
 
 PROFILES = {
     "full": Profile(50, 50, 0, tuple(METHODS), ATTACKS, 1000, 200),
-    "core": Profile(50, 3, 0, tuple(METHODS), ATTACKS, 500, 50),
+    "core": Profile(50, 3, 0, tuple(METHODS), ATTACKS, 500, 50, repeated=_CHEAP),
     "hour": Profile(25, 1, 0, ("baseline", "vib", "causal_ib"), ATTACKS, 500, 50),
     "quick": Profile(1, 1, 60, tuple(METHODS), (FGSM, PGD, STRONGEST), 50, 10),
 }
@@ -94,30 +98,25 @@ class CausalIbStudy(Study):
         return setting(self.dataset)
 
     def one_seed(self, seed: int) -> list[Workdir]:
-        workdirs = [self._method(name, seed) for name in self.profile.methods]
-        self._picture_bottlenecks(seed)
-        return workdirs
+        return [self._method(name, seed) for name in self.profile.methods]
 
-    def _picture_bottlenecks(self, seed: int) -> None:
+    def all_seeds(self, seeds: Sequence[int]) -> list[Workdir]:
+        workdirs = self.one_seed(seeds[0])
+        self._picture_bottlenecks([w for w in workdirs if w.root.name in _PICTURED])
+        repeated = [name for name in self.profile.methods if name in self.profile.repeated]
+        return workdirs + [self._method(name, seed) for seed in seeds[1:] for name in repeated]
+
+    def _picture_bottlenecks(self, workdirs: Sequence[Workdir]) -> None:
         """Codes, information plane and adversarial examples of VIB and CausalIB, once."""
-        names = [name for name in _PICTURED if name in self.profile.methods]
-        if not names or load_all(self._workdir(names[0], seed)):
+        if not workdirs or load_all(workdirs[0]):
             return
-        subjects = [
-            load_subject(self._workdir(name, seed), data_dir=self.data_dir) for name in names
-        ]
+        subjects = [load_subject(workdir, data_dir=self.data_dir) for workdir in workdirs]
         for subject in subjects[1:]:
             save(subject.workdir, bottleneck.latent_scatter(subject))
         save(subjects[0].workdir, bottleneck.latent_scatter(subjects[0]))
         spec, _, eps = self.setting.attacks[PGD]
         save(subjects[0].workdir, bottleneck.adversarial_side_by_side(subjects, spec, eps))
         save(subjects[0].workdir, bottleneck.information_plane(subjects))
-
-    def _workdir(self, name: str, seed: int) -> Workdir:
-        return Workdir(self.root / f"seed{seed}" / name)
-
-    def _all_workdirs(self, seeds: Sequence[int]) -> list[Workdir]:
-        return [self._workdir(name, seed) for seed in seeds for name in self.profile.methods]
 
     def _method(self, name: str, seed: int) -> Workdir:
         method, profile = METHODS[name], self.profile
@@ -167,21 +166,23 @@ class CausalIbStudy(Study):
         del rows
         found = self._table(workdirs)
         columns = [CLEAN, *self.profile.attacks]
-        ours, papers = (
-            np.array([[numbers(line).get(c, np.nan) for c in columns] for line in found])
-            for numbers in (lambda line: line.mean, lambda line: line.paper)
+        ours, spread, papers = (
+            np.array([[values.get(c, np.nan) for c in columns] for values in lines])
+            for lines in zip(*((line.mean, line.spread, line.paper) for line in found), strict=True)
         )
         matrix = figures.accuracy_matrix(
             ours,
-            rows=[f"{line.label}, {line.epochs} epochs" for line in found],
+            rows=[line.name_in_full for line in found],
             columns=[label(column) for column in columns],
             title=f"Accuracy on {self.dataset}, %: ours (the paper's)",
             published=papers,
+            spread=spread,
         )
         caption = (
-            f"eps {self.setting.fraction}, max norm; {found[0].seeds} seed(s); attacks on the "
-            f"first {self.profile.limit or 'all'} test images ({self.profile.few} where an answer "
-            "is a mean over many: randomized smoothing, CiiV), clean on all. Losses are on logits "
+            f"eps {self.setting.fraction}, max norm; mean ± standard deviation over seeds; attacks "
+            f"on the first {self.profile.limit or 'all'} test images ({self.profile.few} where an "
+            "answer is a mean over many: randomized smoothing, CiiV), clean on all. Losses are on "
+            "logits "
             "but for double softmax, which is what the paper's authors attack; half eps is "
             f"{self.setting.fraction} on inputs scaled to [-1, 1], which theirs are."
         )
@@ -204,17 +205,17 @@ class CausalIbStudy(Study):
         kept = [
             picture._replace(name=f"{picture.name}_{workdir.root.name}")
             for workdir in workdirs
-            if workdir.root.parent == workdirs[0].root.parent  # of the first seed
             for picture in load_all(workdir)
         ]
-        return shown + kept + training_pictures(workdirs)
+        first = [w for w in workdirs if w.root.parent == workdirs[0].root.parent]
+        return shown + kept + training_pictures(first)
 
     def files(self, workdirs: Sequence[Workdir]) -> dict[str, str]:
         return {"table.csv": to_csv(self._table(workdirs))}
 
-    def checks(self, rows: Sequence[Row]) -> dict[str, list[Check]]:
-        seeds = sorted({row.seed for row in rows})
-        found = {line.name: line for line in self._table(self._all_workdirs(seeds))}
+    def checks(self, rows: Sequence[Row], workdirs: Sequence[Workdir]) -> dict[str, list[Check]]:
+        del rows
+        found = {line.name: line for line in self._table(workdirs)}
         return {"Do the paper's claims hold?": claims(found, dataset=self.dataset)}
 
 
@@ -224,7 +225,7 @@ class TableRow(NamedTuple):
     Attributes:
       name, label: of the method.
       mean: over seeds.
-      spread: standard deviation over seeds; 0 for one.
+      spread: standard deviation over seeds; empty for one.
       paper: the paper's, where it has the method and the data set.
       seeds: how many.
       epochs: of training.
@@ -239,6 +240,12 @@ class TableRow(NamedTuple):
     seeds: int
     epochs: int
     seconds: float
+
+    @property
+    def name_in_full(self) -> str:
+        """Label, epochs and seeds, for a figure."""
+        seeds = f"{self.seeds} seeds" if self.seeds > 1 else "1 seed"
+        return f"{self.label}, {self.epochs} epochs, {seeds}"
 
 
 def table(workdirs: Sequence[Workdir], *, dataset: str) -> list[TableRow]:
@@ -267,7 +274,7 @@ def table(workdirs: Sequence[Workdir], *, dataset: str) -> list[TableRow]:
                 name,
                 METHODS[name].label,
                 {column: float(np.mean(v)) for column, v in values.items()},
-                {c: float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for c, v in values.items()},
+                {c: float(np.std(v, ddof=1)) for c, v in values.items() if len(v) > 1},
                 published(name, dataset),
                 len(own),
                 max(len(h) for h in history),

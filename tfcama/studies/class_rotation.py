@@ -168,8 +168,8 @@ class ClassRotationStudy(Study):
             pictures.append(Picture(name, "shift", title, caption, to_png(figure)))
         return pictures
 
-    def checks(self, rows: Sequence[Row]) -> dict[str, list[Check]]:
-        del rows
+    def checks(self, rows: Sequence[Row], workdirs: Sequence[Workdir]) -> dict[str, list[Check]]:
+        del rows, workdirs
         checks, limits = [], []
         for level in self.profile.levels:
             found = {prior: self._every_seed(level, prior) for prior in PRIORS}

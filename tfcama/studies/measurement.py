@@ -157,7 +157,8 @@ class MeasurementStudy(Study):
             fraction_level=self.profile.fraction_level,
         ) + training_pictures(workdirs[:2])
 
-    def checks(self, rows: Sequence[Row]) -> dict[str, list[Check]]:
+    def checks(self, rows: Sequence[Row], workdirs: Sequence[Workdir]) -> dict[str, list[Check]]:
+        del workdirs
         return {"Do the papers' claims hold?": claims(rows)}
 
     def one_seed(self, seed: int) -> list[Workdir]:

@@ -378,7 +378,8 @@ class MechanismStudy(Study):
                 )
         return pictures
 
-    def checks(self, rows: Sequence[Row]) -> dict[str, list[Check]]:
+    def checks(self, rows: Sequence[Row], workdirs: Sequence[Workdir]) -> dict[str, list[Check]]:
+        del workdirs
         own = {case.text: case.mechanism for case in self.profile.cases}
         found = claims(rows, self._errors(rows), own, asked=_ASKED.get(self.dataset, {}))
         return {"Does it do what was asked of it?": found}

@@ -113,7 +113,8 @@ class ShiftStudy(Study):
         del workdirs
         return shift_figures(rows, chance=chance)
 
-    def checks(self, rows: Sequence[Row]) -> dict[str, list[Check]]:
+    def checks(self, rows: Sequence[Row], workdirs: Sequence[Workdir]) -> dict[str, list[Check]]:
+        del workdirs
         return {"Do the papers' orderings hold?": orderings(rows)}
 
     def one_seed(self, seed: int) -> list[Workdir]:

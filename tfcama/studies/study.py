@@ -62,7 +62,7 @@ class Study(abc.ABC):
         Returns:
           The report's index.html.
         """
-        workdirs = [workdir for seed in seeds for workdir in self.one_seed(seed)]
+        workdirs = self.all_seeds(seeds)
         rows = [row for workdir in workdirs for row in results.load_rows(workdir)]
         chance = 1.0 / load_spec(workdirs[0]).num_classes
         write_report(
@@ -70,7 +70,7 @@ class Study(abc.ABC):
             target,
             rows=rows,
             pictures=self.pictures(rows, workdirs, chance=chance),
-            checks=self.checks(rows),
+            checks=self.checks(rows, workdirs),
             title=self.title,
             files=self.files(workdirs),
         )
@@ -85,6 +85,10 @@ class Study(abc.ABC):
     def one_seed(self, seed: int) -> list[Workdir]:
         """Everything for one seed; returns the runs that have results."""
 
+    def all_seeds(self, seeds: Sequence[int]) -> list[Workdir]:
+        """`one_seed` of each; a study may do less for those after the first."""
+        return [workdir for seed in seeds for workdir in self.one_seed(seed)]
+
     @abc.abstractmethod
     def pictures(
         self, rows: Sequence[Row], workdirs: Sequence[Workdir], *, chance: float
@@ -92,7 +96,7 @@ class Study(abc.ABC):
         """The report's pictures."""
 
     @abc.abstractmethod
-    def checks(self, rows: Sequence[Row]) -> dict[str, list[Check]]:
+    def checks(self, rows: Sequence[Row], workdirs: Sequence[Workdir]) -> dict[str, list[Check]]:
         """What was claimed and whether it holds, by heading."""
 
     def files(self, workdirs: Sequence[Workdir]) -> dict[str, str]:
