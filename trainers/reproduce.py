@@ -17,8 +17,9 @@ r"""Repeats the papers' experiments, resumable, and writes their report.
 shift: deep CAMA's Figures 1, 7, 8 and 10. A seed on two cores takes about six hours with
 --profile=full, two with --profile=core (fewer ranges are fine-tuned), minutes with quick.
 mechanisms: translation, rotation, zoom, photometric and their composition against augmentation with
-labels, test-time augmentation, Tent, batch statistics and a spatial transformer; with
---dataset=measurement --profile=tables, location-scale against the additive mechanism.
+labels, test-time augmentation, Tent, batch statistics and a spatial transformer; with core the
+first seed is attacked, too; with --dataset=measurement --profile=tables, location-scale against the
+additive mechanism.
 class_rotation: digits whose rotation depends on the class: p(m|y) against p(m), sixes and nines.
 causal_ib (or --table=1): CausalIB's Table 1 and combinations of its defences, the paper's numbers
 beside ours; the first seed takes two to three hours on two cores with core, each further one, which

@@ -87,7 +87,6 @@ def test_seeds_after_the_first_run_what_the_profile_repeats(tmp_path, monkeypatc
         return Workdir(self.root / f"seed{seed}" / name)
 
     monkeypatch.setattr(CausalIbStudy, "_method", method)
-    monkeypatch.setattr(CausalIbStudy, "_picture_bottlenecks", lambda self, workdirs: None)
     study = CausalIbStudy(
         root=tmp_path,
         dataset="mnist",

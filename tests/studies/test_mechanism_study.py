@@ -32,6 +32,7 @@ IMAGES = mechanisms.Profile(
     limit=10,
     cross_limit=8,
     attacked=0,
+    attacked_again=0,
 )
 TABLES = IMAGES._replace(
     kind="table",
@@ -95,6 +96,14 @@ def test_a_study_of_tables_compares_with_the_additive_mechanism(tmp_path, monkey
     assert (page.parent / "attack_fgsm-from-cama.png").exists()
     text = page.read_text()
     assert "children shift 2 down: its mechanism above the additive one" in text
+
+
+def test_seeds_after_the_first_are_attacked_if_the_profile_says_so(tmp_path):
+    for again in (0, 3):
+        profile = IMAGES._replace(attacked=5, attacked_again=again)
+        study = make_study(tmp_path, "digits", profile)
+        assert study.repeated.profile == IMAGES._replace(attacked=again, attacked_again=again)
+        assert study.repeated.root == study.root
 
 
 def test_a_profile_is_for_inputs_of_its_kind(tmp_path):

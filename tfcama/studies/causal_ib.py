@@ -100,23 +100,26 @@ class CausalIbStudy(Study):
     def one_seed(self, seed: int) -> list[Workdir]:
         return [self._method(name, seed) for name in self.profile.methods]
 
-    def all_seeds(self, seeds: Sequence[int]) -> list[Workdir]:
-        workdirs = self.one_seed(seeds[0])
-        self._picture_bottlenecks([w for w in workdirs if w.root.name in _PICTURED])
-        repeated = [name for name in self.profile.methods if name in self.profile.repeated]
-        return workdirs + [self._method(name, seed) for seed in seeds[1:] for name in repeated]
+    @property
+    def repeated(self) -> CausalIbStudy:
+        profile = self.profile
+        again = tuple(name for name in profile.methods if name in profile.repeated)
+        return dataclasses.replace(self, profile=profile._replace(methods=again))
 
     def _picture_bottlenecks(self, workdirs: Sequence[Workdir]) -> None:
         """Codes, information plane and adversarial examples of VIB and CausalIB, once."""
         if not workdirs or load_all(workdirs[0]):
             return
         subjects = [load_subject(workdir, data_dir=self.data_dir) for workdir in workdirs]
-        for subject in subjects[1:]:
-            save(subject.workdir, bottleneck.latent_scatter(subject))
-        save(subjects[0].workdir, bottleneck.latent_scatter(subjects[0]))
         spec, _, eps = self.setting.attacks[PGD]
-        save(subjects[0].workdir, bottleneck.adversarial_side_by_side(subjects, spec, eps))
-        save(subjects[0].workdir, bottleneck.information_plane(subjects))
+        together = [
+            bottleneck.adversarial_side_by_side(subjects, spec, eps),
+            bottleneck.information_plane(subjects),
+        ]
+        for subject in reversed(subjects):  # what the first has tells that all is there
+            save(subject.workdir, bottleneck.latent_scatter(subject))
+        for picture in together:
+            save(subjects[0].workdir, picture)
 
     def _method(self, name: str, seed: int) -> Workdir:
         method, profile = METHODS[name], self.profile
@@ -202,12 +205,13 @@ class CausalIbStudy(Study):
             shown.append(
                 Picture("trade_off", "attack", "Which defence to take", caption, to_png(figure))
             )
+        first = [w for w in workdirs if w.root.parent == workdirs[0].root.parent]
+        self._picture_bottlenecks([w for w in first if w.root.name in _PICTURED])
         kept = [
             picture._replace(name=f"{picture.name}_{workdir.root.name}")
-            for workdir in workdirs
+            for workdir in first
             for picture in load_all(workdir)
         ]
-        first = [w for w in workdirs if w.root.parent == workdirs[0].root.parent]
         return shown + kept + training_pictures(first)
 
     def files(self, workdirs: Sequence[Workdir]) -> dict[str, str]:

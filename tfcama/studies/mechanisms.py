@@ -98,6 +98,7 @@ class Profile(NamedTuple):
       cross_limit: the same on the other manipulations.
       attacked: test images that are attacked, on models adapted to the first case of every
         mechanism; 0 for no attacks.
+      attacked_again: the same of seeds after the first.
     """
 
     kind: str
@@ -114,6 +115,7 @@ class Profile(NamedTuple):
     limit: int | None
     cross_limit: int | None
     attacked: int
+    attacked_again: int
 
     @property
     def adapted_cases(self) -> tuple[Case, ...]:
@@ -122,11 +124,13 @@ class Profile(NamedTuple):
 
 
 PROFILES = {
-    "full": Profile("image", 15, 20, 10, 900, _CASES, 9, 9, 1, 1, (0.01,), None, None, 500),
-    "core": Profile("image", 15, 10, 2, 400, _CASES, 9, 1, 1, 2, (0.01,), 1500, 300, 50),
-    "short": Profile("image", 15, 10, 2, 400, _CASES, 3, 1, 1, 2, (), 1500, 300, 0),
-    "quick": Profile("image", 1, 1, 1, 50, _CASES[:2], 2, 2, 1, 0, (), 100, 100, 10),
-    "tables": Profile("table", 20, 60, 0, 800, _TABLE_CASES, 3, 3, 3, 0, (0.01,), None, None, 200),
+    "full": Profile("image", 15, 20, 10, 900, _CASES, 9, 9, 1, 1, (0.01,), None, None, 500, 500),
+    "core": Profile("image", 15, 10, 2, 400, _CASES, 9, 1, 1, 2, (0.01,), 1500, 300, 50, 0),
+    "short": Profile("image", 15, 10, 2, 400, _CASES, 3, 1, 1, 2, (), 1500, 300, 0, 0),
+    "quick": Profile("image", 1, 1, 1, 50, _CASES[:2], 2, 2, 1, 0, (), 100, 100, 10, 0),
+    "tables": Profile(
+        "table", 20, 60, 0, 800, _TABLE_CASES, 3, 3, 3, 0, (0.01,), None, None, 200, 200
+    ),
 }
 
 _ASKED = {
@@ -150,6 +154,11 @@ class MechanismStudy(Study):
     @property
     def title(self) -> str:
         return f"Mechanisms with structure on {self.dataset}"
+
+    @property
+    def repeated(self) -> MechanismStudy:
+        profile = self.profile
+        return dataclasses.replace(self, profile=profile._replace(attacked=profile.attacked_again))
 
     def one_seed(self, seed: int) -> list[Workdir]:
         profile, kind = self.profile, DATASETS[self.dataset].kind

@@ -86,8 +86,15 @@ class Study(abc.ABC):
         """Everything for one seed; returns the runs that have results."""
 
     def all_seeds(self, seeds: Sequence[int]) -> list[Workdir]:
-        """`one_seed` of each; a study may do less for those after the first."""
-        return [workdir for seed in seeds for workdir in self.one_seed(seed)]
+        """`one_seed` of the first, and `repeated`'s of the others."""
+        again = self.repeated
+        workdirs = self.one_seed(seeds[0])
+        return workdirs + [workdir for seed in seeds[1:] for workdir in again.one_seed(seed)]
+
+    @property
+    def repeated(self) -> Study:
+        """The study of seeds after the first, which may leave out what costs most."""
+        return self
 
     @abc.abstractmethod
     def pictures(
