@@ -22,6 +22,7 @@ from trainers import app  # isort: skip  (quiets TensorFlow before anything impo
 from absl import flags
 
 from tfcama.training import run
+from tfcama.training.trainer import ROBUST_ACCURACY
 from tfcama.workdir import Workdir
 from trainers import run_flags
 from trainers.shared_flags import DATA_DIR, STRATEGY, WORKDIR
@@ -32,6 +33,7 @@ _JIT = flags.DEFINE_bool(
 _HISTOGRAMS = flags.DEFINE_bool(
     "histograms", False, "Of all variables, to TensorBoard. Example: --histograms"
 )
+_SHOWN = ("val_accuracy", f"val_{ROBUST_ACCURACY}")
 
 
 def main() -> None:
@@ -43,8 +45,9 @@ def main() -> None:
             strategy=STRATEGY.value, jit_compile=_JIT.value, histograms=_HISTOGRAMS.value
         ),
     )
-    accuracy, epoch = finished.checkpoint.score[0], finished.checkpoint.epoch
-    print(f"{WORKDIR.value}: best epoch {epoch}, validation accuracy {accuracy:.4f}")
+    kept = finished.checkpoint
+    found = [f"{key} {kept.logs[key]:.4f}" for key in _SHOWN if key in kept.logs]
+    print(f"{WORKDIR.value}: epoch {kept.epoch} is kept, {', '.join(found)}")
 
 
 if __name__ == "__main__":

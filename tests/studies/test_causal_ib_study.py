@@ -110,9 +110,15 @@ def test_the_profiles_name_what_exists():
     for where in SETTINGS.values():
         for method in METHODS.values():
             MODELS[method.model].config_class(**method.architecture(where))
-            TrainingConfig(defence=where.defence(method), **where.training)
+            TrainingConfig(**where.training_of(method))
         for attack in where.attacks.values():
             parse(attack.spec, eps=attack.eps)
+
+
+def test_epochs_are_chosen_only_where_training_attacks():
+    kept = {name: setting("mnist").training_of(method)["keep"] for name, method in METHODS.items()}
+    attacking = {"at_fgsm", "at_pgd20", "trades", "vib_at_pgd20", "causal_ib_at_pgd20"}
+    assert {name for name, keep in kept.items() if keep == "best"} == attacking
 
 
 def test_a_row_finds_its_column_and_a_foreign_one_none():

@@ -219,6 +219,16 @@ def test_the_best_epoch_is_the_most_robust_one_where_training_attacks(trainer, t
     assert checkpoints.best(Workdir(tmp_path).checkpoints).epoch == (1 if robust else 2)
 
 
+def test_the_last_epoch_is_kept_where_that_is_asked(trainer, tmp_path):
+    trainer.compile(Adam(1e-3))
+    keeper = Checkpoints(Workdir(tmp_path), keep="last")
+    keeper.set_model(trainer)
+    for epoch, accuracy in enumerate([0.9, 0.8, 0.7]):
+        keeper.on_epoch_end(epoch, {"val_accuracy": accuracy, "val_loss": 1.0})
+    (kept,) = checkpoints.listed(Workdir(tmp_path).checkpoints)
+    assert kept.epoch == checkpoints.best(Workdir(tmp_path).checkpoints).epoch == 3
+
+
 def test_mixup_is_the_cross_entropy_of_mixed_labels(trainer, batch):
     share = DRAWS.fold(-1).beta(0.5).numpy()
     wide = share.reshape(-1, 1, 1, 1)

@@ -360,6 +360,7 @@ def test_inputs_that_do_not_fit_are_refused(tmp_path, trained, bars, x, sentence
         (lambda: TrainingConfig(learning_rate=0.0), "learning_rate=0 was given"),
         (lambda: TrainingConfig(augment_weight=1.5), r"must be in \[0, 1\]"),
         (lambda: TrainingConfig(schedule="cosinus"), "did you mean 'cosine'"),
+        (lambda: TrainingConfig(keep="newest"), "unknown keep 'newest'"),
         (lambda: TrainingConfig(precision="bfloat16"), "did you mean 'mixed_bfloat16'"),
         (lambda: TrainingConfig(augment="vertical_shft:1"), "did you mean 'vertical_shift'"),
         (lambda: FinetuneConfig(fraction=0.0), r"fraction=0 was given; it must be in \(0, 1\]"),

@@ -132,8 +132,7 @@ class CausalIbStudy(Study):
                 epochs=profile.costly_epochs if method.costly else profile.epochs,
                 steps_per_epoch=profile.steps_per_epoch,
                 precision=self.precision,
-                defence=self.setting.defence(method),
-                **self.setting.training,
+                **self.setting.training_of(method),
             ),
         )
 

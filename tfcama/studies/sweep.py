@@ -187,7 +187,7 @@ class Sweep:
             "attack" if attack else "model",
             f"Accuracy: {shown}",
             f"Percent of {'the first ' + str(self.limit) if self.limit else 'all'} test rows; each "
-            "cell is a run, by its best epoch in validation.",
+            f"cell is a run, by its {self.base.training.keep} epoch.",
             to_png(figure),
         )
 

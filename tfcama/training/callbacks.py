@@ -180,17 +180,19 @@ class Checkpoints(keras.callbacks.Callback):
 
     Args:
       workdir: of the run.
+      keep: see TrainingConfig; "last" makes the newest the best.
     """
 
-    def __init__(self, workdir: Workdir):
+    def __init__(self, workdir: Workdir, *, keep: str = checkpoints.BEST):
         super().__init__()
         self._directory = workdir.checkpoints
+        self._by_validation = keep == checkpoints.BEST
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         trainer: Trainer = self.model
         numbers = _floats(logs or {})
         score = (float(epoch), 0.0)  # nothing held out (fine-tuning): the latest is the best
-        if "val_accuracy" in numbers:
+        if self._by_validation and "val_accuracy" in numbers:
             accuracy = numbers.get(f"val_{ROBUST_ACCURACY}", numbers["val_accuracy"])
             score = (accuracy, -numbers["val_loss"])
         checkpoints.save(

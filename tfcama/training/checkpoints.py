@@ -20,6 +20,9 @@ from tfcama.errors import InputError
 from tfcama.models.base import ClassifierModel
 from tfcama.workdir import atomic_directory, is_disk_full, write_json
 
+BEST, LAST = "best", "last"
+KEPT = (BEST, LAST)
+"""Which epoch's weights are used, see TrainingConfig."""
 _STATE = "state"
 
 

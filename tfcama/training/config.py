@@ -14,7 +14,7 @@ from tfcama.errors import InputError, unknown_name
 from tfcama.models.cama_base import PRIORS
 from tfcama.models.mechanisms.registry import check_mechanism, has_parameters
 from tfcama.models.registry import MODELS
-from tfcama.training import defences, methods
+from tfcama.training import checkpoints, defences, methods
 from tfcama.types import InputSpec
 from tfcama.workdir import Workdir
 
@@ -46,6 +46,8 @@ class TrainingConfig:
       augment_m: "unknown" infers m of manipulated rows, "known" sets do(m = m0) to what was done.
       validation_fraction: of the training rows.
       defence: what hardens the step, `name[:key=value…]` of DEFENCES; "" for none.
+      keep: the epoch whose weights are used, "best" by accuracy on validation rows (under attack
+        where training attacks) or "last".
     """
 
     epochs: int = 15
@@ -62,6 +64,7 @@ class TrainingConfig:
     augment_m: str = "unknown"
     validation_fraction: float = 0.05
     defence: str = ""
+    keep: str = checkpoints.BEST
 
     def __post_init__(self):
         config_lib.check_at_least(
@@ -73,6 +76,7 @@ class TrainingConfig:
             ("schedule", SCHEDULES),
             ("precision", PRECISIONS),
             ("augment_m", CODES),
+            ("keep", checkpoints.KEPT),
         ):
             if getattr(self, name) not in allowed:
                 raise unknown_name(name, getattr(self, name), allowed)

@@ -169,7 +169,11 @@ def train(
             steps_per_epoch=steps_per_epoch,
             validation=dataset.validation,
             callbacks=(
-                *(run_callbacks(workdir, dataset.validation, done, devices) if chief else ()),
+                *(
+                    run_callbacks(workdir, dataset.validation, done, devices, keep=training.keep)
+                    if chief
+                    else ()
+                ),
                 *extra_callbacks,
             ),
         )
@@ -223,7 +227,12 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def run_callbacks(
-    workdir: Workdir, validation: Split, done: int, devices: Devices
+    workdir: Workdir,
+    validation: Split,
+    done: int,
+    devices: Devices,
+    *,
+    keep: str = checkpoints.BEST,
 ) -> tuple[keras.callbacks.Callback, ...]:
     """What a run writes: metrics.jsonl, TensorBoard, checkpoints.
 
@@ -232,6 +241,7 @@ def run_callbacks(
       validation: rows for TensorBoard's pictures.
       done: epochs finished before.
       devices: whether histograms are wanted.
+      keep: see TrainingConfig.
     """
     return (
         callbacks_lib.StopOnNonFinite(),
@@ -241,7 +251,8 @@ def run_callbacks(
             pictured=validation.take(slice(PICTURED)),
             histograms=devices.histograms,
         ),
-        callbacks_lib.Checkpoints(workdir),  # last: what a checkpoint claims has been written
+        # At the end: what a checkpoint claims has been written.
+        callbacks_lib.Checkpoints(workdir, keep=keep),
     )
 
 
