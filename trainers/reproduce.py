@@ -23,7 +23,7 @@ additive mechanism.
 class_rotation: digits whose rotation depends on the class: p(m|y) against p(m), sixes and nines.
 causal_ib (or --table=1): CausalIB's Table 1 and combinations of its defences, the paper's numbers
 beside ours; the first seed takes two to three hours on two cores with core, each further one, which
-leaves out what trains for 3 epochs only, an hour and a half; with quick minutes. --table=2 is the
+leaves out CiiV and what attacks while it trains, one hour; with quick minutes. --table=2 is the
 same for CIFAR-10 and AlexNet; --profile=hour makes its three headline rows in about an hour.
 measurement: the tables' Figures 13 to 15 (ICLR) and 12 to 14 (NeurIPS), half an hour a seed.
 """

@@ -71,7 +71,7 @@ class Profile(NamedTuple):
     repeated: tuple[str, ...] = tuple(METHODS)
 
 
-_CHEAP = tuple(name for name, method in METHODS.items() if not method.costly)
+_CHEAP = tuple(name for name, m in METHODS.items() if not m.costly and not m.attacks)
 
 PROFILES = {
     "full": Profile(50, 50, 0, tuple(METHODS), ATTACKS, 1000, 200),

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any, NamedTuple
 
-from tfcama.training import defences
 from tfcama.training.checkpoints import BEST, LAST
+from tfcama.training.defences import DEFENCES, AttackingDefence
 
 
 class Attack(NamedTuple):
@@ -91,8 +91,7 @@ class Setting:
         """
         step = f"step_size={self.step_size:g}"
         defence = method.defence.format(ball=f"eps={self.eps:.6f}", step=step)
-        attacks = defence and isinstance(defences.parse(defence), defences.AttackingDefence)
-        return {**self.training, "defence": defence, "keep": BEST if attacks else LAST}
+        return {**self.training, "defence": defence, "keep": BEST if method.attacks else LAST}
 
     def column(self, attack: str, eps: float) -> str | None:
         """Which column an accuracy belongs to; None for an attack that the table has not."""
@@ -167,6 +166,12 @@ class Method(NamedTuple):
     smoothed: bool = False
     costly: bool = False
     many: bool = False
+
+    @property
+    def attacks(self) -> bool:
+        """Whether training attacks its own inputs."""
+        name = self.defence.partition(":")[0]
+        return name in DEFENCES and issubclass(DEFENCES[name], AttackingDefence)
 
     def architecture(self, where: Setting) -> dict[str, Any]:
         """What differs from the model's defaults on a data set."""
