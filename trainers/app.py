@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
+from typing import NoReturn
 
 
 @contextlib.contextmanager
@@ -78,6 +79,6 @@ def _guarded(main: Callable[[], None], argv: list[str]) -> None:
         sys.exit(INTERRUPTED_STATUS)
 
 
-def _fail(sentence: str):
+def _fail(sentence: str) -> NoReturn:
     print(f"error: {sentence}", file=sys.stderr)
     sys.exit(INPUT_ERROR_STATUS)

@@ -1,5 +1,7 @@
 r"""Flags that say which table to learn from and who causes whom in it."""
 
+from typing import Any
+
 from absl import flags
 
 from tfcama.data.base import DataConfig
@@ -33,7 +35,7 @@ _FLAGS = {
 }
 
 
-def _given() -> dict[str, str | tuple[str, ...]]:
+def _given() -> dict[str, Any]:
     values = {name: flag.value for name, flag in _FLAGS.items() if flag.value}
     return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
 
