@@ -158,9 +158,11 @@ def test_the_table_is_means_over_seeds(tmp_path):
     assert line.spread[CLEAN] == pytest.approx(np.std([0.75, 1.0], ddof=1))
     assert (line.seeds, line.epochs, line.seconds) == (2, 2, 6.0)
     assert line.name_in_full == "VIB, 2 epochs, 2 seeds"
+    assert line.shown(CLEAN) == "0.875 ± 0.177"
     (line,) = causal_ib.table(workdirs[:1], dataset="mnist")
     assert line.spread == {}
     assert line.name_in_full == "VIB, 2 epochs, 1 seed"
+    assert line.shown(CLEAN) == "0.750"
     with pytest.raises(InputError, match="has no results"):
         causal_ib.table([Workdir(tmp_path / "seed0" / "mixup")], dataset="mnist")
 

@@ -250,6 +250,11 @@ class TableRow(NamedTuple):
         seeds = f"{self.seeds} seeds" if self.seeds > 1 else "1 seed"
         return f"{self.label}, {self.epochs} epochs, {seeds}"
 
+    def shown(self, column: str) -> str:
+        """Accuracy in a column with its spread, where there is one."""
+        spread = f" ± {self.spread[column]:.3f}" if column in self.spread else ""
+        return f"{self.mean[column]:.3f}{spread}"
+
 
 def table(workdirs: Sequence[Workdir], *, dataset: str) -> list[TableRow]:
     """Means over seeds of what the runs of a study left, a row a method.
@@ -346,7 +351,7 @@ def claims(found: Mapping[str, TableRow], *, dataset: str) -> list[Check]:
                     Check(
                         f"CausalIB is more robust than {vib.label}: {label(attack)}",
                         causal.mean[attack] > vib.mean[attack],
-                        f"{causal.mean[attack]:.3f} against {vib.mean[attack]:.3f}",
+                        f"{causal.shown(attack)} against {vib.shown(attack)}",
                     )
                 )
     for line in found.values():
@@ -356,7 +361,7 @@ def claims(found: Mapping[str, TableRow], *, dataset: str) -> list[Check]:
                     Check(
                         f"{line.label}, {label(column)}: within 5 points of the paper",
                         abs(line.mean[column] - paper) <= _CLOSE,
-                        f"{line.mean[column]:.3f}, paper {paper:.3f}",
+                        f"{line.shown(column)}, paper {paper:.3f}",
                     )
                 )
     return checks
