@@ -7,8 +7,10 @@ import pytest
 
 from tfcama.studies import demo as demo_lib
 from tfcama.studies import shift
+from tfcama.studies.study import of_first_seed
 from tfcama.training import run
 from tfcama.training.config import FinetuneConfig
+from tfcama.workdir import Workdir
 
 TINY = functools.partial(FinetuneConfig, steps=2, batch_size=4)
 
@@ -90,3 +92,9 @@ def test_a_demo_is_done_once(tmp_path, bars_everywhere, monkeypatch, no_training
     call(progress=again.append)
     assert untouched(tmp_path) == before
     assert again == []
+
+
+def test_the_first_seed_is_the_directory_of_the_first_run(tmp_path):
+    names = ("seed1/cama", "seed1/cama/finetuned/shift", "seed0/cama", "seed10/cama")
+    workdirs = [Workdir(tmp_path / name) for name in names]
+    assert of_first_seed(workdirs) == workdirs[:2]

@@ -40,7 +40,7 @@ from tfcama.studies.causal_ib_methods import (
     published,
     setting,
 )
-from tfcama.studies.study import Study
+from tfcama.studies.study import Study, of_first_seed
 from tfcama.training.config import TrainingConfig
 from tfcama.workdir import Workdir
 
@@ -184,8 +184,7 @@ class CausalIbStudy(Study):
             f"eps {self.setting.fraction}, max norm; mean ± standard deviation over seeds; attacks "
             f"on the first {self.profile.limit or 'all'} test images ({self.profile.few} where an "
             "answer is a mean over many: randomized smoothing, CiiV), clean on all. Losses are on "
-            "logits "
-            "but for double softmax, which is what the paper's authors attack; half eps is "
+            "logits but for double softmax, which is what the paper's authors attack; half eps is "
             f"{self.setting.fraction} on inputs scaled to [-1, 1], which theirs are."
         )
         shown = [Picture("table", "attack", "The paper's table", caption, to_png(matrix))]
@@ -204,7 +203,7 @@ class CausalIbStudy(Study):
             shown.append(
                 Picture("trade_off", "attack", "Which defence to take", caption, to_png(figure))
             )
-        first = [w for w in workdirs if w.root.parent == workdirs[0].root.parent]
+        first = of_first_seed(workdirs)
         self._picture_bottlenecks([w for w in first if w.root.name in _PICTURED])
         kept = [
             picture._replace(name=f"{picture.name}_{workdir.root.name}")

@@ -29,7 +29,7 @@ from tfcama.report.pictures import Picture, load_all, slug, to_png
 from tfcama.specs import with_number
 from tfcama.studies import steps
 from tfcama.studies.mechanism_claims import claims
-from tfcama.studies.study import FRACTION, Study, finetuned_experiment
+from tfcama.studies.study import FRACTION, Study, finetuned_experiment, of_first_seed
 from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
 from tfcama.workdir import Workdir, write_json
 
@@ -350,8 +350,8 @@ class MechanismStudy(Study):
             + self._attack_pictures(rows, workdirs, chance=chance)
             + [
                 picture
-                for workdir in workdirs
-                if (workdir.results / _RECOVERED).exists() and "seed0" in workdir.root.parts
+                for workdir in of_first_seed(workdirs)
+                if (workdir.results / _RECOVERED).exists()
                 for picture in _pictures_of(workdir)
             ]
         )

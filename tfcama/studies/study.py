@@ -188,6 +188,11 @@ class Study(abc.ABC):
         self.once(workdir, f"manipulation_{slug(manipulation)}", score, limit=limit)
 
 
+def of_first_seed(workdirs: Sequence[Workdir]) -> list[Workdir]:
+    """A study's runs under the directory of its first seed, where the first of them lies."""
+    return [w for w in workdirs if w.root.is_relative_to(workdirs[0].root.parent)]
+
+
 def finetuned_experiment(fraction: float) -> str:
     """What the rows of a CAMA that was fine-tuned on this share of the test inputs are called."""
     return "matched" if fraction == FRACTION else f"fraction_{fraction:g}"

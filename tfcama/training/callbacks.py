@@ -191,7 +191,7 @@ class Checkpoints(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         trainer: Trainer = self.model
         numbers = _floats(logs or {})
-        score = (float(epoch), 0.0)  # nothing held out (fine-tuning): the latest is the best
+        score = (float(epoch), 0.0)  # the latest is the best; also where nothing is held out
         if self._by_validation and "val_accuracy" in numbers:
             accuracy = numbers.get(f"val_{ROBUST_ACCURACY}", numbers["val_accuracy"])
             score = (accuracy, -numbers["val_loss"])
