@@ -17,24 +17,24 @@ SEED = tf.constant([3, 4])
 @pytest.fixture(scope="module")
 def model(spec):
     random.seed_everything(0)
-    return Cama(spec, CamaConfig(num_samples=4))
+    return Cama(spec, CamaConfig(num_samples=4, class_margin=0.0))
 
 
 @pytest.fixture(scope="module")
 def open_gates(spec):
     """A CAMA whose m does something, as after fine-tuning."""
     random.seed_everything(0)
-    made = Cama(spec, CamaConfig(num_samples=4))
+    made = Cama(spec, CamaConfig(num_samples=4, class_margin=0.0))
     generator = np.random.default_rng(0)
     for variable in [*made.mechanism.trainable_variables, *made.q_m.trainable_variables]:
         variable.assign_add(0.05 * generator.normal(size=variable.shape))
     return made
 
 
-def naive_log_scores(model, x, seed):
-    """Eq. 6 with loops over examples, classes and samples, and nothing shared."""
+def naive_log_weights(model, x, seed):
+    """Eq. 6 with loops over examples, classes and samples, and nothing shared; [B, C, K]."""
     noise = model.shared_noise(seed, num_samples=model.config.num_samples)
-    scores = np.zeros([len(x), model.num_classes])
+    found = np.zeros([len(x), model.num_classes, model.config.num_samples])
     for row in range(len(x)):
         image = tf.constant(x[row : row + 1])
         q_m = model.posterior_m(image)
@@ -42,25 +42,41 @@ def naive_log_scores(model, x, seed):
         ratio_m = model.prior_m(tf.zeros([1, 1, 1])).log_prob(m)[0] - q_m.log_prob(m)
         for label in range(model.num_classes):
             y = tf.one_hot([[label]], model.num_classes)
-            weights = []
             for sample in range(model.config.num_samples):
                 q_z = model.posterior_z(image, y, m)
                 z = q_z.mean() + q_z.stddev() * noise.z[sample, 0, label]
                 log_px = model.p(y, z[None], m).log_prob(image[:, None])[0]
-                weights.append(
+                log_weight = (
                     log_px
                     + np.log(1 / model.num_classes)
                     + model.prior_z().log_prob(z)
                     - q_z.log_prob(z)
                     + ratio_m
                 )
-            scores[row, label] = special.logsumexp(weights) - np.log(len(weights))
-    return scores
+                found[row, label, sample] = np.squeeze(log_weight)
+    return found
+
+
+def log_mean_exp(weights, axis):
+    return special.logsumexp(weights, axis=axis) - np.log(weights.shape[axis])
 
 
 def test_log_scores_equal_a_naive_loop(open_gates, images):
     found = open_gates.log_scores(images[:2], seed=SEED)
-    np.testing.assert_allclose(found, naive_log_scores(open_gates, images[:2], SEED), rtol=1e-5)
+    expected = log_mean_exp(naive_log_weights(open_gates, images[:2], SEED), axis=2)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_classes_that_fall_behind_keep_their_first_sample(open_gates, images):
+    weights = naive_log_weights(open_gates, images[:4], SEED)
+    first = weights[:, :, 0]
+    behind = first.max(axis=1, keepdims=True) - first
+    margin = float(np.sort(behind.ravel())[7:9].mean())  # 8 of 12 are within it
+    far = behind > margin
+    expected = np.where(far, first, log_mean_exp(weights, axis=2))
+    found = copied(open_gates, class_margin=margin).log_scores(images[:4], seed=SEED).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert np.abs(found - open_gates.log_scores(images[:4], seed=SEED))[far].min() > 0.1
 
 
 def test_a_batch_equals_singles(open_gates, images):
@@ -80,9 +96,7 @@ def test_the_seed_decides(open_gates, images):
 
 @pytest.mark.parametrize("rows", [1, 3, 6, 12, 24, 1000])
 def test_chunks_change_nothing(spec, open_gates, images, rows):
-    chunked = Cama(spec, CamaConfig(num_samples=4, max_decoder_rows=rows))
-    for ours, theirs in zip(chunked.variables, open_gates.variables, strict=True):
-        ours.assign(theirs)
+    chunked = copied(open_gates, max_decoder_rows=rows)
     expected = open_gates.log_scores(images, seed=SEED).numpy()
     np.testing.assert_allclose(chunked.log_scores(images, seed=SEED), expected, atol=2e-3)
     signature = [tf.TensorSpec([None, *spec.shape], tf.float32)]
@@ -93,9 +107,7 @@ def test_chunks_change_nothing(spec, open_gates, images, rows):
 
 def test_a_fresh_model_takes_no_notice_of_m(model, images):
     sampled = model.log_scores(images, seed=SEED).numpy()
-    with_do = Cama(model.spec, CamaConfig(num_samples=4, m_at_test="do_m0"))
-    for ours, theirs in zip(with_do.variables, model.variables, strict=True):
-        ours.assign(theirs)
+    with_do = copied(model, m_at_test="do_m0")
     np.testing.assert_allclose(sampled, with_do.log_scores(images, seed=SEED), atol=2e-3)
 
 
@@ -257,6 +269,7 @@ def test_log_scores_are_differentiable_in_x(model, images):
     ("config", "sentence"),
     [
         ({"dim_z": -1}, "dim_z=-1 was given; it must be at least 0"),
+        ({"class_margin": -1.0}, "class_margin=-1 was given; it must be at least 0"),
         ({"num_samples": 0}, "num_samples=0 was given; it must be at least 1"),
         ({"m_at_test": "do_m1"}, "did you mean 'do_m0'"),
         ({"p_untouched": 1.0}, r"p_untouched=1 was given; it must be in \[0, 1\)"),
@@ -288,7 +301,12 @@ def copied(model, **config):
 def shifting(spec):
     """A CAMA with translation+rotation whose q(m|x) says something."""
     random.seed_everything(1)
-    made = Cama(spec, CamaConfig(num_samples=2, mechanism="rotation+translation", completions=0))
+    made = Cama(
+        spec,
+        CamaConfig(
+            num_samples=2, mechanism="rotation+translation", completions=0, class_margin=0.0
+        ),
+    )
     generator = np.random.default_rng(0)
     for variable in [*made.mechanism.trainable_variables, *made.q_m.trainable_variables]:
         variable.assign_add(0.03 * generator.normal(size=variable.shape))
@@ -357,7 +375,8 @@ def test_p_m_may_depend_on_the_class(spec, images):
 def test_another_mechanism_adopts_all_but_the_m_networks(model, images):
     random.seed_everything(5)
     for mechanism in ("translation", "additive+rotation"):
-        other = Cama(model.spec, CamaConfig(num_samples=4, mechanism=mechanism))
+        config = dataclasses.replace(model.config, mechanism=mechanism)
+        other = Cama(model.spec, config)
         other.adopt(model)
         scores = [
             copied(each, m_at_test="do_m0").log_scores(images, seed=SEED) for each in (other, model)
@@ -371,7 +390,7 @@ def test_what_left_the_frame_is_filled_in_and_the_rest_is_left_alone(spec, image
     m = model.mechanism.m_of(tf.constant([[0.0, 0.0], [0.3, 0.0], [0.0, 12.0], [9.0, 9.0]]))
     x, y = tf.constant(images[:4]), tf.eye(3)[None]
     q_z = model.posterior_z(x, y, m)
-    improved = model._improved(q_z, x, y, m)
+    improved = model._best_posterior_z(x, y, m)
     changed = np.abs(improved.mean() - q_z.mean()).max(axis=(1, 2))
     assert np.all(changed[:2] == 0.0)
     assert np.all(changed[2:] > 0.01)
@@ -387,11 +406,62 @@ def test_what_left_the_frame_is_filled_in_and_the_rest_is_left_alone(spec, image
     np.testing.assert_allclose(improved.mean()[2, 1], z[0, 0], atol=1e-4)
     np.testing.assert_allclose(improved.stddev()[2, 1], again.stddev()[0, 0], atol=1e-4)
     # Alone as in the batch; labels given.
-    alone = model._improved(model.posterior_z(x[2:3], y, m[2:3]), x[2:3], y, m[2:3])
+    alone = model._best_posterior_z(x[2:3], y, m[2:3])
     np.testing.assert_allclose(alone.mean()[0], improved.mean()[2], atol=1e-4)
     one = tf.one_hot([1, 1, 1, 1], 3)[:, None]
-    given = model._improved(model.posterior_z(x, one, m), x, one, m)
+    given = model._best_posterior_z(x, one, m)
     np.testing.assert_allclose(given.mean()[:, 0], improved.mean()[:, 1], atol=1e-4)
+
+
+def test_what_is_close_is_completed_again_and_what_is_closest_gets_all_samples(spec, images):
+    """Everything is completed once; m = 0 takes part in saying what is close."""
+    random.seed_everything(1)
+    config = CamaConfig(num_samples=3, mechanism="translation:scale=2", p_untouched=0.3)
+    model = Cama(spec, dataclasses.replace(config, class_margin=0.0))
+    x, y = tf.constant(images), tf.eye(3)[None]
+    noise = model.shared_noise(SEED, num_samples=3)
+    m, log_ratio = (t[0] for t in model._m_at_test(x, noise.m, y))
+    found = []  # by m: after one and two completions, of one sample and of all
+    for each, weight in ((m, np.log(0.7) + log_ratio), (tf.zeros_like(m), np.log(0.3))):
+        q_z = model.posterior_z(x, y, each)
+        for _ in range(2):
+            q_z = model._improved(q_z, x, y, each)
+            log_weights = model._weigh(
+                x, y=y, m=each, q_z=q_z, noise_z=noise.z, analytic=False
+            ).total()
+            found.append(log_weights[0] + weight)
+            found.append(log_mean_exp(log_weights.numpy(), axis=0) + weight)
+    one_1, all_1, one_2, all_2 = np.array(found).reshape(2, 4, 7, 3).transpose(1, 0, 2, 3)
+    assert np.abs(one_1 - one_2).max() > 0.1
+    np.testing.assert_allclose(
+        model.log_scores(x, seed=SEED), special.logsumexp(all_2, axis=0), rtol=1e-5
+    )
+
+    def within(scores, margin):
+        return scores.max(axis=(0, 2), keepdims=True) - scores <= margin
+
+    behind = one_1.max(axis=(0, 2), keepdims=True) - one_1
+    margin = float(np.sort(behind.ravel())[30:32].mean()) / 1.5
+    close = within(one_1, 1.5 * margin)
+    scores = np.where(close, one_2, one_1)
+    closest = within(scores, margin)
+    scores = np.where(closest, np.where(close, all_2, all_1), scores)
+    assert 14 < closest.sum() < close.sum() < 42
+    found = copied(model, class_margin=margin).log_scores(x, seed=SEED)
+    np.testing.assert_allclose(found, special.logsumexp(scores, axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 2048])
+def test_margins_do_not_depend_on_the_batch_or_on_chunks(shifting, images, rows):
+    model = copied(shifting, class_margin=20.0, p_untouched=0.5, num_samples=4)
+    expected = model.log_scores(images, seed=SEED).numpy()
+    chunked = copied(model, max_decoder_rows=rows)
+    np.testing.assert_allclose(chunked.log_scores(images, seed=SEED), expected, atol=2e-3)
+    alone = [chunked.log_scores(images[i : i + 1], seed=SEED).numpy()[0] for i in range(7)]
+    np.testing.assert_allclose(alone, expected, atol=2e-3)
+    signature = [tf.TensorSpec([None, *model.spec.shape], tf.float32)]
+    graph = tf.function(lambda x: chunked.log_scores(x, seed=SEED), input_signature=signature)
+    np.testing.assert_allclose(graph(images[:5]), expected[:5], atol=2e-3)
 
 
 def test_an_intervention_on_one_part_keeps_the_others(shifting, images):
@@ -445,10 +515,13 @@ def test_who_is_untouched_follows_bayes_rule_and_has_no_manipulation(shifting, i
     )[1]
     touched = np.arange(7) % 2 == 0
 
-    def given(x, m, noise_z):  # touched rows: 5 nats for m, others: 2 nats against it, none for 0
+    def given(
+        x, m, log_weight_m, noise_z
+    ):  # touched rows: 5 nats for m, others: 2 nats against it, none for 0
         favour = tf.constant(np.where(touched, 5.0, -2.0), tf.float32)[None, :, None]
         np.testing.assert_array_equal(m[1], 0.0)
-        return tf.concat([tf.zeros([1, 7, 3]) + favour - log_ratio, tf.zeros([1, 7, 3])], axis=0)
+        scores = [tf.zeros([1, 7, 3]) + favour - log_ratio, tf.zeros([1, 7, 3])]
+        return tf.concat(scores, axis=0) + log_weight_m
 
     monkeypatch.setattr(model, "_scores_at", given)
     odds = np.where(touched, 0.2 / (0.8 * np.exp(5.0)), 0.2 / (0.8 * np.exp(-2.0)))

@@ -20,7 +20,7 @@ from tfcama import random
 from tfcama.errors import InputError
 from tfcama.models.cama_base import AT_TEST, CamaBase, CamaBaseConfig
 from tfcama.models.mechanisms.base import Mechanism
-from tfcama.networks.heads import NormalHead
+from tfcama.networks.heads import NormalHead, moments, normal
 from tfcama.networks.likelihoods import LIKELIHOODS, Likelihood
 from tfcama.networks.sum_dense import SumDense
 from tfcama.networks.towers import ConvTower, DeconvTower, Mlp
@@ -262,39 +262,37 @@ class Cama(CamaBase):
         features = self.q_z.encode(x if self.q_x is None else self.q_x(x))
         return self.q_z(features, self.mechanism.code(m), y)
 
+    @property
+    def _rounds(self):
+        return self.completions if self.mechanism.hides else 0
+
     def _improved(self, q_z, x, y, m):
-        if not self.completions or not self.mechanism.hides:
-            return q_z
         seen = self.mechanism.visible(m, tf.ones_like(x[..., :1]))
         rows = tf.where(tf.reduce_mean(1.0 - seen, axis=[1, 2, 3]) > _LOST)  # [b, 1]
-        loc, scale = q_z.mean(), q_z.stddev()  # [B, C|1, Z]
+        of_all = moments(q_z)  # [B, C|1, 2, Z]
 
-        def completed() -> tuple[tf.Tensor, tf.Tensor]:
-            x_lost, m_lost, seen_lost, z = (
-                tf.gather_nd(of_all, rows) for of_all in (x, m, seen, loc)
-            )
+        def completed() -> tf.Tensor:
             y_lost = y if y.shape[0] == 1 else tf.gather_nd(y, rows)
-            q_lost = self._completed(x_lost, y_lost, m_lost, seen=seen_lost, z=z)
-            return (
-                tf.tensor_scatter_nd_update(loc, rows, q_lost.mean()),
-                tf.tensor_scatter_nd_update(scale, rows, q_lost.stddev()),
+            x_lost, m_lost, seen_lost, lost = (
+                tf.gather_nd(tensor, rows) for tensor in (x, m, seen, of_all)
             )
+            found = self._completed(x_lost, y_lost, m_lost, seen=seen_lost, z=lost[:, :, 0])
+            return tf.tensor_scatter_nd_update(of_all, rows, found)
 
         # Convolutions of no images fail.
-        loc, scale = tf.cond(tf.size(rows) > 0, completed, lambda: (loc, scale))
-        return tfd.Independent(tfd.Normal(loc, scale), 1)
+        return normal(tf.cond(tf.size(rows) > 0, completed, lambda: of_all))
 
     def _completed(
         self, x: tf.Tensor, y: tf.Tensor, m: tf.Tensor, *, seen: tf.Tensor, z: tf.Tensor
-    ) -> tfd.Distribution:
-        """q(z | x, y, m), batch shape [b, C|1], of inputs whose lost parts were filled in.
+    ) -> tf.Tensor:
+        """Moments of q(z | x, y, m), [b, C|1, 2, Z], of inputs whose lost parts are filled in.
 
         Args:
           x: [b, H, W, channels].
           y: one-hots, [b, 1, C] or [1, C, C].
           m: [b, M].
           seen: what the frame shows of T_m^-1 x, [b, H, W, 1].
-          z: to begin with, [b, C|1, Z].
+          z: what p(x|.) fills them in from, [b, C|1, Z].
         """
         size, classes = tf.shape(x)[0], z.shape[1]
         back, seen = self.mechanism.invert(m, x)[:, None], seen[:, None]
@@ -302,18 +300,11 @@ class Cama(CamaBase):
             tf.broadcast_to(y, [size, classes, self.num_classes]), [-1, 1, self.num_classes]
         )
         code = self.mechanism.code(tf.repeat(m, classes, axis=0))
-        parameters = (z, z)
-        for _ in range(self.completions):
-            mean = self.p(y, z[None], tf.zeros_like(m)).mean()[0]  # [b, C|1, H, W, channels]
-            whole = tf.reshape(seen * back + (1.0 - seen) * mean, [-1, *self.spec.shape])
-            features = self.q_z.encode(whole if self.q_x is None else self.q_x(whole))
-            q_z = self.q_z(features, code, y_each)
-            parameters = tuple(
-                tf.stop_gradient(tf.reshape(value, [-1, classes, self.dim_z]))
-                for value in (q_z.mean(), q_z.stddev())
-            )
-            z = parameters[0]
-        return tfd.Independent(tfd.Normal(*parameters), 1)
+        mean = self.p(y, z[None], tf.zeros_like(m)).mean()[0]  # [b, C|1, H, W, channels]
+        whole = tf.reshape(seen * back + (1.0 - seen) * mean, [-1, *self.spec.shape])
+        features = self.q_z.encode(whole if self.q_x is None else self.q_x(whole))
+        q_z = self.q_z(features, code, y_each)
+        return tf.stop_gradient(tf.reshape(moments(q_z), [-1, classes, 2, self.dim_z]))
 
     def p(
         self, y: tf.Tensor, z: tf.Tensor, m: tf.Tensor, c: tf.Tensor | None = None

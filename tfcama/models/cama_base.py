@@ -30,6 +30,7 @@ from tfcama.errors import InputError, unknown_name
 from tfcama.models.base import ClassifierModel
 from tfcama.models.mechanisms.base import Context
 from tfcama.models.mechanisms.registry import check_mechanism, make_mechanism
+from tfcama.networks.heads import moments, normal
 from tfcama.networks.sum_dense import SumDense
 from tfcama.types import InputSpec, LogWeights
 
@@ -61,6 +62,9 @@ class CamaBaseConfig:
       m_at_test: what prediction does with m: "posterior" samples q(m|x) as Eq. 6, "mean" takes
         its mean, "do_m0" intervenes with m = 0.
       num_samples: K of Eq. 6 at prediction.
+      class_margin: in nats. Prediction takes one sample of z for every class and m; what that puts
+        behind the best by more than this keeps that estimate (of a probability below e^-margin),
+        the rest gets its K samples. 0 gives K samples to all.
       kernel_initializer: of every kernel.
       max_decoder_rows: prediction decodes at most so many of its B * C * K rows at once.
     """
@@ -76,18 +80,19 @@ class CamaBaseConfig:
     p_untouched: float = dataclasses.field(default=0.0, metadata=AT_TEST)
     m_at_test: str = dataclasses.field(default="posterior", metadata=AT_TEST)
     num_samples: int = dataclasses.field(default=10, metadata=AT_TEST)
+    class_margin: float = dataclasses.field(default=30.0, metadata=AT_TEST)
     kernel_initializer: str = "he_normal"
     max_decoder_rows: int = dataclasses.field(default=2048, metadata=AT_TEST)
 
     def __post_init__(self):
         for minimum, names in (
-            (0, ("dim_z", "dim_m", "m_starts", "m_steps")),
+            (0, ("dim_z", "dim_m", "m_starts", "m_steps", "class_margin")),
             (1, ("num_samples", "m_samples", "max_decoder_rows")),
         ):
             for name in names:
                 given = getattr(self, name)
                 if given < minimum:
-                    raise InputError(f"{name}={given} was given; it must be at least {minimum}.")
+                    raise InputError(f"{name}={given:g} was given; it must be at least {minimum}.")
         if not 0.0 <= self.p_untouched < 1.0:
             raise InputError(f"p_untouched={self.p_untouched:g} was given; it must be in [0, 1).")
         for name, allowed in (("m_at_test", _M_AT_TEST), ("prior_m", PRIORS)):
@@ -101,6 +106,8 @@ PRIORS = ("shared", "class")
 _START_SPREAD = 2.0  # standard deviations of the prior
 _STARTS_SEED = (0, 1)  # the same starts for every prediction
 _LOC_UNIT, _LOG_SCALE_UNIT = 30.0, 3.0  # of p(m|y)'s variables
+_MAY_IMPROVE = 1.5  # margins: a second round brings nats, too
+_ENCODED = 10  # rows that may be decoded in the memory that it takes to encode one
 _STEP = 0.3  # of the ascent, in standard deviations of the prior; falls to a tenth
 
 
@@ -338,9 +345,7 @@ class CamaBase(ClassifierModel, abc.ABC):
             m_do=m_do,
             analytic=analytic,
         )
-        q_z = self.posterior_z(x, y, m)
-        if improved:
-            q_z = self._improved(q_z, x, y, m)
+        q_z = (self._best_posterior_z if improved else self.posterior_z)(x, y, m)
         weights = self._weigh(x, y=y, m=m, q_z=q_z, noise_z=noise.z, analytic=analytic)
         weights = weights._replace(log_ratio_m=log_ratio_m[None])
         if labels is None:
@@ -409,30 +414,122 @@ class CamaBase(ClassifierModel, abc.ABC):
             of_zero = tf.fill(tf.shape(log_weight_m[:1]), math.log(p_untouched))
             m = tf.concat([m, zero], axis=0)
             log_weight_m = tf.concat([log_weight_m + math.log1p(-p_untouched), of_zero], axis=0)
-        return m, self._scores_at(x, m, noise.z) + log_weight_m
+        return m, self._scores_at(x, m, log_weight_m, noise.z)
 
-    def _scores_at(self, x: tf.Tensor, m: tf.Tensor, noise_z: tf.Tensor) -> tf.Tensor:
-        """Log p(x, y = c | m) of every m [S, B, M], the mean over samples of z, [S, B, C]."""
-        y = self._one_hots(None)
-        samples = m.shape[0]
+    def _scores_at(
+        self, x: tf.Tensor, m: tf.Tensor, log_weight_m: tf.Tensor, noise_z: tf.Tensor
+    ) -> tf.Tensor:
+        """log_weight_m + log p(x, y = c | m), the mean over samples of z, [S, B, C].
+
+        Every (m, input, class) is a case: a row and a class. All get one round of a better proposal
+        for z, where the family has one, and one sample; further rounds and K samples are for those
+        that are then close enough to the best to matter, see class_margin.
+
+        Args:
+          x: [B, *shape].
+          m: [S, B, M].
+          log_weight_m: [S, B, C|1].
+          noise_z: [K, 1, C, Z].
+        """
+        samples, classes = m.shape[0], self.num_classes
+        margin = self.config.class_margin or math.inf
         x = tf.tile(x, [samples, *([1] * len(self.spec.shape))])
         m = tf.reshape(m, [-1, self.dim_m])
-        q_z = self.posterior_z(x, y, m)
+        q_z = self.posterior_z(x, self._one_hots(None), m)
+        proposal = moments(q_z)  # [S * B, C, 2, Z]
+        weight = tf.ones([1, 1, classes]) * log_weight_m
 
-        def weigh(
-            x: tf.Tensor, m: tf.Tensor, loc: tf.Tensor, scale: tf.Tensor, noise_z: tf.Tensor
+        def of(cases: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            rows, labels = cases[:, 0], cases[:, 1]
+            moments_z = tf.gather_nd(proposal, cases)[:, None]  # [N, 1, 2, Z]
+            return tf.gather(x, rows), tf.gather(m, rows), moments_z, labels
+
+        def rescored(scores: tf.Tensor, cases: tf.Tensor, noise_z: tf.Tensor) -> tf.Tensor:
+            found = self._estimates(noise_z, *of(cases))[:, 0]
+            found += tf.gather_nd(tf.reshape(weight, [-1, classes]), cases)
+            flat = tf.tensor_scatter_nd_update(tf.reshape(scores, [-1, classes]), cases, found)
+            return tf.reshape(flat, tf.shape(scores))
+
+        if self._rounds:
+            proposal = self._improved_moments(x, m, proposal)
+        scores = self._estimates(noise_z[:1], x, m, proposal)  # [S * B, C]
+        scores = tf.reshape(scores, [samples, -1, classes]) + weight
+        for _ in range(self._rounds - 1):
+            cases = _within(scores, _MAY_IMPROVE * margin)
+            better = self._improved_moments(*of(cases))[:, 0]
+            proposal = tf.tensor_scatter_nd_update(proposal, cases, better)
+            scores = rescored(scores, cases, noise_z[:1])
+        if noise_z.shape[0] > 1:
+            scores = rescored(scores, _within(scores, margin), noise_z)
+        return scores
+
+    def _estimates(
+        self,
+        noise_z: tf.Tensor,
+        x: tf.Tensor,
+        m: tf.Tensor,
+        proposal: tf.Tensor,
+        labels: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Log p(x, y | m) by samples of z, decoded in chunks of at most max_decoder_rows.
+
+        Args:
+          noise_z: [K, 1, C, Z].
+          x: [R, *shape].
+          m: [R, M].
+          proposal: moments of q(z|.), [R, C|1, 2, Z].
+          labels: [R]; None enumerates all classes.
+
+        Returns:
+          [R, 1] with labels, [R, C] without.
+        """
+        num_samples, width = noise_z.shape[0], 1 if labels is not None else self.num_classes
+        affordable = max(1, self.config.max_decoder_rows // width)
+        at_once = max(k for k in range(1, min(num_samples, affordable) + 1) if num_samples % k == 0)
+
+        def log_weights(
+            noise_z: tf.Tensor,
+            x: tf.Tensor,
+            m: tf.Tensor,
+            proposal: tf.Tensor,
+            labels: tf.Tensor | None = None,
         ) -> tf.Tensor:
-            q_z = self._improved(tfd.Independent(tfd.Normal(loc, scale), 1), x, y, m)
+            if labels is not None:
+                noise_z = tf.gather(noise_z[:, 0], labels, axis=1)[:, :, None]  # [k, r, 1, Z]
+            y, q_z = self._one_hots(labels), normal(proposal)
             return self._weigh(x, y=y, m=m, q_z=q_z, noise_z=noise_z, analytic=False).total()
 
-        log_weights = _in_chunks(
-            weigh,
-            (x, m, q_z.mean(), q_z.stddev()),
-            noise_z,
-            max_rows=self.config.max_decoder_rows,
-        )  # [K, S * B, C]
-        log_weights = tfp.math.reduce_logmeanexp(log_weights, axis=0)
-        return tf.reshape(log_weights, [samples, -1, self.num_classes])
+        def estimate(*rows: tf.Tensor) -> tf.Tensor:
+            if at_once == num_samples:
+                weights = log_weights(noise_z, *rows)  # [K, r, C|1]
+            else:
+                parts = tf.reshape(noise_z, [-1, at_once, *noise_z.shape[1:]])
+                weights = tf.map_fn(
+                    lambda part: log_weights(part, *rows), parts, parallel_iterations=1
+                )
+                weights = tf.reshape(weights, [num_samples, -1, width])
+            return tfp.math.reduce_logmeanexp(weights, axis=0)
+
+        rows = (x, m, proposal) if labels is None else (x, m, proposal, labels)
+        return _in_chunks(estimate, rows, length=affordable // at_once, shape=(width,))
+
+    def _improved_moments(
+        self, x: tf.Tensor, m: tf.Tensor, proposal: tf.Tensor, labels: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """The moments, [R, C|1, 2, Z], of `_improved`, in chunks; arguments as in `_estimates`."""
+        width = proposal.shape[1]
+
+        def improve(
+            x: tf.Tensor, m: tf.Tensor, proposal: tf.Tensor, labels: tf.Tensor | None = None
+        ) -> tf.Tensor:
+            return moments(self._improved(normal(proposal), x, self._one_hots(labels), m))
+
+        return _in_chunks(
+            improve,
+            (x, m, proposal) if labels is None else (x, m, proposal, labels),
+            length=max(1, self.config.max_decoder_rows // (_ENCODED * width)),
+            shape=(width, 2, self.dim_z),
+        )
 
     def log_scores_and_m(self, x: tf.Tensor, *, seed: random.Seed) -> tuple[tf.Tensor, tf.Tensor]:
         """What `log_scores` gives, [B, C] nats, and the m that stands for it, [B, M].
@@ -447,11 +544,22 @@ class CamaBase(ClassifierModel, abc.ABC):
         best = tf.argmax(tf.reduce_logsumexp(parts, axis=-1), axis=0)  # [B]
         return scores, tf.gather(tf.transpose(m, [1, 0, 2]), best, batch_dims=1)
 
+    @property
+    def _rounds(self) -> int:
+        """How often prediction applies `_improved`; 0 for families that have nothing better."""
+        return 0
+
     def _improved(
         self, q_z: tfd.Distribution, x: tf.Tensor, y: tf.Tensor, m: tf.Tensor
     ) -> tfd.Distribution:
-        """A better proposal for z at prediction than q(z | x, y, m), where a family has one."""
-        del x, y, m
+        """A better proposal for z at prediction than this one, which is for x, y and m."""
+        raise NotImplementedError(f"{self.name} has no better proposal.")
+
+    def _best_posterior_z(self, x: tf.Tensor, y: tf.Tensor, m: tf.Tensor) -> tfd.Distribution:
+        """q(z | x, y, m) after all rounds of `_improved`."""
+        q_z = self.posterior_z(x, y, m)
+        for _ in range(self._rounds):
+            q_z = self._improved(q_z, x, y, m)
         return q_z
 
     def _noise_at_test(self, seed: random.Seed, num_samples: int | None = None) -> Noise:
@@ -553,7 +661,7 @@ class CamaBase(ClassifierModel, abc.ABC):
           One-hots y [B, 1, C], and the posterior mean of z [1, B, 1, Z].
         """
         y = self._one_hots(labels)
-        return y, self._improved(self.posterior_z(x, y, m), x, y, m).mean()[None]
+        return y, self._best_posterior_z(x, y, m).mean()[None]
 
     def log_p_untouched(self, x: tf.Tensor, *, seed: random.Seed) -> tf.Tensor:
         """Log p(untouched | x), that nothing manipulated each input, [B] nats.
@@ -684,55 +792,49 @@ def _better(
     return tf.where(improved[:, None], other, best), tf.where(improved, value, best_value)
 
 
+def _within(scores: tf.Tensor, margin: float) -> tf.Tensor:
+    """Rows (s, b) and classes [N, 2] of scores [S, B, C] that are so close to the best of b."""
+    best = tf.reduce_max(scores, axis=[0, 2])[:, None]  # [B, 1]
+    far = scores < best - margin  # NaN is not
+    return tf.where(tf.reshape(~far, [-1, scores.shape[-1]]))
+
+
 def _in_chunks(
     function: Callable[..., tf.Tensor],
-    per_example: tuple[tf.Tensor, ...],
-    noise_z: tf.Tensor,
+    tensors: tuple[tf.Tensor, ...],
     *,
-    max_rows: int,
+    length: int,
+    shape: tuple[int, ...],
 ) -> tf.Tensor:
-    """Function over chunks of examples and of samples, so that B * C * K rows never live at once.
+    """Function over chunks of rows, so that not all of them live at once.
 
     Args:
-      function: (*per_example chunks [b, ...], noise [k, 1, C, Z]) -> [k, b, C].
-      per_example: tensors [B, ...].
-      noise_z: [K, 1, C, Z].
-      max_rows: b * C * k is at most this, unless C alone is more.
+      function: chunks [r, ...] -> float32 [r, *shape].
+      tensors: [R, ...].
+      length: r is at most this.
+      shape: see function.
 
     Returns:
-      [K, B, C].
+      [R, *shape].
     """
-    num_samples, classes = noise_z.shape[0], noise_z.shape[2]
-    affordable = max(1, max_rows // classes)
-    samples = max(k for k in range(1, min(num_samples, affordable) + 1) if num_samples % k == 0)
-    examples = max(1, affordable // samples)
+    static_size = tensors[0].shape[0]
+    if static_size is not None and static_size <= length:
+        return function(*tensors)
+    size = tf.shape(tensors[0])[0]
+    number = tf.maximum(1, -(-size // length))
+    even = tf.maximum(1, -(-size // number))  # even chunks: little to fill up
 
-    def all_samples(*chunk: tf.Tensor) -> tf.Tensor:
-        if samples == num_samples:
-            return function(*chunk, noise_z)  # [K, b, C]
-        parts = tf.reshape(noise_z, [-1, samples, *noise_z.shape[1:]])
-        weights = tf.map_fn(lambda part: function(*chunk, part), parts, parallel_iterations=1)
-        return tf.reshape(weights, [num_samples, -1, classes])
+    def cut(tensor: tf.Tensor) -> tf.Tensor:
+        fill = tf.concat(
+            [[[0, number * even - size]], tf.zeros([tensor.shape.rank - 1, 2], tf.int32)], 0
+        )
+        filled = tf.pad(tensor, fill, constant_values=1)  # a standard deviation may not be 0
+        return tf.reshape(filled, tf.concat([[number, even], tf.shape(tensor)[1:]], axis=0))
 
-    static_size = per_example[0].shape[0]
-    if static_size is not None and static_size <= examples:
-        return all_samples(*per_example)
-    size = tf.shape(per_example[0])[0]
-    number = tf.maximum(1, -(-size // examples))
-    length = tf.maximum(1, -(-size // number))  # even chunks: little padding
-
-    def pad(tensor: tf.Tensor) -> tf.Tensor:
-        padding = tf.zeros([1, tf.rank(tensor) - 1], tf.int32)
-        padding = tf.concat([[number * length - size], padding[0]], axis=0)
-        padded = tf.pad(tensor, tf.stack([tf.zeros_like(padding), padding], axis=1))
-        return tf.reshape(padded, tf.concat([[number, length], tf.shape(tensor)[1:]], axis=0))
-
-    chunks = tuple(tf.ensure_shape(pad(t), [None, None, *t.shape[1:]]) for t in per_example)
-    weights = tf.map_fn(
-        lambda chunk: all_samples(*chunk),
-        chunks,
-        fn_output_signature=tf.TensorSpec([num_samples, None, classes], tf.float32),
+    results = tf.map_fn(
+        lambda chunk: function(*chunk),
+        tuple(tf.ensure_shape(cut(t), [None, None, *t.shape[1:]]) for t in tensors),
+        fn_output_signature=tf.TensorSpec([None, *shape], tf.float32),
         parallel_iterations=1,
-    )  # [number, K, length, C]
-    flat = tf.reshape(tf.transpose(weights, [1, 0, 2, 3]), [num_samples, -1, classes])
-    return flat[:, :size]
+    )  # [number, even, *shape]
+    return tf.reshape(results, [-1, *shape])[:size]

@@ -75,3 +75,13 @@ class MeanAndScaleHead(keras.layers.Layer):
             for hidden, last in zip(self._hidden, self._last, strict=True)
         )
         return tfd.Independent(tfd.Normal(loc, self._scale(raw) + self._floor), 1)
+
+
+def moments(distribution: tfd.Distribution) -> tf.Tensor:
+    """Mean and standard deviation, [..., 2, Z], of a distribution of event shape [Z]."""
+    return tf.stack([distribution.mean(), distribution.stddev()], axis=-2)
+
+
+def normal(moments: tf.Tensor) -> tfd.Distribution:
+    """The diagonal Gaussian of these `moments`, event shape [Z]."""
+    return tfd.Independent(tfd.Normal(moments[..., 0, :], moments[..., 1, :]), 1)
