@@ -128,34 +128,37 @@ def finetune() -> Iterator[Timing]:
     """A fine-tuning step (Eq. 8) on 64 clean and 64 unlabelled rows, 10 classes enumerated."""
     rows = _rows(256)
     stream = pipeline.finetuning_stream(rows, rows.x, batch_size=64, seed=_SEED)
-    for precision in _PRECISIONS:
-        trainer = FinetuneTrainer(
-            _cama(precision),
-            num_rows=64,
-            seed=_SEED,
-            groups=("p_m", "q_m"),
-            alpha=0.5,
-            clean_do_m0=True,
-            num_samples=1,
-        )
-        yield Timing(f"CAMA, K = 1, {precision}", 128, _time(_steps(trainer, stream)))
+    for mechanism in ("additive", "translation", "affine+photometric"):
+        for precision in _PRECISIONS:
+            trainer = FinetuneTrainer(
+                _cama(precision, mechanism=mechanism),
+                num_rows=64,
+                seed=_SEED,
+                groups=("p_m", "q_m"),
+                alpha=0.5,
+                clean_do_m0=True,
+                num_samples=1,
+                dreams=0.0 if mechanism == "additive" else 1.0,
+            )
+            name = f"CAMA, K = 1, {mechanism}, {precision}"
+            yield Timing(name, 128, _time(_steps(trainer, stream)))
 
 
 def predict() -> Iterator[Timing]:
-    """Prediction by Eq. 6 on 250 rows, and what the design of the decoder is worth."""
+    """Prediction by Eq. 6, 250 rows, all samples of all classes (see benchmarks.margin)."""
     x = tf.constant(_rows(250).x)
     for samples in (1, 10):
         for precision in _PRECISIONS:
-            model = _cama(precision, num_samples=samples)
+            model = _cama(precision, num_samples=samples, class_margin=0.0)
             score = tf.function(lambda x, m=model: m.log_scores(x, seed=tf.constant(_SEED)))
             name = f"CAMA, K = {samples}, {precision}"
             yield Timing(name, 250, _time(lambda f=score: f(x).numpy()))
     for share in (0.0, 0.5):
-        model = _cama(num_samples=10, mechanism="translation", p_untouched=share)
+        model = _cama(num_samples=10, mechanism="translation", p_untouched=share, class_margin=0.0)
         score = tf.function(lambda x, m=model: m.log_scores(x, seed=tf.constant(_SEED)))
         name = f"CAMA, K = 10, float32, translation, p_untouched = {share:g}"
         yield Timing(name, 250, _time(lambda f=score: f(x).numpy()))
-    model = _cama(num_samples=10)
+    model = _cama(num_samples=10, class_margin=0.0)
 
     @tf.function
     def one_class_and_sample(x, label, noise):
