@@ -8,7 +8,8 @@ from tensorflow_probability import distributions as tfd
 
 from tfcama import random
 from tfcama.errors import InputError
-from tfcama.models.cama_base import CamaBase, CamaBaseConfig
+from tfcama.models.cama_base import CamaBase
+from tfcama.models.cama_config import CamaBaseConfig
 from tfcama.models.discriminative import DiscriminativeConfig, measurement_dnn
 from tfcama.models.measurement_cama import MeasurementCama, MeasurementCamaConfig
 from tfcama.networks.children import ChildrenDistribution

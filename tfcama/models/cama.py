@@ -18,7 +18,8 @@ from tensorflow_probability import distributions as tfd
 
 from tfcama import random
 from tfcama.errors import InputError
-from tfcama.models.cama_base import AT_TEST, CamaBase, CamaBaseConfig
+from tfcama.models.cama_base import CamaBase
+from tfcama.models.cama_config import AT_TEST, CamaBaseConfig
 from tfcama.models.mechanisms.base import Mechanism
 from tfcama.networks.heads import NormalHead, moments, normal
 from tfcama.networks.likelihoods import LIKELIHOODS, Likelihood

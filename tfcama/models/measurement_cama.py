@@ -19,7 +19,8 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from tfcama.errors import InputError, unknown_name
-from tfcama.models.cama_base import AT_TEST, CamaBase, CamaBaseConfig
+from tfcama.models.cama_base import CamaBase
+from tfcama.models.cama_config import AT_TEST, CamaBaseConfig
 from tfcama.models.mechanisms.base import Mechanism
 from tfcama.networks.children import ChildrenDistribution
 from tfcama.networks.heads import NormalHead

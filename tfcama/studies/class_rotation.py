@@ -21,7 +21,8 @@ from tfcama.evaluation import curves
 from tfcama.evaluation.results import Row
 from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject
-from tfcama.models.cama_base import PRIORS, CamaBase
+from tfcama.models.cama_base import CamaBase
+from tfcama.models.cama_config import PRIORS
 from tfcama.report import figures
 from tfcama.report.pictures import Picture, to_png
 from tfcama.studies import steps

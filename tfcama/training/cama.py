@@ -7,7 +7,8 @@ import tensorflow as tf
 from tfcama import random
 from tfcama.data.base import Split
 from tfcama.errors import InputError
-from tfcama.models.cama_base import CamaBase, Noise
+from tfcama.models.cama_base import CamaBase
+from tfcama.models.cama_densities import Noise
 from tfcama.objectives import bounds
 from tfcama.training.trainer import EVALUATION_SEED, Trainer
 from tfcama.types import Batch, Generative, LogWeights, Sampler

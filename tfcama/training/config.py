@@ -11,7 +11,7 @@ from tfcama.data import manipulations, streams, transforms
 from tfcama.data.base import DataConfig
 from tfcama.data.datasets import DATASETS
 from tfcama.errors import InputError, unknown_name
-from tfcama.models.cama_base import PRIORS
+from tfcama.models.cama_config import PRIORS
 from tfcama.models.mechanisms.registry import check_mechanism, has_parameters
 from tfcama.models.registry import MODELS
 from tfcama.training import checkpoints, defences, methods

@@ -1,0 +1,78 @@
+"""What every deep CAMA lets its user choose."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from tfcama.errors import InputError, unknown_name
+from tfcama.models.mechanisms.registry import check_mechanism
+
+AT_TEST = {"at_test": True}  # decides predictions and no variable: may be set after training
+
+
+@dataclasses.dataclass(frozen=True)
+class CamaBaseConfig:
+    """What every deep CAMA chooses.
+
+    Attributes:
+      dim_z: size of the style z; 0 takes the papers'.
+      dim_m: size of the manipulation m; 0 takes the papers'.
+      mechanism: how m acts on x, see make_mechanism: "additive", the papers', "affine", or
+        several, "rotation+translation".
+      prior_m: "shared" is p(m) = N(0, I); "class" is p(m|y) with a learned mean and scale a class,
+        for manipulations that depend on what they meet. It shares the papers' limits: where clean
+        data lack a manipulated class, Y and M cannot be told apart.
+      gated: m has no effect, and q(m|x) is p(m), until the M-networks learn otherwise; False is
+        the papers' literal form.
+      m_samples: samples of m a row at prediction, each with K of z; all are weighted by Eq. 6.
+      m_starts: draws from twice the prior that compete with q(m|x)'s mean to be the centre of the
+        proposal for m at prediction; 0 keeps q(m|x).
+      m_steps: of gradient ascent from the best of them, on log p(x, m) at the mean of z.
+      p_untouched: how likely an input is that nothing manipulated. Prediction then goes by
+        p(m) = p_untouched delta(m) + (1 - p_untouched) N(0, I), a spike and a slab (Mitchell &
+        Beauchamp, 1988), so that no q(m|x), however it was adapted, takes what is known of clean
+        inputs away. 0 is the papers' p(m).
+      m_at_test: what prediction does with m: "posterior" samples q(m|x) as Eq. 6, "mean" takes
+        its mean, "do_m0" intervenes with m = 0.
+      num_samples: K of Eq. 6 at prediction.
+      class_margin: in nats. Prediction takes one sample of z for every class and m; what that puts
+        behind the best by more than this keeps that estimate (of a probability below e^-margin),
+        the rest gets its K samples. 0 gives K samples to all.
+      kernel_initializer: of every kernel.
+      max_decoder_rows: prediction decodes at most so many of its B * C * K rows at once.
+    """
+
+    dim_z: int = 0
+    dim_m: int = 0
+    mechanism: str = "additive"
+    prior_m: str = "shared"
+    gated: bool = True
+    m_samples: int = dataclasses.field(default=1, metadata=AT_TEST)
+    m_starts: int = dataclasses.field(default=0, metadata=AT_TEST)
+    m_steps: int = dataclasses.field(default=0, metadata=AT_TEST)
+    p_untouched: float = dataclasses.field(default=0.0, metadata=AT_TEST)
+    m_at_test: str = dataclasses.field(default="posterior", metadata=AT_TEST)
+    num_samples: int = dataclasses.field(default=10, metadata=AT_TEST)
+    class_margin: float = dataclasses.field(default=30.0, metadata=AT_TEST)
+    kernel_initializer: str = "he_normal"
+    max_decoder_rows: int = dataclasses.field(default=2048, metadata=AT_TEST)
+
+    def __post_init__(self):
+        for minimum, names in (
+            (0, ("dim_z", "dim_m", "m_starts", "m_steps", "class_margin")),
+            (1, ("num_samples", "m_samples", "max_decoder_rows")),
+        ):
+            for name in names:
+                given = getattr(self, name)
+                if given < minimum:
+                    raise InputError(f"{name}={given:g} was given; it must be at least {minimum}.")
+        if not 0.0 <= self.p_untouched < 1.0:
+            raise InputError(f"p_untouched={self.p_untouched:g} was given; it must be in [0, 1).")
+        for name, allowed in (("m_at_test", _M_AT_TEST), ("prior_m", PRIORS)):
+            if getattr(self, name) not in allowed:
+                raise unknown_name(name, getattr(self, name), allowed)
+        check_mechanism(self.mechanism)
+
+
+_M_AT_TEST = ("posterior", "mean", "do_m0")
+PRIORS = ("shared", "class")

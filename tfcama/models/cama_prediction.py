@@ -1,0 +1,343 @@
+"""Bayes' rule over the posterior samples of a deep CAMA: how it predicts.
+
+    log p(x, y = c) = log 1/K sum_k p(x, y = c, z_k, m_k) / q(z_k, m_k | x, y = c)               (6)
+
+Equation of "A Causal View on Robustness of Neural Networks" (Zhang, Zhang, Li; ICLR 2020 submission
+and NeurIPS 2020). K samples of C classes are what everything costs here, so they go to the classes
+that may matter: see class_margin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+from tensorflow_probability import distributions as tfd
+
+from tfcama import random
+from tfcama.models.cama_densities import CamaDensities, Noise
+from tfcama.networks.heads import moments, normal
+
+_START_SPREAD = 2.0  # standard deviations of the prior
+_STARTS_SEED = (0, 1)  # the same starts for every prediction
+_STEP = 0.3  # of the ascent, in standard deviations of the prior; falls to a tenth
+_MAY_IMPROVE = 1.5  # margins: a second round brings nats, too
+_ENCODED = 10  # rows that may be decoded in the memory that it takes to encode one
+
+
+class CamaPrediction(CamaDensities):
+    """A deep CAMA that classifies."""
+
+    stochastic = True
+
+    def log_scores(
+        self, x: tf.Tensor, *, seed: random.Seed, num_samples: int | None = None
+    ) -> tf.Tensor:
+        """Log p(x, y = c) by Eq. 6: the log of the mean of the importance weights, [B, C] nats.
+
+        K samples of z for a class, a row and a sample of m, of which there is one, as in the
+        papers, unless the configuration says otherwise; the noise is one table for all rows.
+        Decoding runs in chunks of at most `max_decoder_rows`.
+
+        Args:
+          x: [B, *shape].
+          seed: int32 [2].
+          num_samples: K, in place of the configuration's.
+        """
+        return tf.reduce_logsumexp(self._scores_by_m(x, seed=seed, num_samples=num_samples)[1], 0)
+
+    def log_scores_and_m(self, x: tf.Tensor, *, seed: random.Seed) -> tuple[tf.Tensor, tf.Tensor]:
+        """What `log_scores` gives, [B, C] nats, and the m that stands for it, [B, M].
+
+        That m is the prediction's first sample; where an input may be untouched, whichever of the
+        prediction's explains it best, which may be m = 0.
+        """
+        m, parts = self._scores_by_m(x, seed=seed)
+        scores = tf.reduce_logsumexp(parts, axis=0)
+        if not self.config.p_untouched:
+            return scores, m[0]
+        best = tf.argmax(tf.reduce_logsumexp(parts, axis=-1), axis=0)  # [B]
+        return scores, tf.gather(tf.transpose(m, [1, 0, 2]), best, batch_dims=1)
+
+    def _scores_by_m(
+        self, x: tf.Tensor, *, seed: random.Seed, num_samples: int | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """What every m of a prediction adds to it.
+
+        Returns:
+          m [S, B, M], the last one zero where an input may be untouched, and the logarithms
+          [S, B, C] of the parts whose sum over S is p(x, y = c).
+        """
+        noise = self._noise_at_test(seed, num_samples)
+        m, log_ratio_m = self._m_at_test(x, noise.m, self._one_hots(None))  # [S, B, M], [S, B, C|1]
+        log_weight_m = log_ratio_m - math.log(m.shape[0])
+        p_untouched = self.config.p_untouched
+        if p_untouched and self.config.m_at_test != "do_m0":
+            zero = tf.zeros_like(m[:1])
+            of_zero = tf.fill(tf.shape(log_weight_m[:1]), math.log(p_untouched))
+            m = tf.concat([m, zero], axis=0)
+            log_weight_m = tf.concat([log_weight_m + math.log1p(-p_untouched), of_zero], axis=0)
+        return m, self._scores_at(x, m, log_weight_m, noise.z)
+
+    def _scores_at(
+        self, x: tf.Tensor, m: tf.Tensor, log_weight_m: tf.Tensor, noise_z: tf.Tensor
+    ) -> tf.Tensor:
+        """log_weight_m + log p(x, y = c | m), the mean over samples of z, [S, B, C].
+
+        Every (m, input, class) is a case: a row and a class. All get one round of a better proposal
+        for z, where the family has one, and one sample; further rounds and K samples are for those
+        that are then close enough to the best to matter, see class_margin.
+
+        Args:
+          x: [B, *shape].
+          m: [S, B, M].
+          log_weight_m: [S, B, C|1].
+          noise_z: [K, 1, C, Z].
+        """
+        samples, classes = m.shape[0], self.num_classes
+        margin = self.config.class_margin or math.inf
+        x = tf.tile(x, [samples, *([1] * len(self.spec.shape))])
+        m = tf.reshape(m, [-1, self.dim_m])
+        q_z = self.posterior_z(x, self._one_hots(None), m)
+        proposal = moments(q_z)  # [S * B, C, 2, Z]
+        weight = tf.ones([1, 1, classes]) * log_weight_m
+
+        def of(cases: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            rows, labels = cases[:, 0], cases[:, 1]
+            moments_z = tf.gather_nd(proposal, cases)[:, None]  # [N, 1, 2, Z]
+            return tf.gather(x, rows), tf.gather(m, rows), moments_z, labels
+
+        def rescored(scores: tf.Tensor, cases: tf.Tensor, noise_z: tf.Tensor) -> tf.Tensor:
+            found = self._estimates(noise_z, *of(cases))[:, 0]
+            found += tf.gather_nd(tf.reshape(weight, [-1, classes]), cases)
+            flat = tf.tensor_scatter_nd_update(tf.reshape(scores, [-1, classes]), cases, found)
+            return tf.reshape(flat, tf.shape(scores))
+
+        if self._rounds:
+            proposal = self._improved_moments(x, m, proposal)
+        scores = self._estimates(noise_z[:1], x, m, proposal)  # [S * B, C]
+        scores = tf.reshape(scores, [samples, -1, classes]) + weight
+        for _ in range(self._rounds - 1):
+            cases = _within(scores, _MAY_IMPROVE * margin)
+            better = self._improved_moments(*of(cases))[:, 0]
+            proposal = tf.tensor_scatter_nd_update(proposal, cases, better)
+            scores = rescored(scores, cases, noise_z[:1])
+        if noise_z.shape[0] > 1:
+            scores = rescored(scores, _within(scores, margin), noise_z)
+        return scores
+
+    def _estimates(
+        self,
+        noise_z: tf.Tensor,
+        x: tf.Tensor,
+        m: tf.Tensor,
+        proposal: tf.Tensor,
+        labels: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """Log p(x, y | m) by samples of z, decoded in chunks of at most max_decoder_rows.
+
+        Args:
+          noise_z: [K, 1, C, Z].
+          x: [R, *shape].
+          m: [R, M].
+          proposal: moments of q(z|.), [R, C|1, 2, Z].
+          labels: [R]; None enumerates all classes.
+
+        Returns:
+          [R, 1] with labels, [R, C] without.
+        """
+        num_samples, width = noise_z.shape[0], 1 if labels is not None else self.num_classes
+        affordable = max(1, self.config.max_decoder_rows // width)
+        at_once = max(k for k in range(1, min(num_samples, affordable) + 1) if num_samples % k == 0)
+
+        def log_weights(
+            noise_z: tf.Tensor,
+            x: tf.Tensor,
+            m: tf.Tensor,
+            proposal: tf.Tensor,
+            labels: tf.Tensor | None = None,
+        ) -> tf.Tensor:
+            if labels is not None:
+                noise_z = tf.gather(noise_z[:, 0], labels, axis=1)[:, :, None]  # [k, r, 1, Z]
+            y, q_z = self._one_hots(labels), normal(proposal)
+            return self._weigh(x, y=y, m=m, q_z=q_z, noise_z=noise_z, analytic=False).total()
+
+        def estimate(*rows: tf.Tensor) -> tf.Tensor:
+            if at_once == num_samples:
+                weights = log_weights(noise_z, *rows)  # [K, r, C|1]
+            else:
+                parts = tf.reshape(noise_z, [-1, at_once, *noise_z.shape[1:]])
+                weights = tf.map_fn(
+                    lambda part: log_weights(part, *rows), parts, parallel_iterations=1
+                )
+                weights = tf.reshape(weights, [num_samples, -1, width])
+            return tfp.math.reduce_logmeanexp(weights, axis=0)
+
+        rows = (x, m, proposal) if labels is None else (x, m, proposal, labels)
+        return _in_chunks(estimate, rows, length=affordable // at_once, shape=(width,))
+
+    def _improved_moments(
+        self, x: tf.Tensor, m: tf.Tensor, proposal: tf.Tensor, labels: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """The moments, [R, C|1, 2, Z], of `_improved`, in chunks; arguments as in `_estimates`."""
+        width = proposal.shape[1]
+
+        def improve(
+            x: tf.Tensor, m: tf.Tensor, proposal: tf.Tensor, labels: tf.Tensor | None = None
+        ) -> tf.Tensor:
+            return moments(self._improved(normal(proposal), x, self._one_hots(labels), m))
+
+        return _in_chunks(
+            improve,
+            (x, m, proposal) if labels is None else (x, m, proposal, labels),
+            length=max(1, self.config.max_decoder_rows // (_ENCODED * width)),
+            shape=(width, 2, self.dim_z),
+        )
+
+    def _noise_at_test(self, seed: random.Seed, num_samples: int | None = None) -> Noise:
+        posterior = self.config.m_at_test == "posterior"
+        return self.shared_noise(
+            seed,
+            num_samples=num_samples or self.config.num_samples,
+            m_samples=self.config.m_samples if posterior else 1,
+        )
+
+    def _m_at_test(
+        self, x: tf.Tensor, noise: tf.Tensor, y: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Samples of m as the configuration's m_at_test says, and their log-ratios.
+
+        Args:
+          x: [B, *shape].
+          noise: [S, M].
+          y: one-hots of all classes.
+
+        Returns:
+          m [S, B, M] and [S, B, C|1], S = 1 but for "posterior".
+        """
+        at_test = self.config.m_at_test
+        if at_test == "do_m0":
+            size = tf.shape(x)[0]
+            return tf.zeros([1, size, self.dim_m]), tf.zeros([1, size, 1])
+        q_m = self.posterior_m(x)
+        if self.config.m_starts or self.config.m_steps:
+            q_m = self._sharpened(x, q_m)
+        if at_test == "mean":
+            noise = tf.zeros_like(noise)
+        m = q_m.mean() + q_m.stddev() * noise[:, None]  # [S, B, M]
+        log_ratio = self.prior_m(y).log_prob(m[:, :, None]) - q_m.log_prob(m)[..., None]
+        return m, log_ratio
+
+    def _sharpened(self, x: tf.Tensor, q_m: tfd.Distribution) -> tfd.Distribution:
+        """A proposal for m around a mode of p(m | x) that was searched for, row by row.
+
+        Any proposal makes Eq. 6 a valid estimate; this one costs about m_starts + 3 m_steps
+        predictions with one sample. It is held fixed under differentiation: an attack on the
+        scores sees its m as a constant.
+        """
+        y, x = self._one_hots(None), tf.stop_gradient(x)
+
+        def log_joint(m: tf.Tensor) -> tf.Tensor:  # log p(x, m) from below, at z's mean, [B]
+            q_z = self.posterior_z(x, y, m)
+            noise = tf.zeros([1, 1, self.num_classes, self.dim_z])
+            bound = self._weigh(x, y=y, m=m, q_z=q_z, noise_z=noise, analytic=True).total()[0]
+            return tf.reduce_logsumexp(bound + self.prior_m(y).log_prob(m[:, None]), axis=-1)
+
+        best = q_m.mean()
+        best_value = log_joint(best)
+        starts = _START_SPREAD * random.normal(
+            [self.config.m_starts, self.dim_m], tf.constant(_STARTS_SEED)
+        )
+
+        def start(place, best, best_value):
+            other = tf.broadcast_to(starts[place], tf.shape(best))
+            return place + 1, *_better(best, best_value, other, log_joint)
+
+        def ascend(step, m, speed, best, best_value):
+            with tf.GradientTape() as tape:
+                tape.watch(m)
+                value = log_joint(m)
+            gradient = tape.gradient(value, m)
+            # The direction alone: far from a mode gradients are hundreds of nats steep.
+            norm = tf.sqrt(tf.reduce_sum(tf.square(gradient), axis=1, keepdims=True) + 1e-12)
+            speed = 0.5 * speed + gradient / norm
+            share = tf.cast(step, tf.float32) / max(1, self.config.m_steps - 1)
+            m = m + _STEP * (1.0 - 0.9 * share) * speed
+            return step + 1, m, speed, *_better(best, best_value, m, log_joint)
+
+        _, best, best_value = _repeat(start, self.config.m_starts, best, best_value)
+        *_, best, best_value = _repeat(
+            ascend, self.config.m_steps, best, tf.zeros_like(best), best, best_value
+        )
+        return tfd.Independent(tfd.Normal(tf.stop_gradient(best), q_m.stddev()), 1)
+
+
+def _repeat(
+    body: Callable[..., tuple[tf.Tensor, ...]], number: int, *state: tf.Tensor
+) -> tuple[tf.Tensor, ...]:
+    """What `body`, of its turn and the state, makes of both in so many turns; one graph for all."""
+    return tf.while_loop(
+        lambda turn, *rest: turn < number, body, (tf.constant(0), *state), parallel_iterations=1
+    )
+
+
+def _better(
+    best: tf.Tensor,
+    best_value: tf.Tensor,
+    other: tf.Tensor,
+    function: Callable[[tf.Tensor], tf.Tensor],
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Row by row, whichever of two points has the larger value."""
+    value = function(other)
+    improved = value > best_value
+    return tf.where(improved[:, None], other, best), tf.where(improved, value, best_value)
+
+
+def _within(scores: tf.Tensor, margin: float) -> tf.Tensor:
+    """Rows (s, b) and classes [N, 2] of scores [S, B, C] that are so close to the best of b."""
+    best = tf.reduce_max(scores, axis=[0, 2])[:, None]  # [B, 1]
+    far = scores < best - margin  # NaN is not
+    return tf.where(tf.reshape(~far, [-1, scores.shape[-1]]))
+
+
+def _in_chunks(
+    function: Callable[..., tf.Tensor],
+    tensors: tuple[tf.Tensor, ...],
+    *,
+    length: int,
+    shape: tuple[int, ...],
+) -> tf.Tensor:
+    """Function over chunks of rows, so that not all of them live at once.
+
+    Args:
+      function: chunks [r, ...] -> float32 [r, *shape].
+      tensors: [R, ...].
+      length: r is at most this.
+      shape: see function.
+
+    Returns:
+      [R, *shape].
+    """
+    static_size = tensors[0].shape[0]
+    if static_size is not None and static_size <= length:
+        return function(*tensors)
+    size = tf.shape(tensors[0])[0]
+    number = tf.maximum(1, -(-size // length))
+    even = tf.maximum(1, -(-size // number))  # even chunks: little to fill up
+
+    def cut(tensor: tf.Tensor) -> tf.Tensor:
+        fill = tf.concat(
+            [[[0, number * even - size]], tf.zeros([tensor.shape.rank - 1, 2], tf.int32)], 0
+        )
+        filled = tf.pad(tensor, fill, constant_values=1)  # a standard deviation may not be 0
+        return tf.reshape(filled, tf.concat([[number, even], tf.shape(tensor)[1:]], axis=0))
+
+    results = tf.map_fn(
+        lambda chunk: function(*chunk),
+        tuple(tf.ensure_shape(cut(t), [None, None, *t.shape[1:]]) for t in tensors),
+        fn_output_signature=tf.TensorSpec([None, *shape], tf.float32),
+        parallel_iterations=1,
+    )  # [number, even, *shape]
+    return tf.reshape(results, [-1, *shape])[:size]
