@@ -441,8 +441,8 @@ def test_what_is_close_is_completed_again_and_what_is_closest_gets_all_samples(s
         return scores.max(axis=(0, 2), keepdims=True) - scores <= margin
 
     behind = one_1.max(axis=(0, 2), keepdims=True) - one_1
-    margin = float(np.sort(behind.ravel())[30:32].mean()) / 1.5
-    close = within(one_1, 1.5 * margin)
+    margin = float(np.sort(behind.ravel())[30:32].mean()) / 2
+    close = within(one_1, 2 * margin)
     scores = np.where(close, one_2, one_1)
     closest = within(scores, margin)
     scores = np.where(closest, np.where(close, all_2, all_1), scores)

@@ -23,7 +23,7 @@ from tfcama.networks.heads import moments, normal
 _START_SPREAD = 2.0  # standard deviations of the prior
 _STARTS_SEED = (0, 1)  # the same starts for every prediction
 _STEP = 0.3  # of the ascent, in standard deviations of the prior; falls to a tenth
-_MAY_IMPROVE = 1.5  # margins: a second round brings nats, too
+_MAY_IMPROVE = 2.0  # margins: a second round brings nats, too
 _ENCODED = 10  # rows that may be decoded in the memory that it takes to encode one
 
 
