@@ -10,7 +10,8 @@ r"""Repeats the papers' experiments, resumable, and writes their report.
     python -m trainers.reproduce --study=measurement --workdir=runs/measurement \
         --report=results/measurement --seeds=0,1,2,3,4
     python -m trainers.reproduce --table=1 --dataset=mnist --data_dir=../shared/tfds \
-        --workdir=runs/causal_ib --report=results/mnist_causal_ib --profile=core
+        --workdir=runs/causal_ib --report=results/mnist_causal_ib --profile=core \
+        --seeds=0,1,2 --jobs=2
     python -m trainers.reproduce --table=2 --data_dir=../shared/tfds --workdir=runs/cifar10 \
         --report=results/cifar10_causal_ib --profile=hour --precision=mixed_bfloat16
 
@@ -42,6 +43,7 @@ from tfcama.studies.class_rotation import ClassRotationStudy
 from tfcama.studies.measurement import MeasurementStudy
 from tfcama.studies.mechanisms import MechanismStudy
 from tfcama.studies.shift import ShiftStudy
+from tfcama.studies.side_by_side import run_parts
 from tfcama.studies.study import Study
 from trainers.shared_flags import DATA_DIR, WORKDIR
 
@@ -67,6 +69,14 @@ _REPORT = flags.DEFINE_string(
     "report", None, "Where the report goes. Example: --report=results/mnist_shift", required=True
 )
 _SEEDS = flags.DEFINE_string("seeds", "0", "A whole study each. Example: --seeds=0,1,2")
+_JOBS = flags.DEFINE_integer(
+    "jobs",
+    1,
+    "Seeds, of tables their rows, that are computed at once, each by a process that prints to "
+    "<workdir>/logs/; they share the cores, on which one thread each gets more done than all "
+    "threads one after the other. Example: --jobs=2",
+    lower_bound=1,
+)
 _PROFILE = flags.DEFINE_string(
     "profile",
     "full",
@@ -101,6 +111,8 @@ def main() -> None:
         progress=print,
     )
     seeds = [int(seed) for seed in specs.parse_range(_SEEDS.value, flag="--seeds")]
+    if _JOBS.value > 1:
+        run_parts(study, seeds, jobs=_JOBS.value)
     print(f"report: {study.run(seeds, Path(_REPORT.value).expanduser())}")
 
 

@@ -106,6 +106,13 @@ class CausalIbStudy(Study):
         again = tuple(name for name in profile.methods if name in profile.repeated)
         return dataclasses.replace(self, profile=profile._replace(methods=again))
 
+    @property
+    def parts(self) -> dict[str, CausalIbStudy]:
+        return {
+            name: dataclasses.replace(self, profile=self.profile._replace(methods=(name,)))
+            for name in self.profile.methods
+        }
+
     def _picture_bottlenecks(self, workdirs: Sequence[Workdir]) -> None:
         """Codes, information plane and adversarial examples of VIB and CausalIB, once."""
         if not workdirs or load_all(workdirs[0]):

@@ -96,6 +96,11 @@ class Study(abc.ABC):
         """The study of seeds after the first, which may leave out what costs most."""
         return self
 
+    @property
+    def parts(self) -> Mapping[str, Study]:
+        """Studies of less that need nothing of each other and together do this one's work."""
+        return {"": self}
+
     @abc.abstractmethod
     def pictures(
         self, rows: Sequence[Row], workdirs: Sequence[Workdir], *, chance: float

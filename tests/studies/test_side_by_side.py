@@ -1,0 +1,78 @@
+import dataclasses
+import io
+import os
+
+import pytest
+from rich.console import Console
+
+from tfcama.errors import InputError
+from tfcama.studies import causal_ib
+from tfcama.studies.causal_ib import CausalIbStudy
+from tfcama.studies.side_by_side import run_parts
+from tfcama.studies.study import Study
+
+
+class NotingStudy(Study):
+    """Its profile names its parts, and a part notes who did it."""
+
+    title = "notes"
+
+    def one_seed(self, seed):
+        for name in self.profile:
+            print(f"{name} of seed {seed}")
+            if name == "bad":
+                raise InputError("a bad part was given.")
+            threads = os.environ["TF_NUM_INTRAOP_THREADS"]
+            (self.root / f"{name}_{seed}").write_text(f"{os.getpid()} {threads}")
+        return []
+
+    @property
+    def parts(self):
+        return {name: dataclasses.replace(self, profile=(name,)) for name in self.profile}
+
+    @property
+    def repeated(self):
+        return dataclasses.replace(self, profile=self.profile[:1])
+
+    def pictures(self, rows, workdirs, *, chance):
+        return []
+
+    def checks(self, rows, workdirs):
+        return {}
+
+
+def noting(root, *names):
+    return NotingStudy(root, "digits", None, names, "float32", print)
+
+
+def test_every_part_of_every_seed_is_done_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "7")
+    said = io.StringIO()
+    run_parts(noting(tmp_path, "a", "b"), [3, 5], jobs=2, console=Console(file=said))
+    notes = {path.name: path.read_text().split() for path in tmp_path.iterdir() if path.is_file()}
+    assert set(notes) == {"a_3", "b_3", "a_5"}
+    threads = str(max(1, os.cpu_count() // 2))
+    assert {threads} == {note[1] for note in notes.values()}
+    assert str(os.getpid()) not in {note[0] for note in notes.values()}
+    assert os.environ["TF_NUM_INTRAOP_THREADS"] == "7"
+    assert "done, 3 of 3" in said.getvalue()
+    assert (tmp_path / "logs" / "seed3_b.log").read_text() == "b of seed 3\n"
+
+
+def test_a_part_that_fails_says_why_and_loses_nothing(tmp_path):
+    with pytest.raises(InputError, match=r"a bad part was given\."):
+        run_parts(noting(tmp_path, "a", "bad"), [0], jobs=1, console=Console(file=io.StringIO()))
+    assert (tmp_path / "a_0").exists()
+    with pytest.raises(InputError, match="0 jobs were given; at least 1 is needed"):
+        run_parts(noting(tmp_path, "a"), [0], jobs=0)
+
+
+def test_the_parts_of_a_table_are_its_rows(tmp_path):
+    profile = causal_ib.PROFILES["core"]
+    study = CausalIbStudy(tmp_path, "mnist", None, profile, "float32", print)
+    parts = study.parts
+    assert tuple(parts) == profile.methods
+    assert {name: part.profile.methods for name, part in parts.items()} == {
+        name: (name,) for name in profile.methods
+    }
+    assert tuple(study.repeated.parts) == profile.repeated
