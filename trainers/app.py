@@ -33,13 +33,13 @@ from absl import app, flags, logging
 from tfcama.errors import InputError
 from tfcama.workdir import is_disk_full
 
+logging.set_verbosity(logging.ERROR)  # here: processes that a binary starts import it, too
 INPUT_ERROR_STATUS = 2
 INTERRUPTED_STATUS = 130
 
 
 def run(main: Callable[[], None]) -> None:
     """Parses the flags and runs `main`; bad input ends in a sentence and a non-zero status."""
-    logging.set_verbosity(logging.ERROR)
     _explain_shared_flags(sys.modules["__main__"])
     app.run(lambda argv: _guarded(main, argv), flags_parser=_parse)
 
