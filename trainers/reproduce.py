@@ -43,8 +43,8 @@ from tfcama.studies.class_rotation import ClassRotationStudy
 from tfcama.studies.measurement import MeasurementStudy
 from tfcama.studies.mechanisms import MechanismStudy
 from tfcama.studies.shift import ShiftStudy
-from tfcama.studies.side_by_side import run_parts
 from tfcama.studies.study import Study
+from trainers.jobs_flag import JOBS
 from trainers.shared_flags import DATA_DIR, WORKDIR
 
 _STUDIES: Registry[type[Study]] = Registry(
@@ -69,14 +69,6 @@ _REPORT = flags.DEFINE_string(
     "report", None, "Where the report goes. Example: --report=results/mnist_shift", required=True
 )
 _SEEDS = flags.DEFINE_string("seeds", "0", "A whole study each. Example: --seeds=0,1,2")
-_JOBS = flags.DEFINE_integer(
-    "jobs",
-    1,
-    "Seeds, of tables their rows, that are computed at once, each by a process that prints to "
-    "<workdir>/logs/; they share the cores, on which one thread each gets more done than all "
-    "threads one after the other. Example: --jobs=2",
-    lower_bound=1,
-)
 _PROFILE = flags.DEFINE_string(
     "profile",
     "full",
@@ -111,9 +103,7 @@ def main() -> None:
         progress=print,
     )
     seeds = [int(seed) for seed in specs.parse_range(_SEEDS.value, flag="--seeds")]
-    if _JOBS.value > 1:
-        run_parts(study, seeds, jobs=_JOBS.value)
-    print(f"report: {study.run(seeds, Path(_REPORT.value).expanduser())}")
+    print(f"report: {study.run(seeds, Path(_REPORT.value).expanduser(), jobs=JOBS.value)}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ r"""Trains and attacks a grid of configurations, and writes one table and its he
         --workdir=runs/ablation --grid=alpha=0,0.01,0.05 --grid=beta=0,0.05,0.2,1 --epochs=10 \
         --attack=fgsm,pgd:steps=20 --eps=0.196 --limit=1000
     python -m trainers.sweep --model=causal_ib --dataset=mnist --workdir=runs/norms \
-        --grid=norm=smooth_l1,l1,l2 --grid=seed=0,1,2
+        --grid=norm=smooth_l1,l1,l2 --grid=seed=0,1,2 --jobs=2
 
 Every cell is a run under <workdir>/runs/; a killed sweep continues when the same command is given
 again, and a larger grid takes over what is there. The report, with results.csv, report.json and a
@@ -21,6 +21,7 @@ from tfcama import specs
 from tfcama.errors import InputError
 from tfcama.studies.sweep import Sweep
 from trainers import run_flags
+from trainers.jobs_flag import JOBS
 from trainers.shared_flags import DATA_DIR, WORKDIR
 
 _GRID = flags.DEFINE_multi_string(
@@ -50,7 +51,7 @@ def main() -> None:
         progress=print,
     )
     target = Path(_REPORT.value).expanduser() if _REPORT.value else sweep.root / "report"
-    print(f"report: {sweep.run(target)}")
+    print(f"report: {sweep.run(target, jobs=JOBS.value)}")
 
 
 def _grid(texts: list[str]) -> dict[str, tuple[str, ...]]:

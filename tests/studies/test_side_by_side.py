@@ -1,15 +1,19 @@
 import dataclasses
 import io
 import os
+import pickle
 
 import pytest
 from rich.console import Console
 
 from tfcama.errors import InputError
-from tfcama.studies import causal_ib
+from tfcama.models.causal_ib import CausalIbConfig
+from tfcama.studies import causal_ib, sweep
 from tfcama.studies.causal_ib import CausalIbStudy
-from tfcama.studies.side_by_side import run_parts
+from tfcama.studies.side_by_side import run_side_by_side
 from tfcama.studies.study import Study
+from tfcama.studies.sweep import Sweep
+from tfcama.training.config import RunConfig, TrainingConfig
 
 
 class NotingStudy(Study):
@@ -45,26 +49,56 @@ def noting(root, *names):
     return NotingStudy(root, "digits", None, names, "float32", print)
 
 
+def run(study, seeds, *, jobs):
+    """Returns what was said meanwhile."""
+    said = io.StringIO()
+    console = Console(file=said)
+    run_side_by_side(study._pieces(seeds), jobs=jobs, logs=study.root / "logs", console=console)
+    return said.getvalue()
+
+
 def test_every_part_of_every_seed_is_done_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "7")
-    said = io.StringIO()
-    run_parts(noting(tmp_path, "a", "b"), [3, 5], jobs=2, console=Console(file=said))
+    said = run(noting(tmp_path, "a", "b"), [3, 5], jobs=2)
     notes = {path.name: path.read_text().split() for path in tmp_path.iterdir() if path.is_file()}
     assert set(notes) == {"a_3", "b_3", "a_5"}
     threads = str(max(1, os.cpu_count() // 2))
     assert {threads} == {note[1] for note in notes.values()}
     assert str(os.getpid()) not in {note[0] for note in notes.values()}
     assert os.environ["TF_NUM_INTRAOP_THREADS"] == "7"
-    assert "done, 3 of 3" in said.getvalue()
+    assert "done, 3 of 3" in said
     assert (tmp_path / "logs" / "seed3_b.log").read_text() == "b of seed 3\n"
 
 
 def test_a_part_that_fails_says_why_and_loses_nothing(tmp_path):
     with pytest.raises(InputError, match=r"a bad part was given\."):
-        run_parts(noting(tmp_path, "a", "bad"), [0], jobs=1, console=Console(file=io.StringIO()))
+        run(noting(tmp_path, "a", "bad"), [0], jobs=1)
     assert (tmp_path / "a_0").exists()
     with pytest.raises(InputError, match="0 jobs were given; at least 1 is needed"):
-        run_parts(noting(tmp_path, "a"), [0], jobs=0)
+        run(noting(tmp_path, "a"), [0], jobs=0)
+
+
+def test_a_sweep_hands_out_its_cells(tmp_path, monkeypatch):
+    handed = {}
+    monkeypatch.setattr(sweep, "run_side_by_side", lambda pieces, **kwargs: handed.update(pieces))
+    monkeypatch.setattr(Sweep, "_line", lambda self, cell: {**cell.values, "error": "not today"})
+    base = RunConfig("causal_ib", "mnist", 0, CausalIbConfig(), TrainingConfig())
+    made = Sweep(
+        root=tmp_path,
+        base=base,
+        grid={"alpha": ("0", "0.1"), "seed": ("1",)},
+        attacks=(),
+        eps=(),
+        limit=None,
+        data_dir=None,
+        progress=print,
+    )
+    with pytest.raises(InputError, match=r"no cell of the sweep could be trained: not today"):
+        made.run(tmp_path / "report", jobs=2)
+    assert [piece()["alpha"] for piece in handed.values()] == ["0", "0.1"]
+    assert set(handed) == {cell.workdir.root.name for cell in made.cells()}
+    sent = pickle.loads(pickle.dumps(made))  # as to another process
+    assert [cell.config for cell in sent.cells()] == [cell.config for cell in made.cells()]
 
 
 def test_the_parts_of_a_table_are_its_rows(tmp_path):

@@ -1,4 +1,4 @@
-"""The parts of a study in several processes at once; what they leave, the study then finds done."""
+"""Pieces of an experiment in several processes at once; what they leave, it then finds done."""
 
 from __future__ import annotations
 
@@ -6,42 +6,39 @@ import concurrent.futures
 import contextlib
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import rich.progress
 from rich.console import Console
 
 from tfcama.errors import InputError
-from tfcama.studies.study import Study
 
 _THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
 
-def run_parts(
-    study: Study, seeds: Sequence[int], *, jobs: int, console: Console | None = None
+def run_side_by_side(
+    pieces: Mapping[str, Callable[[], object]],
+    *,
+    jobs: int,
+    logs: Path,
+    console: Console | None = None,
 ) -> None:
-    """Runs what `study.run` would, but for its report, as processes that share the processor.
+    """Calls every piece in a process of its own or of those before it; they share the processor.
 
-    What a part prints goes to <root>/logs/. A part that fails stops none that has begun; the same
-    call goes on where this one stopped.
+    A piece that fails stops none that has begun; those that have not are left for the next time.
 
     Args:
-      study: see Study.
-      seeds: as of `study.run`.
+      pieces: by name; they can be pickled, and need nothing of each other.
       jobs: processes at a time; the cores are divided among them.
+      logs: directory of what the pieces print, a file each, which grows.
       console: where to tell what is done; standard error by default.
 
     Raises:
-      InputError: fewer than one process, or what the first part that failed says.
+      InputError: fewer than one process, or what the first piece that failed says.
     """
     if jobs < 1:
         raise InputError(f"{jobs} jobs were given; at least 1 is needed.")
-    parts = {
-        f"seed{seed}" + (f"_{name}" if name else ""): (part, seed)
-        for place, seed in enumerate(seeds)
-        for name, part in (study.repeated if place else study).parts.items()
-    }
     console = console or Console(stderr=True)
     columns = rich.progress.Progress.get_default_columns()
     bar = rich.progress.Progress(
@@ -57,13 +54,12 @@ def run_parts(
             jobs, mp_context=multiprocessing.get_context("spawn")
         ) as pool,
     ):
-        task = bar.add_task(f"{len(parts)} parts, {jobs} at a time", total=len(parts))
-        logs = study.root / "logs"
+        about = f"{len(pieces)} pieces, {jobs} at a time"
+        task = bar.add_task(about, total=len(pieces))
+        console.print(f"{about}; what they say is in {logs}")
         begun = {
-            pool.submit(_run_part, part, seed, logs / f"{name}.log"): name
-            for name, (part, seed) in parts.items()
+            pool.submit(_run, piece, logs / f"{name}.log"): name for name, piece in pieces.items()
         }
-        console.print(f"{len(parts)} parts, {jobs} at a time; what they say is in {logs}")
         for count, future in enumerate(concurrent.futures.as_completed(begun), start=1):
             try:
                 future.result()
@@ -71,7 +67,7 @@ def run_parts(
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
             bar.update(task, completed=count)
-            console.print(f"{begun[future]}: done, {count} of {len(parts)}")
+            console.print(f"{begun[future]}: done, {count} of {len(pieces)}")
 
 
 @contextlib.contextmanager
@@ -89,11 +85,11 @@ def _threads(number: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _run_part(part: Study, seed: int, log: Path) -> None:
+def _run(piece: Callable[[], object], log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
         log.open("a", buffering=1) as file,
         contextlib.redirect_stdout(file),
         contextlib.redirect_stderr(file),
     ):
-        part.one_seed(seed)
+        piece()

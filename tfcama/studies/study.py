@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ from tfcama.report.build import write_report
 from tfcama.report.pictures import Picture, slug, to_png
 from tfcama.specs import with_number
 from tfcama.studies import steps
+from tfcama.studies.side_by_side import run_side_by_side
 from tfcama.training.config import RunConfig, TrainingConfig
 from tfcama.workdir import Workdir
 
@@ -52,16 +54,22 @@ class Study(abc.ABC):
     PROFILES: ClassVar[Mapping[str, Any]]
     default_dataset: ClassVar[str]
 
-    def run(self, seeds: Sequence[int], target: Path) -> Path:
+    def run(self, seeds: Sequence[int], target: Path, *, jobs: int = 1) -> Path:
         """Trains, fine-tunes and scores everything, then writes the report.
 
         Args:
           seeds: a whole study each.
           target: where the report goes.
+          jobs: `parts` of seeds that are computed at once, see run_side_by_side.
 
         Returns:
           The report's index.html.
+
+        Raises:
+          InputError: see run_side_by_side; or of a run.
         """
+        if jobs > 1:
+            run_side_by_side(self._pieces(seeds), jobs=jobs, logs=self.root / "logs")
         workdirs = self.all_seeds(seeds)
         rows = [row for workdir in workdirs for row in results.load_rows(workdir)]
         chance = 1.0 / load_spec(workdirs[0]).num_classes
@@ -95,6 +103,14 @@ class Study(abc.ABC):
     def repeated(self) -> Study:
         """The study of seeds after the first, which may leave out what costs most."""
         return self
+
+    def _pieces(self, seeds: Sequence[int]) -> dict[str, Callable[[], object]]:
+        """What `all_seeds` does, in pieces that need nothing of each other, by name."""
+        return {
+            f"seed{seed}" + (f"_{name}" if name else ""): functools.partial(part.one_seed, seed)
+            for place, seed in enumerate(seeds)
+            for name, part in (self.repeated if place else self).parts.items()
+        }
 
     @property
     def parts(self) -> Mapping[str, Study]:

@@ -23,6 +23,7 @@ from tfcama.report import figures, labels
 from tfcama.report.build import write_report
 from tfcama.report.pictures import Picture, slug, to_png
 from tfcama.studies import steps
+from tfcama.studies.side_by_side import run_side_by_side
 from tfcama.studies.steps import Progress
 from tfcama.training import checkpoints
 from tfcama.training.config import RunConfig
@@ -70,13 +71,14 @@ class Sweep:
     data_dir: str | None
     progress: Progress
 
-    def run(self, target: Path) -> Path:
+    def run(self, target: Path, *, jobs: int = 1) -> Path:
         """Fills the grid, then writes a report: results.csv and a heat map a score besides.
 
         A cell whose training fails is reported as such, and the others go on.
 
         Args:
           target: where the report goes; replaced as a whole.
+          jobs: cells that are computed at once, see run_side_by_side.
 
         Returns:
           The report's index.html.
@@ -89,6 +91,9 @@ class Sweep:
         for attack, eps in self._scores.values():
             if attack:
                 registry.parse(attack, eps=eps)
+        if jobs > 1:
+            pieces = {cell.workdir.root.name: functools.partial(self._line, cell) for cell in cells}
+            run_side_by_side(pieces, jobs=jobs, logs=self.root / "logs")
         lines = [self._line(cell) for cell in cells]
         scored_cells = [cell for cell, line in zip(cells, lines, strict=True) if not line["error"]]
         if not scored_cells:
