@@ -21,7 +21,9 @@ from scipy.special import logsumexp, softmax
 
 from tfcama import specs
 from tfcama.data import manipulations
+from tfcama.evaluation.predict import Predictor
 from tfcama.evaluation.subject import load_subject
+from tfcama.training import run
 from tfcama.workdir import Workdir
 from trainers.shared_flags import DATA_DIR, WORKDIR
 
@@ -30,7 +32,6 @@ _MANIPULATION = flags.DEFINE_string(
 )
 _MARGINS = flags.DEFINE_string("margins", "10,20,30,40", "In nats. Example: --margins=20,30")
 _LIMIT = flags.DEFINE_integer("limit", 500, "Test inputs. Example: --limit=1000")
-_WARM_UP = 1  # predictions, which compile
 
 
 def main() -> None:
@@ -46,22 +47,19 @@ def main() -> None:
         "of log p(x), nats",
     ):
         table.add_column(heading, justify="right")
+    subject = load_subject(workdir, data_dir=DATA_DIR.value, limit=_LIMIT.value)
+    rows, seed = subject.test, subject.loaded.config.seed
+    if _MANIPULATION.value:
+        move = manipulations.parse(_MANIPULATION.value).fit(subject.dataset)
+        rows = manipulations.manipulate(rows, move, seed=seed)
     exact, slowest = None, 0.0
     for margin in (0.0, *specs.parse_range(_MARGINS.value, flag="--margins")):
-        subject = load_subject(
-            workdir,
-            data_dir=DATA_DIR.value,
-            limit=_LIMIT.value,
-            at_test=[f"class_margin={margin:g}"],
-        )
-        rows = subject.test
-        if _MANIPULATION.value:
-            move = manipulations.parse(_MANIPULATION.value).fit(subject.dataset)
-            rows = manipulations.manipulate(rows, move, seed=subject.loaded.config.seed)
-        for _ in range(_WARM_UP + 1):
-            started = time.perf_counter()
-            scores = subject.predictor.log_scores(rows.x)
-            seconds = time.perf_counter() - started
+        loaded = run.load(workdir, at_test=[f"class_margin={margin:g}"])
+        predictor = Predictor(loaded.classifier, seed=seed)
+        predictor.log_scores(rows.x)  # compiles
+        started = time.perf_counter()
+        scores = predictor.log_scores(rows.x)
+        seconds = time.perf_counter() - started
         if exact is None:
             exact, slowest = scores, seconds
         labels = scores.argmax(axis=1)

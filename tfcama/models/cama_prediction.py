@@ -175,7 +175,7 @@ class CamaPrediction(CamaDensities):
                 weights = tf.reshape(weights, [num_samples, -1, width])
             return tfp.math.reduce_logmeanexp(weights, axis=0)
 
-        rows = (x, m, proposal) if labels is None else (x, m, proposal, labels)
+        rows = (x, m, proposal, labels)
         return _in_chunks(estimate, rows, length=affordable // at_once, shape=(width,))
 
     def _improved_moments(
@@ -191,7 +191,7 @@ class CamaPrediction(CamaDensities):
 
         return _in_chunks(
             improve,
-            (x, m, proposal) if labels is None else (x, m, proposal, labels),
+            (x, m, proposal, labels),
             length=max(1, self.config.max_decoder_rows // (_ENCODED * width)),
             shape=(width, 2, self.dim_z),
         )
@@ -304,7 +304,7 @@ def _within(scores: tf.Tensor, margin: float) -> tf.Tensor:
 
 def _in_chunks(
     function: Callable[..., tf.Tensor],
-    tensors: tuple[tf.Tensor, ...],
+    tensors: tuple[tf.Tensor | None, ...],
     *,
     length: int,
     shape: tuple[int, ...],
@@ -313,17 +313,18 @@ def _in_chunks(
 
     Args:
       function: chunks [r, ...] -> float32 [r, *shape].
-      tensors: [R, ...].
+      tensors: [R, ...]; None is left out.
       length: r is at most this.
       shape: see function.
 
     Returns:
       [R, *shape].
     """
-    static_size = tensors[0].shape[0]
+    given = [tensor for tensor in tensors if tensor is not None]
+    static_size = given[0].shape[0]
     if static_size is not None and static_size <= length:
-        return function(*tensors)
-    size = tf.shape(tensors[0])[0]
+        return function(*given)
+    size = tf.shape(given[0])[0]
     number = tf.maximum(1, -(-size // length))
     even = tf.maximum(1, -(-size // number))  # even chunks: little to fill up
 
@@ -336,7 +337,7 @@ def _in_chunks(
 
     results = tf.map_fn(
         lambda chunk: function(*chunk),
-        tuple(tf.ensure_shape(cut(t), [None, None, *t.shape[1:]]) for t in tensors),
+        tuple(tf.ensure_shape(cut(t), [None, None, *t.shape[1:]]) for t in given),
         fn_output_signature=tf.TensorSpec([None, *shape], tf.float32),
         parallel_iterations=1,
     )  # [number, even, *shape]
