@@ -64,7 +64,13 @@ def results_of(page):
     return json.loads((page.parent / "report.json").read_text())["results"]
 
 
-def test_a_study_of_images_is_done_once(study, tmp_path, no_training):
+def test_a_study_of_images_is_done_once_in_parts_by_family(study, tmp_path, no_training):
+    parts = study.parts
+    assert tuple(parts) == ("cama", "dnn", "cnn")
+    made = {name: {w.root.name for w in part.one_seed(0)} for name, part in parts.items()}
+    assert made["dnn"] == {"dnn", "dnn_rotation-30"}
+    assert {"cama", "stn_cnn"} & made["cama"] == {"cama"}
+    no_training()
     page = study.run([0], tmp_path / "report")
     names = {path.stem for path in page.parent.glob("*.png")}
     assert {"accuracy_matrix", "recovered_rotation-30_of_rotation-30_rotation"} <= names
@@ -76,7 +82,6 @@ def test_a_study_of_images_is_done_once(study, tmp_path, no_training):
     assert {row["manipulation"] for row in rows} == {"rotation", "zoom"}
     assert "Does it do what was asked of it?" in page.read_text()
     before = untouched(tmp_path / "runs")
-    no_training()
     study.run([0], tmp_path / "report")
     assert untouched(tmp_path / "runs") == before
 

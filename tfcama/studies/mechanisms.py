@@ -83,7 +83,7 @@ class Profile(NamedTuple):
 
     Attributes:
       kind: of inputs, see InputSpec.
-      cama_epochs, dnn_epochs, cnn_epochs: of training; without CNN epochs there are no CNNs.
+      cama_epochs, dnn_epochs, cnn_epochs: of training; of what has none, there are no models.
       steps: of each fine-tuning.
       cases: what every model is scored on.
       adapted: so many of the cases are adapted to, each by the mechanism that is meant for it.
@@ -167,14 +167,31 @@ class MechanismStudy(Study):
                 f"{self.dataset} holds {kind}s, the profile is for {profile.kind}s; take one of "
                 f"{', '.join(n for n, p in self.PROFILES.items() if p.kind == kind)}."
             )
+        families = (
+            (self._causal, profile.cama_epochs),
+            (self._discriminative, profile.dnn_epochs),
+            (self._convolutional, profile.cnn_epochs),
+        )
+        return [each for family, epochs in families if epochs for each in family(seed)]
+
+    @property
+    def parts(self) -> Mapping[str, Study]:
+        """By family of models."""
+        families = ("cama_epochs", "dnn_epochs", "cnn_epochs")
+        return {
+            family.removesuffix("_epochs"): dataclasses.replace(
+                self, profile=self.profile._replace(**{f: 0 for f in families if f != family})
+            )
+            for family in families
+            if getattr(self.profile, family)
+        }
+
+    def _causal(self, seed: int) -> list[Workdir]:
+        """A CAMA, and what becomes of it."""
+        profile = self.profile
         cama = self._train("cama", seed, epochs=profile.cama_epochs, precision=self.precision)
-        dnn = self._train("dnn", seed, epochs=profile.dnn_epochs)
-        workdirs = [cama, dnn]
-        if kind == "image":
-            for case in profile.cases:
-                self._score(dnn, case, augmentation=case.text)
         adapted = {case: self._adapt(cama, case, FRACTION, seed) for case in profile.adapted_cases}
-        workdirs += adapted.values()
+        workdirs = [cama, *adapted.values()]
         for fraction in profile.fractions:
             for mechanism in (profile.cases[0].mechanism, ""):
                 case = profile.cases[0]._replace(mechanism=mechanism)
@@ -183,19 +200,32 @@ class MechanismStudy(Study):
             for case in profile.cases[:count]:
                 other = case._replace(mechanism=mechanism)
                 workdirs.append(self._adapt(cama, other, FRACTION, seed))
-        if profile.cnn_epochs:
-            workdirs += self._convolutional(seed)
         if profile.attacked:
-            for workdir in (cama, dnn):
-                self._attack(workdir)
+            self._attack(cama)
             first = {case.mechanism: workdir for case, workdir in reversed(adapted.items())}
             for workdir in first.values():
                 self._attack(workdir, source=cama)
-        for case in profile.cases[: profile.foresighted]:
-            workdirs.append(self._train("dnn", seed, epochs=profile.dnn_epochs, case=case))
         return workdirs
 
+    def _discriminative(self, seed: int) -> list[Workdir]:
+        """A DNN, also with test-time augmentation, and those with foresight."""
+        profile = self.profile
+        dnn = self._train("dnn", seed, epochs=profile.dnn_epochs)
+        if profile.kind == "image":
+            for case in profile.cases:
+                self._score(dnn, case, augmentation=case.text)
+        if profile.attacked:
+            self._attack(dnn)
+        return [
+            dnn,
+            *(
+                self._train("dnn", seed, epochs=profile.dnn_epochs, case=case)
+                for case in profile.cases[: profile.foresighted]
+            ),
+        ]
+
     def _convolutional(self, seed: int) -> list[Workdir]:
+        """A spatial transformer, what is adapted by its batch statistics, and foresight."""
         epochs = self.profile.cnn_epochs
         stn = self._train("stn_cnn", seed, epochs=epochs)
         normalised = self._train("cnn_bn", seed, epochs=epochs)
