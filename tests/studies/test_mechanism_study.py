@@ -23,6 +23,7 @@ IMAGES = mechanisms.Profile(
     dnn_epochs=1,
     cnn_epochs=1,
     steps=2,
+    first_steps=3,
     cases=(mechanisms.Case("rotation", 30.0, "rotation"), mechanisms.Case("zoom", 0.4, "zoom")),
     adapted=1,
     foresighted=1,
