@@ -3,6 +3,8 @@ r"""Attacks a trained classifier and writes a report.
     python -m trainers.attack --workdir=runs/mnist --attack=fgsm,pgd --eps=0:0.5:0.1 --limit=500
     python -m trainers.attack --workdir=runs/mnist --attack=pgd_eot:draws=20:restarts=10 --eps=0.1
     python -m trainers.attack --workdir=runs/mnist --attack=pgd --eps=0.1 --finetune --sanity
+    python -m trainers.attack --workdir=runs/mnist --attack=pgd --eps=0.1,0.2 --adaptive_rounds=2 \
+        --mechanism=photometric
 
 fgsm and pgd are CleverHans' (the papers' protocol), pgd_eot and square belong to the strong
 protocol, noise is a control. Rows, pictures and the page go to <workdir>/report/.
@@ -12,15 +14,19 @@ from trainers import app  # isort: skip  (quiets TensorFlow before anything impo
 
 from absl import flags
 
+from tfcama import config as config_lib
 from tfcama import specs
 from tfcama.attacks import registry
 from tfcama.attacks.registry import ATTACKS
+from tfcama.errors import InputError
 from tfcama.evaluation import robustness
 from tfcama.evaluation.subject import load_subject
+from tfcama.models.mechanisms.registry import MECHANISMS
 from tfcama.report.build import build
 from tfcama.studies import steps
 from tfcama.studies.attacked_adaptation import AttackedAdaptation
 from tfcama.training.config import default_finetuning
+from tfcama.training.finetune import adapted_config, check_has_m
 from tfcama.workdir import Workdir
 from trainers.shared_flags import DATA_DIR, WORKDIR
 
@@ -63,6 +69,15 @@ _MALICIOUS = flags.DEFINE_float(
     lower_bound=0.0,
     upper_bound=1.0,
 )
+_MECHANISM = flags.DEFINE_string(
+    "mechanism",
+    None,
+    f"How m acts in that adaptation: one or several of {', '.join(MECHANISMS)}, joined by +; the "
+    "run's own unless given. Example: --mechanism=photometric",
+)
+_SET = flags.DEFINE_multi_string(
+    "set", [], "Any other key of that adaptation. Example: --set steps=200"
+)
 _SANITY = flags.DEFINE_bool(
     "sanity", False, "Also run the sanity checks at the largest eps. Example: --sanity"
 )
@@ -73,12 +88,22 @@ def main() -> None:
     radii = specs.parse_range(_EPS.value, flag="--eps")
     for attack in _ATTACK.value:
         registry.parse(attack, eps=max(radii))  # a bad one costs no work
+    adapts = bool(_FINETUNE.value or _ADAPTIVE.value or _MALICIOUS.value)
+    for flag, value in (("mechanism", _MECHANISM.value), ("set", _SET.value)):
+        if value and not adapts:
+            raise InputError(
+                f"--{flag} was given, but nothing is adapted; add --finetune, --adaptive_rounds or "
+                "--malicious."
+            )
     limits = {"data_dir": DATA_DIR.value, "limit": _LIMIT.value}
     subject = load_subject(workdir, **limits)
     source = load_subject(Workdir(_TRANSFER.value), **limits) if _TRANSFER.value else None
     adaptation = None
-    if _FINETUNE.value or _ADAPTIVE.value or _MALICIOUS.value:
-        adaptation = default_finetuning(subject.loaded.config)
+    if adapts:
+        adaptation = default_finetuning(subject.loaded.config, mechanism=_MECHANISM.value or "")
+        adaptation = config_lib.override(adaptation, _SET.value)
+        check_has_m(subject.loaded, workdir)
+        adapted_config(subject.loaded, adaptation)
     for attack in _ATTACK.value:
         found = steps.attack(subject, attack, radii, source=source, progress=print)
         if adaptation is not None:

@@ -62,6 +62,14 @@ def bad_calls(trained, table, tmp):
         ),
         "holds no run: config.json is missing": ("trainers.evaluate", f"--workdir={tmp}/none"),
         "did you mean 'fgsm'": ("trainers.attack", f"--workdir={trained}", "--attack=fgms"),
+        "--mechanism was given, but nothing is adapted": (
+            *("trainers.attack", f"--workdir={trained}"),
+            "--mechanism=rotation",
+        ),
+        "which has no M-networks to fine-tune; name the workdir": (
+            *("trainers.attack", f"--workdir={trained}"),
+            "--adaptive_rounds=1",
+        ),
         "which has no M-networks to fine-tune": (
             *(finetune, f"--workdir={trained}"),
             "--manipulation=vertical_shift:0.5",

@@ -216,12 +216,17 @@ def load_base(base: Workdir, *, at_test: Sequence[str] = ()) -> run.LoadedRun:
       InputError: the model has no M-networks.
     """
     trained = run.load(base, at_test=at_test)
+    check_has_m(trained, base)
+    return trained
+
+
+def check_has_m(trained: run.LoadedRun, base: Workdir) -> None:
+    """Raises InputError unless the run in this workdir is of a CAMA, which can be adapted."""
     if not isinstance(trained.classifier, CamaBase):
         raise InputError(
             f"{base.root} holds a '{trained.config.model}', which has no M-networks to fine-tune; "
             "name the workdir of a 'cama' or 'measurement_cama'."
         )
-    return trained
 
 
 def make_trainer(
