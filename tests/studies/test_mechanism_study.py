@@ -1,8 +1,11 @@
 """The study of mechanisms in miniature, its claims, and the choice of a mechanism."""
 
 import dataclasses
+import io
 import json
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from tests.studies.test_studies import no_training, untouched
@@ -11,20 +14,22 @@ from tfcama.evaluation.results import Row
 from tfcama.studies import mechanisms
 from tfcama.studies.mechanism_choice import TRAINED, rank_mechanisms, write_ranking
 from tfcama.studies.mechanism_claims import claims
+from tfcama.studies.mechanism_profiles import Case, Profile
+from tfcama.studies.mechanism_table import matrix, to_csv
 from tfcama.training.config import FinetuneConfig, TrainingConfig
 from tfcama.workdir import Workdir
 
 __all__ = ["no_training"]
 
 
-IMAGES = mechanisms.Profile(
+IMAGES = Profile(
     kind="image",
     cama_epochs=1,
     dnn_epochs=1,
     cnn_epochs=1,
     steps=2,
     first_steps=3,
-    cases=(mechanisms.Case("rotation", 30.0, "rotation"), mechanisms.Case("zoom", 0.4, "zoom")),
+    cases=(Case("rotation", 30.0, "rotation"), Case("zoom", 0.4, "zoom")),
     adapted=1,
     foresighted=1,
     additive=0,
@@ -38,7 +43,7 @@ IMAGES = mechanisms.Profile(
 TABLES = IMAGES._replace(
     kind="table",
     cnn_epochs=0,
-    cases=(mechanisms.Case("children_shift:direction=down", 2.0, "location_scale"),),
+    cases=(Case("children_shift:direction=down", 2.0, "location_scale"),),
     additive=1,
     fractions=(0.1,),
     attacked=4,
@@ -82,6 +87,10 @@ def test_a_study_of_images_is_done_once_in_parts_by_family(study, tmp_path, no_t
     assert adapted == {"rotation:30"}
     assert {row["manipulation"] for row in rows} == {"rotation", "zoom"}
     assert "Does it do what was asked of it?" in page.read_text()
+    table = pd.read_csv(page.parent / "table.csv", index_col="model")
+    found = next(r for r in rows if (r["model"], r["level"]) == ("stn_cnn", 30.0))
+    shown = table.loc["spatial-transformer CNN"]
+    assert shown["rotation 30"] == pytest.approx(100 * found["accuracy"], abs=0.01)
     before = untouched(tmp_path / "runs")
     study.run([0], tmp_path / "report")
     assert untouched(tmp_path / "runs") == before
@@ -123,6 +132,7 @@ def row(accuracy, *, trained_on="clean", finetuned_on="", on="clean", model="cam
         "experiment": "manipulation_held_out" if finetuned_on else "manipulation",
         "manipulation": "vertical_shift" if on == "clean" else name,
         "level": float(level or 0),
+        "seed": 0,
         "variant": "mechanism=translation" if finetuned_on and model == "cama" else "",
     }
     return Row(
@@ -132,7 +142,6 @@ def row(accuracy, *, trained_on="clean", finetuned_on="", on="clean", model="cam
         finetuned_on=finetuned_on,
         attack="",
         eps=0.0,
-        seed=0,
         n=100,
         accuracy=accuracy,
         low=0.0,
@@ -195,6 +204,31 @@ def test_claims_say_what_holds():
         "84 %"
         in found["vertical shift 0.5: at least half of what the DNN loses is won back"].detail
     )
+
+
+def test_numbers_over_seeds_stand_with_their_spread():
+    shift = Case("vertical_shift", 0.5, "translation")
+    made = {"finetuned_on": shift.text, "on": shift.text}
+    rows = [
+        row(0.99, model="dnn"),
+        row(0.80, seed=0, **made),
+        row(0.90, seed=1, **made),
+        row(0.94, seed=2, **made),
+        row(0.50, seed=0, **made, experiment="manipulation"),  # also what it adapted to: not shown
+    ]
+    (check,) = (
+        check
+        for check in claims(rows, {}, {shift.text: shift.mechanism}, asked={shift.text: 0.87})
+        if check.name.startswith("CAMA adapted to")
+    )
+    assert (check.passed, check.detail) == (True, "88.0 ± 7.2 %")
+    names, columns, cells = matrix(rows, [shift])
+    assert columns == ["clean", "vertical shift 0.5"]
+    table = pd.read_csv(io.StringIO(to_csv(names, columns, cells)), index_col="model")
+    assert list(table.columns) == ["clean", "clean std", *columns[1:], "vertical shift 0.5 std"]
+    dnn, cama = table.to_numpy()
+    np.testing.assert_allclose(dnn, [99.0, np.nan, np.nan, np.nan])
+    np.testing.assert_allclose(cama, [np.nan, np.nan, 88.0, 7.21])
 
 
 def test_mechanisms_are_ranked_by_unseen_inputs(study, tmp_path, bars_everywhere):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tfcama.evaluation.over_seeds import OverSeeds, averaged
 from tfcama.evaluation.results import Row
 from tfcama.evaluation.robustness import Check
 from tfcama.report import labels
@@ -31,6 +32,9 @@ class _Key(NamedTuple):
     mechanism: str = ""
 
 
+_Accuracies = Mapping[_Key, OverSeeds]
+
+
 def claims(
     rows: Sequence[Row],
     errors: Mapping[str, Sequence[float]],
@@ -47,18 +51,18 @@ def claims(
         all that models are scored on.
       asked: the accuracy that is asked of a CAMA adapted to a manipulation, by the manipulation.
     """
-    mean = _means(rows, mechanisms, experiment="manipulation")
-    few = _means(rows, mechanisms, experiment=finetuned_experiment(_FEW))
+    usual = _accuracies(rows, mechanisms, experiment="manipulation")
+    few = _accuracies(rows, mechanisms, experiment=finetuned_experiment(_FEW))
     cases = sorted(
-        {k.finetuned_on for k in mean if k.model == _CAMA and k.finetuned_on and not k.mechanism}
+        {k.finetuned_on for k in usual if k.model == _CAMA and k.finetuned_on and not k.mechanism}
     )
-    checks = [*_thresholds(mean, asked), *_clean(mean, cases), *_won_back(mean, cases)]
+    checks = [*_thresholds(usual, asked), *_clean(usual, cases), *_won_back(usual, cases)]
     checks += [
-        *_foresight(mean, cases),
-        *_unseen(mean, cases, sorted(mechanisms)),
-        *_few_inputs(few, mean, cases),
+        *_foresight(usual, cases),
+        *_unseen(usual, cases, sorted(mechanisms)),
+        *_few_inputs(few, usual, cases),
         *_above_additive(few, cases, about=_ABOUT_FEW),
-        *_above_additive(mean, cases),
+        *_above_additive(usual, cases),
     ]
     for name, found in errors.items():
         if "vertical_shift:0.3" in name and name.endswith("shift_y"):
@@ -69,11 +73,11 @@ def claims(
     return checks
 
 
-def _means(
+def _accuracies(
     rows: Sequence[Row], mechanisms: Mapping[str, str], *, experiment: str
-) -> dict[_Key, float]:
-    """Accuracy in an experiment by key, the mean over seeds."""
-    found: dict[_Key, list[float]] = defaultdict(list)
+) -> _Accuracies:
+    """Of an experiment."""
+    found: dict[_Key, dict[int, float]] = defaultdict(dict)
     for row in rows:
         adapted = row.finetuned_on != ""
         if row.experiment != (f"{experiment}_held_out" if adapted else experiment):
@@ -85,8 +89,8 @@ def _means(
         if mechanism == mechanisms.get(row.finetuned_on):
             mechanism = ""
         key = _Key(model, row.trained_on, row.finetuned_on, _tested_on(row), mechanism)
-        found[key].append(row.accuracy)
-    return {key: float(np.mean(values)) for key, values in found.items()}
+        found[key][row.seed] = row.accuracy
+    return {key: OverSeeds(by_seed) for key, by_seed in found.items()}
 
 
 def _mechanism(row: Row) -> str:
@@ -106,136 +110,131 @@ def _own(case: str) -> _Key:
     return _Key(_CAMA, "clean", case, case)
 
 
-def _thresholds(mean: Mapping[_Key, float], asked: Mapping[str, float]) -> list[Check]:
+def _thresholds(found: _Accuracies, asked: Mapping[str, float]) -> list[Check]:
     return [
         Check(
             f"CAMA adapted to {labels.manipulation_name(case)}: at least {100 * least:.0f} %",
-            mean[_own(case)] >= least,
-            f"{100 * mean[_own(case)]:.1f} %",
+            found[_own(case)].mean >= least,
+            f"{found[_own(case)]} %",
         )
         for case, least in asked.items()
-        if _own(case) in mean
+        if _own(case) in found
     ]
 
 
-def _clean(mean: Mapping[_Key, float], cases: Sequence[str]) -> list[Check]:
-    before = mean.get(_Key(_CAMA, "clean", "", "clean"))
+def _clean(found: _Accuracies, cases: Sequence[str]) -> list[Check]:
+    before = found.get(_Key(_CAMA, "clean", "", "clean"))
     after = {
-        case: mean[_Key(_CAMA, "clean", case, "clean")]
+        case: found[_Key(_CAMA, "clean", case, "clean")]
         for case in cases
-        if _Key(_CAMA, "clean", case, "clean") in mean
+        if _Key(_CAMA, "clean", case, "clean") in found
     }
     if before is None or not after:
         return []
-    worst = min(after, key=lambda case: after[case])
+    worst = min(after, key=lambda case: after[case].mean)
     return [
         Check(
             f"clean accuracy after adaptation is within {100 * _CLOSE:.1f} points of before",
-            after[worst] >= before - _CLOSE,
-            f"before {100 * before:.1f} %; worst after "
-            f"{labels.manipulation_name(worst)}: {100 * after[worst]:.1f} %",
+            after[worst].mean >= before.mean - _CLOSE,
+            f"before {before} %; worst after {labels.manipulation_name(worst)}: {after[worst]} %",
         )
     ]
 
 
-def _won_back(mean: Mapping[_Key, float], cases: Sequence[str]) -> list[Check]:
+def _won_back(found: _Accuracies, cases: Sequence[str]) -> list[Check]:
     checks = []
-    clean = mean.get(_Key(_DNN, "clean", "", "clean"))
+    clean = found.get(_Key(_DNN, "clean", "", "clean"))
     for case in cases:
-        hurt = mean.get(_Key(_DNN, "clean", "", case))
-        if clean is None or hurt is None or _own(case) not in mean or clean <= hurt:
+        hurt = found.get(_Key(_DNN, "clean", "", case))
+        if clean is None or hurt is None or _own(case) not in found or clean.mean <= hurt.mean:
             continue
-        share = (mean[_own(case)] - hurt) / (clean - hurt)
+        share = (found[_own(case)].mean - hurt.mean) / (clean.mean - hurt.mean)
         checks.append(
             Check(
                 f"{labels.manipulation_name(case)}: at least half of what the DNN loses is won "
                 "back",
                 share >= 0.5,
-                f"{100 * share:.0f} %: DNN {100 * hurt:.1f}, CAMA {100 * mean[_own(case)]:.1f}",
+                f"{100 * share:.0f} %: DNN {hurt}, CAMA {found[_own(case)]}",
             )
         )
     return checks
 
 
-def _foresight(mean: Mapping[_Key, float], cases: Sequence[str]) -> list[Check]:
+def _foresight(found: _Accuracies, cases: Sequence[str]) -> list[Check]:
     checks = []
     for case in cases:
-        rival = mean.get(_Key(_DNN, f"clean+{case}", "", case))
-        if rival is None or _own(case) not in mean:
+        rival = found.get(_Key(_DNN, f"clean+{case}", "", case))
+        if rival is None or _own(case) not in found:
             continue
-        difference = mean[_own(case)] - rival
+        difference = found[_own(case)].mean - rival.mean
         checks.append(
             Check(
                 f"{labels.manipulation_name(case)}: within 2 points of the DNN that was trained "
                 "on it with labels",
                 difference >= -0.02,
-                f"{100 * difference:+.1f} points ({100 * rival:.1f} %)",
+                f"{100 * difference:+.1f} points: {found[_own(case)]} against {rival} %",
             )
         )
     return checks
 
 
-def _unseen(mean: Mapping[_Key, float], cases: Sequence[str], scored: Sequence[str]) -> list[Check]:
+def _unseen(found: _Accuracies, cases: Sequence[str], scored: Sequence[str]) -> list[Check]:
     """Mean over manipulations that neither was made for, each CAMA against each rival of a case."""
-    mechanisms = sorted({key.mechanism for key in mean} - {_ADDITIVE})
-    rival_models = sorted({key.model for key in mean} - {_CAMA})
+    mechanisms = sorted({key.mechanism for key in found} - {_ADDITIVE})
+    rival_models = sorted({key.model for key in found} - {_CAMA})
     checks = []
     for case in cases:
         others = [each for each in scored if each != case]
         rivals = {}
         for model in rival_models:
-            rivals[f"{model} trained"] = _over(mean, _Key(model, f"clean+{case}", "", ""), others)
-            rivals[f"{model} adapted"] = _over(mean, _Key(model, "clean", case, ""), others)
-        found = {name: accuracy for name, accuracy in rivals.items() if accuracy is not None}
-        for mechanism in mechanisms if found else ():
-            ours = _over(mean, _own(case)._replace(mechanism=mechanism), others)
+            rivals[f"{model} trained"] = _over(found, _Key(model, f"clean+{case}", "", ""), others)
+            rivals[f"{model} adapted"] = _over(found, _Key(model, "clean", case, ""), others)
+        known = {name: accuracy for name, accuracy in rivals.items() if accuracy is not None}
+        for mechanism in mechanisms if known else ():
+            ours = _over(found, _own(case)._replace(mechanism=mechanism), others)
             if ours is None:
                 continue
-            best = max(found, key=lambda name: found[name])
+            best = max(known, key=lambda name: known[name].mean)
             cama = f"CAMA with {mechanism}" if mechanism else "CAMA"
             checks.append(
                 Check(
                     f"made for {labels.manipulation_name(case)}, on all other manipulations: "
                     f"{cama} above every rival made for the same",
-                    ours > found[best],
-                    f"{100 * ours:.1f} % against {100 * found[best]:.1f} % ({best})",
+                    ours.mean > known[best].mean,
+                    f"{ours} % against {known[best]} % ({best})",
                 )
             )
     return checks
 
 
-def _over(mean: Mapping[_Key, float], key: _Key, tested_on: Sequence[str]) -> float | None:
+def _over(found: _Accuracies, key: _Key, tested_on: Sequence[str]) -> OverSeeds | None:
     """Mean accuracy over manipulations; None where there are none, or one was not measured."""
-    found = [mean.get(key._replace(tested_on=each)) for each in tested_on]
-    known = [accuracy for accuracy in found if accuracy is not None]
-    return float(np.mean(known)) if known and len(known) == len(found) else None
+    several = [found.get(key._replace(tested_on=each)) for each in tested_on]
+    known = [accuracy for accuracy in several if accuracy is not None]
+    return averaged(known) if known and len(known) == len(several) else None
 
 
-def _few_inputs(
-    few: Mapping[_Key, float], usual: Mapping[_Key, float], cases: Sequence[str]
-) -> list[Check]:
+def _few_inputs(few: _Accuracies, usual: _Accuracies, cases: Sequence[str]) -> list[Check]:
     """Adapted to few of the inputs against adapted to half of them."""
     return [
         Check(
             f"{labels.manipulation_name(case)}: {_ABOUT_FEW}within 5 points of 50 %",
-            few[_own(case)] >= usual[_own(case)] - 0.05,
-            f"{100 * few[_own(case)]:.1f} against {100 * usual[_own(case)]:.1f} %",
+            few[_own(case)].mean >= usual[_own(case)].mean - 0.05,
+            f"{few[_own(case)]} against {usual[_own(case)]} %",
         )
         for case in cases
         if _own(case) in few and _own(case) in usual
     ]
 
 
-def _above_additive(
-    mean: Mapping[_Key, float], cases: Sequence[str], *, about: str = ""
-) -> list[Check]:
-    additive = {case: mean.get(_own(case)._replace(mechanism=_ADDITIVE)) for case in cases}
+def _above_additive(found: _Accuracies, cases: Sequence[str], *, about: str = "") -> list[Check]:
+    additive = {case: found.get(_own(case)._replace(mechanism=_ADDITIVE)) for case in cases}
     return [
         Check(
             f"{labels.manipulation_name(case)}: {about}its mechanism above the additive one",
-            mean[_own(case)] > accuracy,
-            f"{100 * mean[_own(case)]:.1f} against {100 * accuracy:.1f} %",
+            found[_own(case)].mean > accuracy.mean,
+            f"{found[_own(case)]} against {accuracy} %",
         )
         for case, accuracy in additive.items()
-        if accuracy is not None and _own(case) in mean
+        if accuracy is not None and _own(case) in found
     ]

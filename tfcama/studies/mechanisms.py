@@ -13,7 +13,7 @@ import dataclasses
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 
@@ -26,127 +26,16 @@ from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject, load_spec
 from tfcama.report import figures, labels
 from tfcama.report.pictures import Picture, load_all, slug, to_png
-from tfcama.specs import with_number
 from tfcama.studies import steps
 from tfcama.studies.mechanism_claims import claims
+from tfcama.studies.mechanism_profiles import ASKED, GENERAL, PROFILES, Case, Profile
+from tfcama.studies.mechanism_table import matrix, to_csv
 from tfcama.studies.study import FRACTION, Study, finetuned_experiment, of_first_seed
 from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
 from tfcama.workdir import Workdir, write_json
 
 _ATTACKS = ("fgsm", "pgd:steps=20")
 _RADII = (0.0, 0.1, 0.2, 0.3)
-
-
-class Case(NamedTuple):
-    """A manipulation and the mechanism that is meant for it.
-
-    Attributes:
-      manipulation: without its level, or, where level is None, with the levels of its parts.
-      level: of it.
-      mechanism: see make_mechanism.
-    """
-
-    manipulation: str
-    level: float | None
-    mechanism: str
-
-    @property
-    def text(self) -> str:
-        """The manipulation with its level."""
-        if self.level is None:
-            return self.manipulation
-        return with_number(self.manipulation, self.level)
-
-
-_GENERAL = "affine+photometric"
-_VERTICAL = Case("vertical_shift", 0.5, "translation")
-_CASES = (
-    _VERTICAL,
-    Case("rotation", 60.0, "rotation"),
-    Case("contrast", 0.9, "photometric"),
-    Case("horizontal_shift", 0.5, "translation"),
-    Case("shift", 0.5, "translation"),
-    Case("vertical_shift", 0.3, "translation"),
-    Case("zoom", 0.4, "zoom"),
-    Case("inversion", 0.5, "photometric"),
-    Case("rotation:30+zoom:0.3+shift:0.15+contrast:0.5", None, _GENERAL),
-)
-_TABLE_CASES = (
-    Case("children_shift", 1.0, "location_scale"),
-    Case("children_shift", 3.0, "location_scale"),
-    Case("children_shift:direction=down", 3.0, "location_scale"),
-)
-
-
-class Profile(NamedTuple):
-    """How much of the study is run.
-
-    Attributes:
-      kind: of inputs, see InputSpec.
-      cama_epochs, dnn_epochs, cnn_epochs: of training; of what has none, there are no models.
-      steps: of each fine-tuning.
-      first_steps: the same to the first case, which has a rival with foresight, by its own
-        mechanism and by the papers'.
-      cases: what every model is scored on.
-      adapted: so many of the cases are adapted to, each by the mechanism that is meant for it.
-      foresighted: for so many of the cases a DNN is trained on the manipulation, with labels.
-      additive: so many of the cases are adapted to by the papers' mechanism, too.
-      general: so many of them by a mechanism that can do all of it, too, as who does not know
-        what happened would.
-      fractions: of the test inputs that fine-tuning sees, besides the usual half, for the first
-        case, by its own mechanism and by the papers'.
-      limit: test images of which the scored ones are taken, on the model's own manipulation and on
-        clean images; None for all.
-      cross_limit: the same on the other manipulations.
-      attacked: test images that are attacked, on models adapted to the first case of every
-        mechanism; 0 for no attacks.
-      attacked_again: the same of seeds after the first.
-    """
-
-    kind: str
-    cama_epochs: int
-    dnn_epochs: int
-    cnn_epochs: int
-    steps: int
-    first_steps: int
-    cases: tuple[Case, ...]
-    adapted: int
-    foresighted: int
-    additive: int
-    general: int
-    fractions: tuple[float, ...]
-    limit: int | None
-    cross_limit: int | None
-    attacked: int
-    attacked_again: int
-
-    @property
-    def adapted_cases(self) -> tuple[Case, ...]:
-        """What is adapted to."""
-        return self.cases[: self.adapted]
-
-
-PROFILES = {
-    "full": Profile(
-        "image", 15, 20, 10, 900, 900, _CASES, 9, 9, 1, 1, (0.01,), None, None, 500, 500
-    ),
-    "core": Profile("image", 15, 10, 2, 400, 900, _CASES, 9, 1, 1, 2, (0.01,), 1500, 300, 50, 0),
-    "short": Profile("image", 15, 10, 2, 400, 400, _CASES, 3, 1, 1, 2, (), 1500, 300, 0, 0),
-    "quick": Profile("image", 1, 1, 1, 50, 50, _CASES[:2], 2, 2, 1, 0, (), 100, 100, 10, 0),
-    "tables": Profile(
-        "table", 20, 60, 0, 800, 800, _TABLE_CASES, 3, 3, 3, 0, (0.01,), None, None, 200, 200
-    ),
-}
-
-_ASKED = {
-    "mnist": {
-        "vertical_shift:0.5": 0.87,
-        "horizontal_shift:0.5": 0.85,
-        "shift:0.5": 0.70,
-        "vertical_shift:0.3": 0.97,
-    }
-}
-"""By data set: at least this accuracy is asked of a CAMA that was adapted to the manipulation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +90,7 @@ class MechanismStudy(Study):
             for mechanism in (profile.cases[0].mechanism, ""):
                 case = profile.cases[0]._replace(mechanism=mechanism)
                 workdirs.append(self._adapt(cama, case, fraction, seed))
-        for mechanism, count in (("", profile.additive), (_GENERAL, profile.general)):
+        for mechanism, count in (("", profile.additive), (GENERAL, profile.general)):
             for case in profile.cases[:count]:
                 other = case._replace(mechanism=mechanism)
                 workdirs.append(self._adapt(cama, other, FRACTION, seed))
@@ -375,11 +264,18 @@ class MechanismStudy(Study):
         self, rows: Sequence[Row], workdirs: Sequence[Workdir], *, chance: float
     ) -> list[Picture]:
         title = f"Accuracy of every model under every manipulation, {self.dataset} (%)"
-        names, columns, accuracies = matrix(rows, self.profile.cases)
-        figure = figures.accuracy_matrix(accuracies, rows=names, columns=columns, title=title)
+        names, columns, cells = matrix(rows, self.profile.cases)
+        figure = figures.accuracy_matrix(
+            np.array([[cell.mean for cell in line] for line in cells]),
+            rows=names,
+            columns=columns,
+            title=title,
+            spread=np.array([[cell.spread for cell in line] for line in cells]),
+        )
         caption = (
-            "Adapted models are scored on images that they did not see. A CAMA's mechanism is "
-            "named in brackets; models 'trained on' a manipulation saw it with labels."
+            "Mean ± standard deviation over seeds. Adapted models are scored on images that they "
+            "did not see. A CAMA's mechanism is named in brackets; models 'trained on' a "
+            "manipulation saw it with labels."
         )
         shown = [Picture("accuracy_matrix", "shift", title, caption, to_png(figure))]
         return (
@@ -424,10 +320,14 @@ class MechanismStudy(Study):
                 )
         return pictures
 
+    def files(self, workdirs: Sequence[Workdir]) -> dict[str, str]:
+        rows = [row for workdir in workdirs for row in results.load_rows(workdir)]
+        return {"table.csv": to_csv(*matrix(rows, self.profile.cases))}
+
     def checks(self, rows: Sequence[Row], workdirs: Sequence[Workdir]) -> dict[str, list[Check]]:
         del workdirs
         own = {case.text: case.mechanism for case in self.profile.cases}
-        found = claims(rows, self._errors(rows), own, asked=_ASKED.get(self.dataset, {}))
+        found = claims(rows, self._errors(rows), own, asked=ASKED.get(self.dataset, {}))
         return {"Does it do what was asked of it?": found}
 
     def _errors(self, rows: Sequence[Row]) -> dict[str, list[float]]:
@@ -453,42 +353,3 @@ def _pictures_of(workdir: Workdir) -> list[Picture]:
         return []
     about = "_".join(slug(part) for part in (adapted.subject, adapted.mechanism))
     return [picture._replace(name=f"{picture.name}_of_{about}") for picture in load_all(workdir)]
-
-
-def matrix(rows: Sequence[Row], cases: Sequence[Case]) -> tuple[list[str], list[str], np.ndarray]:
-    """Mean accuracy over seeds of every model under clean images and every case.
-
-    Args:
-      rows: of the study; of adapted models those on images that they did not see are taken.
-      cases: the columns after "clean".
-
-    Returns:
-      Names of the models, names of the columns, and accuracies [models, columns], NaN where there
-      is none.
-    """
-    columns = [("clean", 0.0), *((case.manipulation, case.level or 1.0) for case in cases)]
-    places = {column: place for place, column in enumerate(columns)}
-    found: dict[str, list[list[float]]] = {}
-    for row in rows:
-        adapted = row.finetuned_on != ""
-        if row.attack or adapted != row.experiment.endswith("_held_out"):
-            continue
-        place = places.get(("clean" if row.level == 0 else row.manipulation, row.level))
-        if place is not None:
-            name = labels.line_of(row)._replace(held_out=False).label
-            if row.experiment.startswith("fraction_"):
-                share = float(row.experiment.removeprefix("fraction_").removesuffix("_held_out"))
-                name += f", {100 * share:g} % of inputs"
-            found.setdefault(name, [[] for _ in columns])[place].append(row.accuracy)
-    accuracies = np.array(
-        [[np.mean(cell) if cell else np.nan for cell in line] for line in found.values()]
-    )
-    named = [
-        "clean"
-        if level == 0
-        else labels.manipulation_name(with_number(name, level))
-        if case is None or case.level is not None
-        else "all at once"
-        for (name, level), case in zip(columns, (None, *cases), strict=True)
-    ]
-    return list(found), named, accuracies

@@ -1,0 +1,63 @@
+"""The accuracy of every model under every manipulation, over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from tfcama.evaluation.over_seeds import OverSeeds
+from tfcama.evaluation.results import Row
+from tfcama.report import labels
+from tfcama.specs import with_number
+from tfcama.studies.mechanism_profiles import Case
+
+
+def matrix(
+    rows: Sequence[Row], cases: Sequence[Case]
+) -> tuple[list[str], list[str], list[list[OverSeeds]]]:
+    """Accuracy of every model under clean images and every case.
+
+    Args:
+      rows: of the study; of adapted models those on images that they did not see are taken.
+      cases: the columns after "clean".
+
+    Returns:
+      Names of the models, names of the columns, and by model and column the accuracy, of no seed
+      where there is none.
+    """
+    columns = [("clean", 0.0), *((case.manipulation, case.level or 1.0) for case in cases)]
+    places = {column: place for place, column in enumerate(columns)}
+    found: dict[str, list[dict[int, float]]] = {}
+    for row in rows:
+        adapted = row.finetuned_on != ""
+        if row.attack or adapted != row.experiment.endswith("_held_out"):
+            continue
+        place = places.get(("clean" if row.level == 0 else row.manipulation, row.level))
+        if place is not None:
+            name = labels.line_of(row)._replace(held_out=False).label
+            if row.experiment.startswith("fraction_"):
+                share = float(row.experiment.removeprefix("fraction_").removesuffix("_held_out"))
+                name += f", {100 * share:g} % of inputs"
+            found.setdefault(name, [{} for _ in columns])[place][row.seed] = row.accuracy
+    named = [
+        "clean"
+        if level == 0
+        else labels.manipulation_name(with_number(name, level))
+        if case is None or case.level is not None
+        else "all at once"
+        for (name, level), case in zip(columns, (None, *cases), strict=True)
+    ]
+    cells = [[OverSeeds(cell) for cell in line] for line in found.values()]
+    return list(found), named, cells
+
+
+def to_csv(
+    names: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[OverSeeds]]
+) -> str:
+    """The matrix for programs: percent, each column with its standard deviation over seeds."""
+    table = pd.DataFrame(index=pd.Index(names, name="model"))
+    for column, accuracies in zip(columns, zip(*cells, strict=True), strict=True):
+        table[column] = [100 * cell.mean for cell in accuracies]
+        table[f"{column} std"] = [100 * cell.spread for cell in accuracies]
+    return table.to_csv(float_format="%.2f", lineterminator="\n")
