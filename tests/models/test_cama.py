@@ -344,29 +344,38 @@ def test_a_search_for_m_never_ends_below_its_start(shifting, images):
     assert np.any(values[2] > values[0] + 1.0)
 
 
-def test_p_m_may_depend_on_the_class(spec, images):
+@pytest.mark.parametrize(
+    ("kind", "by_class"),
+    [
+        ("learned", [(0.5, np.exp(0.1))] * 3),
+        ("class", [(0.5, np.exp(0.1)), (-1.0, 1.0), (0.0, np.exp(-0.5))]),
+    ],
+)
+def test_p_m_may_be_learned_for_all_or_a_class(spec, images, kind, by_class):
     random.seed_everything(0)
-    model = Cama(spec, CamaConfig(num_samples=2, mechanism="rotation", prior_m="class"))
+    model = Cama(spec, CamaConfig(num_samples=2, mechanism="rotation", prior_m=kind))
     loc, log_scale = model.prior_m.trainable_variables
-    loc.assign([[0.5 / 30], [-1.0 / 30], [0.0]])
-    log_scale.assign([[0.1 / 3], [0.0], [-0.5 / 3]])
+    means, scales = np.array(by_class[: loc.shape[0]]).T[..., None]
+    loc.assign(means / 30)
+    log_scale.assign(np.log(scales) / 3)
     noise = model.shared_noise(SEED, num_samples=1)
     q_m = model.posterior_m(tf.constant(images))
     m = (q_m.mean() + q_m.stddev() * noise.m).numpy()
     sampled = model.log_weights(images, noise=noise).log_ratio_m[0]
     analytic = model.log_weights(images, noise=noise, analytic=True).log_ratio_m[0]
-    for label, (mean, scale) in enumerate([(0.5, np.exp(0.1)), (-1.0, 1.0), (0.0, np.exp(-0.5))]):
-        own = stats.norm(q_m.mean(), q_m.stddev())
+    own = stats.norm(q_m.mean(), q_m.stddev())
+    for label, (mean, scale) in enumerate(by_class):
+        place = label if kind == "class" else 0
         expected = stats.norm(mean, scale).logpdf(m) - own.logpdf(m)
-        np.testing.assert_allclose(sampled[:, label], expected[:, 0], atol=1e-4)
+        np.testing.assert_allclose(sampled[:, place], expected[:, 0], atol=1e-4)
         kl = (
             np.log(scale / own.std())
             + (own.var() + (own.mean() - mean) ** 2) / (2 * scale**2)
             - 0.5
         )
-        np.testing.assert_allclose(analytic[:, label], -kl[:, 0], atol=1e-4)
+        np.testing.assert_allclose(analytic[:, place], -kl[:, 0], atol=1e-4)
     untouched = model.log_weights(images, noise=noise, untouched=True).log_ratio_m[0]
-    expected = stats.norm.logpdf(m) - stats.norm(q_m.mean(), q_m.stddev()).logpdf(m)
+    expected = stats.norm.logpdf(m) - own.logpdf(m)
     np.testing.assert_allclose(untouched, expected, atol=1e-4)
     assert any(v is loc for v in model.variable_groups()["p_m"])
     assert np.all(np.isfinite(model.log_scores(images, seed=SEED)))

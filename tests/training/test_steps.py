@@ -141,9 +141,10 @@ def test_a_curriculum_begins_with_the_likeliest_inputs_and_ends_with_all(spec, b
         np.testing.assert_allclose(terms["loss"], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("prior_m", ["learned", "class"])
 @pytest.mark.parametrize("alpha", [1.0, 0.0])
-def test_only_unlabelled_rows_move_the_prior_of_a_class(spec, bars, alpha):
-    model = cama(spec, mechanism="rotation", prior_m="class")
+def test_only_unlabelled_rows_move_a_learned_prior(spec, bars, alpha, prior_m):
+    model = cama(spec, mechanism="rotation", prior_m=prior_m)
     trainer = finetuning(model, groups=("p_m", "q_m"), alpha=alpha)
     stream = pipeline.finetuning_stream(bars.train, bars.test.x, batch_size=4, seed=SEED)
     prior = model.prior_m.trainable_variables

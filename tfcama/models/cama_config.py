@@ -19,7 +19,9 @@ class CamaBaseConfig:
       dim_m: size of the manipulation m; 0 takes the papers'.
       mechanism: how m acts on x, see make_mechanism: "additive", the papers', "affine", or
         several, "rotation+translation".
-      prior_m: "shared" is p(m) = N(0, I); "class" is p(m|y) with a learned mean and scale a class,
+      prior_m: "shared" is p(m) = N(0, I); "learned" is N(mu, diag(s^2)) with mu and s fitted by
+        fine-tuning, for what happened to all inputs alike: do(m = 0) is the identity as before, and
+        clean rows keep N(0, I); "class" is p(m|y) with a learned mean and scale a class,
         for manipulations that depend on what they meet. It shares the papers' limits: where clean
         data lack a manipulated class, Y and M cannot be told apart.
       gated: m has no effect, and q(m|x) is p(m), until the M-networks learn otherwise; False is
@@ -75,4 +77,5 @@ class CamaBaseConfig:
 
 
 _M_AT_TEST = ("posterior", "mean", "do_m0")
-PRIORS = ("shared", "class")
+STANDARD, LEARNED, BY_CLASS = "shared", "learned", "class"
+PRIORS = (STANDARD, LEARNED, BY_CLASS)

@@ -21,12 +21,12 @@ from tensorflow_probability import distributions as tfd
 
 from tfcama import random
 from tfcama.models.base import ClassifierModel
-from tfcama.models.cama_config import CamaBaseConfig
+from tfcama.models.cama_config import BY_CLASS, LEARNED, STANDARD, CamaBaseConfig
 from tfcama.models.mechanisms.base import Context
 from tfcama.models.mechanisms.registry import make_mechanism
 from tfcama.types import InputSpec, LogWeights
 
-_LOC_UNIT, _LOG_SCALE_UNIT = 30.0, 3.0  # of p(m|y)'s variables
+_LOC_UNIT, _LOG_SCALE_UNIT = 30.0, 3.0  # of a learned prior's variables
 
 
 class Noise(NamedTuple):
@@ -42,29 +42,35 @@ class Noise(NamedTuple):
 
 
 class PriorM(keras.layers.Layer):
-    """p(m) = N(0, I), or p(m | y) = N(mu_y, diag(s_y^2)), which starts as the former.
+    """p(m) = N(0, I); or N(mu, diag(s^2)) with a learned mu and s, one for all or one a class.
 
-    The variables count in thirty standard deviations and in log s = 3: a class may have to go
-    several deviations, and a few hundred steps of Adam move a variable by less than a half.
+    Both start as N(0, I). The variables count in thirty standard deviations and in log s = 3: m may
+    have to go several deviations, and a few hundred steps of Adam move a variable by less than a
+    half.
 
     Args:
       dim_m: size of m.
-      num_classes: C; 0 for p(m).
+      kind: of PRIORS.
+      num_classes: C.
     """
 
-    def __init__(self, dim_m: int, num_classes: int):
+    def __init__(self, dim_m: int, kind: str, num_classes: int):
         super().__init__(name="prior_m", dtype="float32")
         self._dim_m = dim_m
-        self._by_class = [
-            self.add_weight(shape=(num_classes, dim_m), initializer="zeros", name=name)
-            for name in (("loc", "log_scale") if num_classes else ())
+        self._number = {STANDARD: 0, LEARNED: 1, BY_CLASS: num_classes}[kind]
+        self._variables = [
+            self.add_weight(shape=(self._number, dim_m), initializer="zeros", name=name)
+            for name in (("loc", "log_scale") if self._number else ())
         ]
 
     def call(self, y: tf.Tensor | None) -> tfd.Distribution:
-        """Event shape [M], batch shape [B|1, C|1] for one-hots y; [1, 1] and N(0, I) without."""
-        if not self._by_class or y is None:
+        """Event shape [M], batch shape [B|1, C|1] for one-hots y; N(0, I), [1, 1], without."""
+        if not self._variables or y is None:
             return tfd.Independent(tfd.Normal(tf.zeros([1, 1, self._dim_m]), 1.0), 1)
-        loc, log_scale = (tf.tensordot(y, tf.convert_to_tensor(v), axes=1) for v in self._by_class)
+        which = tf.ones([1, 1, 1]) if self._number == 1 else y
+        loc, log_scale = (
+            tf.tensordot(which, tf.convert_to_tensor(v), axes=1) for v in self._variables
+        )
         return tfd.Independent(tfd.Normal(_LOC_UNIT * loc, tf.exp(_LOG_SCALE_UNIT * log_scale)), 1)
 
 
@@ -104,7 +110,7 @@ class CamaDensities(ClassifierModel, abc.ABC):
             ),
         )
         self.dim_m = self.mechanism.size
-        self.prior_m = PriorM(self.dim_m, spec.num_classes if config.prior_m == "class" else 0)
+        self.prior_m = PriorM(self.dim_m, config.prior_m, spec.num_classes)
 
     # --- a family's own densities --------------------------------------------------------------
 
