@@ -10,7 +10,7 @@ from tfcama.data import manipulations, pipeline
 from tfcama.errors import InputError
 from tfcama.models.cama import Cama, CamaConfig
 from tfcama.models.discriminative import DiscriminativeConfig, dnn
-from tfcama.training.cama import CamaTrainer, FinetuneTrainer, active_units
+from tfcama.training.cama import CamaTrainer, FinetuneTrainer, active_units, bounded
 from tfcama.training.discriminative import DiscriminativeTrainer
 from tfcama.training.optimizer import Adam
 
@@ -211,6 +211,8 @@ def test_dreams_teach_q_m_what_the_mechanism_does(spec, bars, mechanism):
     density = -np.log(q_m.stddev()) - 0.5 * np.log(2 * np.pi)
     density = density - 0.5 * ((m - q_m.mean()) / q_m.stddev()) ** 2
     surprise = -density.numpy()[:, named].sum(axis=1)
+    limit = 5.0 * len(named)
+    surprise = np.where(surprise > limit, limit * (1 + np.log(surprise / limit)), surprise)
     expected = -0.5 * (terms["elbo_clean"] + terms["elbo_x"]) + 0.7 * surprise
     np.testing.assert_allclose(terms["loss"], expected, rtol=1e-5)
     moved = moved_groups(
@@ -224,6 +226,18 @@ def test_dreams_teach_q_m_what_the_mechanism_does(spec, bars, mechanism):
     assert all(moved["p_m"])
     assert all(moved["q_m"])
     assert not any(any(moved[name]) for name in CLEAN_GROUPS)
+
+
+def test_no_row_pulls_harder_than_one_at_the_limit():
+    """The derivative is 1 up to the limit and limit / loss beyond it."""
+    loss = tf.constant([-3.0, 0.0, 9.9, 10.1, 1e3, 1e30])
+    with tf.GradientTape() as tape:
+        tape.watch(loss)
+        found = bounded(loss, limit=10.0)
+    np.testing.assert_allclose(found[:3], loss[:3])
+    np.testing.assert_allclose(found[3:5], 10 * (1 + np.log([1.01, 100.0])), rtol=1e-6)
+    gradient = tape.gradient(found, loss)
+    np.testing.assert_allclose(gradient, [1, 1, 1, 10 / 10.1, 0.01, 1e-29], rtol=1e-5)
 
 
 def test_a_mechanism_without_parameters_has_nothing_to_dream_of(spec):

@@ -159,6 +159,7 @@ def _grid(images: tf.Tensor, columns: int) -> tf.Tensor:
 
 
 _DREAM_SPREAD = 2.0  # standard deviations of the prior
+_BELIEVED = 5.0  # nats a parameter; q(m|x) = p(m) costs 2.9 in the mean
 _FIRST_SHARE = 0.25  # of the unlabelled rows, where a curriculum starts
 
 
@@ -289,8 +290,24 @@ def _check_dreams(classifier: CamaBase) -> None:
 
 
 def _surprise(model: CamaBase, x: tf.Tensor, draws: random.RowDraws) -> tf.Tensor:
-    """-log q(m | T_m x) of dreamt manipulations m of clean inputs, [B] nats."""
+    """-log q(m | T_m x) of dreamt manipulations m of clean inputs, [B] nats, see bounded."""
     m = _DREAM_SPREAD * draws.normal(model.dim_m)
     q_m = model.posterior_m(model.simulate(m, x)).distribution
     known = list(model.mechanism.coordinates_of_parameters().values())
-    return -tf.reduce_sum(tf.gather(q_m.log_prob(m), known, axis=1), axis=1)
+    surprise = -tf.reduce_sum(tf.gather(q_m.log_prob(m), known, axis=1), axis=1)
+    return bounded(surprise, limit=_BELIEVED * len(known))
+
+
+def bounded(loss: tf.Tensor, *, limit: float) -> tf.Tensor:
+    """The loss up to `limit`, its logarithm beyond, with a continuous derivative.
+
+    So no row pulls harder than one at the limit does. Dreams go to twice the prior, where an image
+    may show nothing of its m; a q(m|x) that has become sure then loses thousands of nats on one
+    row, and Adam's moments carry such a step on for many more.
+
+    Args:
+      loss: any shape, nats.
+      limit: positive, nats.
+    """
+    beyond = limit * (1.0 + tf.math.log(tf.maximum(loss, limit) / limit))
+    return tf.where(loss > limit, beyond, loss)
