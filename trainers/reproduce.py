@@ -79,6 +79,9 @@ _PROFILE = flags.DEFINE_string(
 _PRECISION = flags.DEFINE_string(
     "precision", "float32", "Of the CAMAs' training. Example: --precision=mixed_bfloat16"
 )
+_FINISHED = flags.DEFINE_bool(
+    "finished", False, "Report what is finished, compute nothing. Example: --finished"
+)
 
 
 def main() -> None:
@@ -103,7 +106,12 @@ def main() -> None:
         progress=print,
     )
     seeds = [int(seed) for seed in specs.parse_range(_SEEDS.value, flag="--seeds")]
-    print(f"report: {study.run(seeds, Path(_REPORT.value).expanduser(), jobs=JOBS.value)}")
+    target = Path(_REPORT.value).expanduser()
+    if _FINISHED.value:
+        page = study.report_finished(seeds, target)
+    else:
+        page = study.run(seeds, target, jobs=JOBS.value)
+    print(f"report: {page}")
 
 
 if __name__ == "__main__":

@@ -73,7 +73,13 @@ def results_of(page):
 def test_a_study_of_images_is_done_once_in_parts_by_family(study, tmp_path, no_training):
     parts = study.parts
     assert tuple(parts) == ("cama", "dnn", "cnn")
-    made = {name: {w.root.name for w in part.one_seed(0)} for name, part in parts.items()}
+    with pytest.raises(InputError, match=r"holds no scored run of seed 0; without --finished"):
+        study.report_finished([0], tmp_path / "early")
+    made = {}
+    for name in ("dnn", "cama", "cnn"):
+        made[name] = {workdir.root.name for workdir in parts[name].one_seed(0)}
+        rows = results_of(study.report_finished([0], tmp_path / "early"))
+        assert ("cama" in {row["model"] for row in rows}) == ("cama" in made)
     assert made["dnn"] == {"dnn", "dnn_rotation-30"}
     assert {"cama", "stn_cnn"} & made["cama"] == {"cama"}
     no_training()
@@ -225,10 +231,13 @@ def test_numbers_over_seeds_stand_with_their_spread():
     names, columns, cells = matrix(rows, [shift])
     assert columns == ["clean", "vertical shift 0.5"]
     table = pd.read_csv(io.StringIO(to_csv(names, columns, cells)), index_col="model")
-    assert list(table.columns) == ["clean", "clean std", *columns[1:], "vertical shift 0.5 std"]
+    shown = ["seeds", "clean", "clean std", "vertical shift 0.5", "vertical shift 0.5 std"]
+    assert list(table.columns) == shown
+    assert table.index[0].endswith(", 1 of 3 seeds")
+    assert "seeds" not in table.index[1]
     dnn, cama = table.to_numpy()
-    np.testing.assert_allclose(dnn, [99.0, np.nan, np.nan, np.nan])
-    np.testing.assert_allclose(cama, [np.nan, np.nan, 88.0, 7.21])
+    np.testing.assert_allclose(dnn, [1, 99.0, np.nan, np.nan, np.nan])
+    np.testing.assert_allclose(cama, [3, np.nan, np.nan, 88.0, 7.21])
 
 
 def test_mechanisms_are_ranked_by_unseen_inputs(study, tmp_path, bars_everywhere):

@@ -23,8 +23,8 @@ def matrix(
       cases: the columns after "clean".
 
     Returns:
-      Names of the models, names of the columns, and by model and column the accuracy, of no seed
-      where there is none.
+      Names of the models, with the number of seeds where others have more; names of the columns;
+      and by model and column the accuracy, of no seed where there is none.
     """
     columns = [("clean", 0.0), *((case.manipulation, case.level or 1.0) for case in cases)]
     places = {column: place for place, column in enumerate(columns)}
@@ -49,7 +49,16 @@ def matrix(
         for (name, level), case in zip(columns, (None, *cases), strict=True)
     ]
     cells = [[OverSeeds(cell) for cell in line] for line in found.values()]
-    return list(found), named, cells
+    numbers = [_seeds(line) for line in cells]
+    names = [
+        name if number == max(numbers) else f"{name}, {number} of {max(numbers)} seeds"
+        for name, number in zip(found, numbers, strict=True)
+    ]
+    return names, named, cells
+
+
+def _seeds(line: Sequence[OverSeeds]) -> int:
+    return max(len(cell.by_seed) for cell in line)
 
 
 def to_csv(
@@ -57,6 +66,7 @@ def to_csv(
 ) -> str:
     """The matrix for programs: percent, each column with its standard deviation over seeds."""
     table = pd.DataFrame(index=pd.Index(names, name="model"))
+    table["seeds"] = [_seeds(line) for line in cells]
     for column, accuracies in zip(columns, zip(*cells, strict=True), strict=True):
         table[column] = [100 * cell.mean for cell in accuracies]
         table[f"{column} std"] = [100 * cell.spread for cell in accuracies]

@@ -335,6 +335,8 @@ class MechanismStudy(Study):
         found: dict[str, list[float]] = defaultdict(list)
         for seed in sorted({row.seed for row in rows}):
             cama = Workdir(self.root / f"seed{seed}" / "cama")
+            if not cama.config_file.exists():  # not begun
+                continue
             for case in self.profile.adapted_cases:
                 config = self._finetuning(cama, case, FRACTION, seed)
                 path = steps.finetuned_workdir(cama, config).results / _RECOVERED

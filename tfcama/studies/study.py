@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from tfcama.data.base import DataConfig
 from tfcama.data.datasets import DATASETS
+from tfcama.errors import InputError
 from tfcama.evaluation import curves, results
 from tfcama.evaluation.results import Row
 from tfcama.evaluation.robustness import Check
@@ -70,7 +71,35 @@ class Study(abc.ABC):
         """
         if jobs > 1:
             run_side_by_side(self._pieces(seeds), jobs=jobs, logs=self.root / "logs")
-        workdirs = self.all_seeds(seeds)
+        return self._report(self.all_seeds(seeds), target)
+
+    def report_finished(self, seeds: Sequence[int], target: Path) -> Path:
+        """Writes the report of what is there, while the rest is still being computed, or never.
+
+        Args:
+          seeds: a whole study each.
+          target: where the report goes.
+
+        Returns:
+          The report's index.html.
+
+        Raises:
+          InputError: nothing of these seeds has been scored.
+        """
+        found = [
+            Workdir(path.parent)
+            for seed in seeds
+            for path in sorted((self.root / f"seed{seed}").rglob("config.json"))
+        ]
+        scored = [workdir for workdir in found if results.load_rows(workdir)]
+        if not scored:
+            raise InputError(
+                f"{self.root} holds no scored run of seed {', '.join(map(str, seeds))}; without "
+                "--finished the study makes them."
+            )
+        return self._report(scored, target)
+
+    def _report(self, workdirs: Sequence[Workdir], target: Path) -> Path:
         rows = [row for workdir in workdirs for row in results.load_rows(workdir)]
         chance = 1.0 / load_spec(workdirs[0]).num_classes
         write_report(
