@@ -17,7 +17,7 @@ def test_a_study_of_class_rotation(tmp_path, bars_everywhere, monkeypatch):
         progress=lambda text: None,
     )
     with monkeypatch.context() as patched:  # the other prior costs as much and shows no more
-        patched.setattr(class_rotation, "PRIORS", ("class",))
+        patched.setattr(class_rotation, "_PRIORS", ("class",))
         workdirs = study.one_seed(0)
     (found,) = study._every_seed(60.0, "class")
     (path,) = tmp_path.rglob(class_rotation._FOUND)

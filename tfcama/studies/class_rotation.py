@@ -22,7 +22,7 @@ from tfcama.evaluation.results import Row
 from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject
 from tfcama.models.cama_base import CamaBase
-from tfcama.models.cama_config import PRIORS
+from tfcama.models.cama_config import BY_CLASS, STANDARD
 from tfcama.report import figures
 from tfcama.report.pictures import Picture, to_png
 from tfcama.studies import steps
@@ -35,6 +35,9 @@ _MECHANISM = "rotation"
 _SIX, _NINE = 6, 9
 _CONFUSABLE = 180.0  # the level at which a nine lies as a six does
 _FOUND = "class_rotation.json"
+
+
+_PRIORS = (STANDARD, BY_CLASS)
 
 
 class Profile(NamedTuple):
@@ -78,7 +81,7 @@ class ClassRotationStudy(Study):
         self.once(cama, name, self._accuracies, limit=self.profile.limit)
         workdirs = [cama]
         for level in self.profile.levels:
-            for prior in PRIORS:
+            for prior in _PRIORS:
                 config = steps.adaptation(
                     cama,
                     mechanism=_MECHANISM,
@@ -150,7 +153,7 @@ class ClassRotationStudy(Study):
         del rows, workdirs, chance
         pictures = []
         for level in self.profile.levels:
-            found = self._every_seed(level, "class")[0]
+            found = self._every_seed(level, BY_CLASS)[0]
             classes = len(found["mean"])
             true = level * (2.0 * np.arange(classes) / (classes - 1) - 1.0)
             title = f"What p(m|y) learned when classes turn by {-level:g} to {level:g} degrees"
@@ -173,7 +176,7 @@ class ClassRotationStudy(Study):
         del rows, workdirs
         checks, limits = [], []
         for level in self.profile.levels:
-            found = {prior: self._every_seed(level, prior) for prior in PRIORS}
+            found = {prior: self._every_seed(level, prior) for prior in _PRIORS}
             accuracy, log_px = (
                 {prior: float(np.mean([each[key] for each in of])) for prior, of in found.items()}
                 for key in ("accuracy", "log_px")
@@ -181,9 +184,9 @@ class ClassRotationStudy(Study):
             checks.append(
                 Check(
                     f"classes turned by up to {level:g} degrees: p(m|y) above p(m)",
-                    accuracy["class"] > accuracy["shared"],
-                    f"{100 * accuracy['class']:.1f} against {100 * accuracy['shared']:.1f} %; log "
-                    f"p(x) {log_px['class']:.1f} against {log_px['shared']:.1f} nats",
+                    accuracy[BY_CLASS] > accuracy[STANDARD],
+                    f"{100 * accuracy[BY_CLASS]:.1f} against {100 * accuracy[STANDARD]:.1f} %; log "
+                    f"p(x) {log_px[BY_CLASS]:.1f} against {log_px[STANDARD]:.1f} nats",
                 )
             )
             for prior, of_prior in found.items() if level == _CONFUSABLE else ():
