@@ -35,8 +35,6 @@ _MECHANISM = "rotation"
 _SIX, _NINE = 6, 9
 _CONFUSABLE = 180.0  # the level at which a nine lies as a six does
 _FOUND = "class_rotation.json"
-
-
 _PRIORS = (STANDARD, BY_CLASS)
 
 
