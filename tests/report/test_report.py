@@ -146,6 +146,19 @@ def test_every_curve_has_a_colour_of_its_own():
             assert line.get_color() == drawn[key._replace(held_out=False)].get_color()
 
 
+@pytest.mark.parametrize("name", ["rotation:60", "rotation:30+zoom:0.3+shift:0.15+contrast:0.5"])
+def test_a_legend_of_long_names_stands_beside_the_curves(name):
+    rows = [row(model="dnn"), row(experiment="matched", finetuned_on=name)]
+    figure = figures.accuracy_curves(rows, axis="level", xlabel="x", title="t", chance=0.1)
+    pictures.to_png(figure)  # lays it out
+    (axes,) = figure.axes
+    legend, curves = axes.get_legend().get_window_extent(), axes.get_window_extent()
+    assert (legend.x0 >= curves.x1) == ("+" in name)
+    assert legend.x0 >= curves.x0
+    assert legend.x1 <= figure.bbox.x1
+    assert curves.width > 0.4 * figure.bbox.width
+
+
 def test_a_matrix_has_room_for_long_names():
     """A figure whose names squeeze its cells to nothing is a warning, and so an error here."""
     columns = ["clean", "rotation 30, then zoom 0.3, then shift 0.15, then contrast 0.5"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ COLOURS = (
 )
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*", "<", ">")
 GREY = "#666666"
+_LEGEND_LETTERS = 48  # more hide the curves: such a legend stands beside them
 
 
 class Point(NamedTuple):
@@ -65,9 +67,10 @@ def accuracy_curves(
     rows: Sequence[Row], *, axis: str, xlabel: str, title: str, chance: float
 ) -> Figure:
     """Accuracy against a level or an eps, in the form of the papers' Figures 1, 7, 10 and 11."""
-    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
     curves = curve_points(rows, axis)
+    beside = any(len(line.label) > _LEGEND_LETTERS for line in curves)
+    figure = Figure(figsize=(9.0 if beside else 6.4, 4.2), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
     styles = _styles(curves)
     for line, points in curves.items():
         colour, marker = styles[line]
@@ -81,7 +84,7 @@ def accuracy_curves(
             markersize=4.5,
             linewidth=1.6,
             linestyle=":" if line.held_out else "-",
-            label=line.label,
+            label=textwrap.fill(line.label, _LEGEND_LETTERS),
         )
     axes.axhline(chance, color=GREY, linewidth=0.8, linestyle="--")
     axes.annotate(
@@ -90,7 +93,9 @@ def accuracy_curves(
     )  # fmt: skip
     axes.set(xlabel=xlabel, ylabel="accuracy", ylim=(0.0, 1.02), title=title)
     tidy(axes)
-    axes.legend(fontsize=7.5, frameon=False)
+    legend = axes.legend(fontsize=7.5, frameon=False, loc="upper left" if beside else "best")
+    if beside:
+        legend.set_bbox_to_anchor((1.0, 1.0))
     return figure
 
 
