@@ -1,5 +1,7 @@
 r"""Repeats the papers' experiments, resumable, and writes their report.
 
+--finished writes it of what is there, at any time, and computes nothing.
+
     python -m trainers.reproduce --study=shift --dataset=mnist --data_dir=../shared/tfds \
         --workdir=runs/mnist_shift --report=results/mnist_shift --seeds=0,1,2
     python -m trainers.reproduce --study=shift --dataset=digits --workdir=runs/quick \
