@@ -71,7 +71,7 @@ _MALICIOUS = flags.DEFINE_float(
 )
 _MECHANISM = flags.DEFINE_string(
     "mechanism",
-    None,
+    "",
     f"How m acts in that adaptation: one or several of {', '.join(MECHANISMS)}, joined by +; the "
     "run's own unless given. Example: --mechanism=photometric",
 )
@@ -100,7 +100,7 @@ def main() -> None:
     source = load_subject(Workdir(_TRANSFER.value), **limits) if _TRANSFER.value else None
     adaptation = None
     if adapts:
-        adaptation = default_finetuning(subject.loaded.config, mechanism=_MECHANISM.value or "")
+        adaptation = default_finetuning(subject.loaded.config, mechanism=_MECHANISM.value)
         adaptation = config_lib.override(adaptation, _SET.value)
         check_has_m(subject.loaded, workdir)
         adapted_config(subject.loaded, adaptation)

@@ -14,6 +14,7 @@ from tfcama.errors import InputError
 from tfcama.workdir import Workdir, write_json
 
 _CONFIDENCE = 0.95
+_ROWS = "{}.rows.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +95,11 @@ def has_rows(workdir: Workdir, name: str) -> bool:
     return _rows_file(workdir, name).exists()
 
 
+def is_scored(workdir: Workdir) -> bool:
+    """Whether `load_rows` would find any, without reading them."""
+    return any(workdir.results.glob(_ROWS.format("*")))
+
+
 def load_rows(workdir: Workdir) -> list[Row]:
     """All rows that evaluation left in a workdir.
 
@@ -101,7 +107,7 @@ def load_rows(workdir: Workdir) -> list[Row]:
       InputError: a file that is no list of rows.
     """
     rows = []
-    for path in sorted(workdir.results.glob("*.rows.json")):
+    for path in sorted(workdir.results.glob(_ROWS.format("*"))):
         try:
             rows += [Row(**row) for row in json.loads(path.read_text())]
         except (ValueError, TypeError) as error:
@@ -110,4 +116,4 @@ def load_rows(workdir: Workdir) -> list[Row]:
 
 
 def _rows_file(workdir: Workdir, name: str) -> Path:
-    return workdir.results / f"{name}.rows.json"
+    return workdir.results / _ROWS.format(name)

@@ -219,7 +219,8 @@ class CausalIbStudy(Study):
         ]
         return shown + kept + training_pictures(first)
 
-    def files(self, workdirs: Sequence[Workdir]) -> dict[str, str]:
+    def files(self, rows: Sequence[Row], workdirs: Sequence[Workdir]) -> dict[str, str]:
+        del rows
         return {"table.csv": to_csv(self._table(workdirs))}
 
     def checks(self, rows: Sequence[Row], workdirs: Sequence[Workdir]) -> dict[str, list[Check]]:

@@ -320,33 +320,32 @@ class MechanismStudy(Study):
                 )
         return pictures
 
-    def files(self, workdirs: Sequence[Workdir]) -> dict[str, str]:
-        rows = [row for workdir in workdirs for row in results.load_rows(workdir)]
+    def files(self, rows: Sequence[Row], workdirs: Sequence[Workdir]) -> dict[str, str]:
+        del workdirs
         return {"table.csv": to_csv(*matrix(rows, self.profile.cases))}
 
     def checks(self, rows: Sequence[Row], workdirs: Sequence[Workdir]) -> dict[str, list[Check]]:
-        del workdirs
         own = {case.text: case.mechanism for case in self.profile.cases}
-        found = claims(rows, self._errors(rows), own, asked=ASKED.get(self.dataset, {}))
+        found = claims(rows, _errors(workdirs), own, asked=ASKED.get(self.dataset, {}))
         return {"Does it do what was asked of it?": found}
-
-    def _errors(self, rows: Sequence[Row]) -> dict[str, list[float]]:
-        """Median error of the recovered parameters by "mechanism on manipulation: parameter"."""
-        found: dict[str, list[float]] = defaultdict(list)
-        for seed in sorted({row.seed for row in rows}):
-            cama = Workdir(self.root / f"seed{seed}" / "cama")
-            if not cama.config_file.exists():  # not begun
-                continue
-            for case in self.profile.adapted_cases:
-                config = self._finetuning(cama, case, FRACTION, seed)
-                path = steps.finetuned_workdir(cama, config).results / _RECOVERED
-                if path.exists():
-                    for name, error in json.loads(path.read_text()).items():
-                        found[f"{case.mechanism} on {case.text}: {name}"].append(error)
-        return dict(found)
 
 
 _RECOVERED = "recovered.json"
+
+
+def _errors(workdirs: Sequence[Workdir]) -> dict[str, list[float]]:
+    """Median error of the recovered parameters by "mechanism on manipulation: parameter".
+
+    Of runs that were adapted to the usual share of the inputs.
+    """
+    found: dict[str, list[float]] = defaultdict(list)
+    for workdir in workdirs:
+        path = workdir.results / _RECOVERED
+        adapted = RunConfig.from_json(workdir.read_config()).finetuned if path.exists() else None
+        if adapted is not None and adapted.fraction == FRACTION:
+            for name, error in json.loads(path.read_text()).items():
+                found[f"{adapted.mechanism} on {adapted.subject}: {name}"].append(error)
+    return dict(found)
 
 
 def _pictures_of(workdir: Workdir) -> list[Picture]:

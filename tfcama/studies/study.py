@@ -86,12 +86,12 @@ class Study(abc.ABC):
         Raises:
           InputError: nothing of these seeds has been scored.
         """
-        found = [
+        begun = (
             Workdir(path.parent)
             for seed in seeds
             for path in sorted((self.root / f"seed{seed}").rglob("config.json"))
-        ]
-        scored = [workdir for workdir in found if results.load_rows(workdir)]
+        )
+        scored = [workdir for workdir in begun if results.is_scored(workdir)]
         if not scored:
             raise InputError(
                 f"{self.root} holds no scored run of seed {', '.join(map(str, seeds))}; without "
@@ -109,7 +109,7 @@ class Study(abc.ABC):
             pictures=self.pictures(rows, workdirs, chance=chance),
             checks=self.checks(rows, workdirs),
             title=self.title,
-            files=self.files(workdirs),
+            files=self.files(rows, workdirs),
         )
         return target / "index.html"
 
@@ -156,9 +156,9 @@ class Study(abc.ABC):
     def checks(self, rows: Sequence[Row], workdirs: Sequence[Workdir]) -> dict[str, list[Check]]:
         """What was claimed and whether it holds, by heading."""
 
-    def files(self, workdirs: Sequence[Workdir]) -> dict[str, str]:
+    def files(self, rows: Sequence[Row], workdirs: Sequence[Workdir]) -> dict[str, str]:
         """What stands in the report's directory besides, name -> text."""
-        del workdirs
+        del rows, workdirs
         return {}
 
     # --- steps ---------------------------------------------------------------------------------
