@@ -29,9 +29,8 @@ class Case(NamedTuple):
 
 
 GENERAL = "affine+photometric"
-_VERTICAL = Case("vertical_shift", 0.5, "translation")
 _CASES = (
-    _VERTICAL,
+    Case("vertical_shift", 0.5, "translation"),
     Case("rotation", 60.0, "rotation"),
     Case("contrast", 0.9, "photometric"),
     Case("horizontal_shift", 0.5, "translation"),
