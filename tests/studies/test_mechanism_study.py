@@ -212,6 +212,23 @@ def test_claims_say_what_holds():
     )
 
 
+def test_every_rival_counts_by_itself():
+    """Two ways to adapt one model are two rivals, whatever the order of their rows."""
+    shift, unseen = "vertical_shift:0.5", "zoom:0.4"
+    tent = {"model": "cnn_bn", "finetuned_on": shift, "on": unseen, "variant": "tent"}
+    rows = [
+        row(0.9, finetuned_on=shift, on=shift),
+        row(0.7, finetuned_on=shift, on=unseen),
+        row(0.8, **tent),
+        row(0.4, **{**tent, "variant": "batch_norm"}),
+        row(0.6, model="dnn", trained_on=f"clean+{shift}", on=unseen),
+    ]
+    for ordered in (rows, rows[::-1]):
+        found = claims(ordered, {}, {shift: "translation", unseen: "zoom"}, asked={})
+        (check,) = (check for check in found if check.name.startswith("made for"))
+        assert (check.passed, check.detail) == (False, "70.0 % against 80.0 % (cnn_bn tent)")
+
+
 def test_numbers_over_seeds_stand_with_their_spread():
     shift = Case("vertical_shift", 0.5, "translation")
     made = {"finetuned_on": shift.text, "on": shift.text}

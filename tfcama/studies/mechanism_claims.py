@@ -23,13 +23,13 @@ _CLOSE = 0.005  # clean accuracy may fall by so much
 
 
 class _Key(NamedTuple):
-    """Whose accuracy, on what; `mechanism` of a CAMA where it is not its case's own."""
+    """Whose accuracy, on what; `how` it was adapted, empty for a CAMA by its case's mechanism."""
 
     model: str
     trained_on: str
     finetuned_on: str
     tested_on: str
-    mechanism: str = ""
+    how: str = ""
 
 
 _Accuracies = Mapping[_Key, OverSeeds]
@@ -54,7 +54,7 @@ def claims(
     usual = _accuracies(rows, mechanisms, experiment="manipulation")
     few = _accuracies(rows, mechanisms, experiment=finetuned_experiment(_FEW))
     cases = sorted(
-        {k.finetuned_on for k in usual if k.model == _CAMA and k.finetuned_on and not k.mechanism}
+        {k.finetuned_on for k in usual if k.model == _CAMA and k.finetuned_on and not k.how}
     )
     checks = [*_thresholds(usual, asked), *_clean(usual, cases), *_won_back(usual, cases)]
     checks += [
@@ -85,10 +85,10 @@ def _accuracies(
         if "mean over" in row.variant:
             continue
         model = row.model.removeprefix("measurement_")
-        mechanism = _mechanism(row) if model == _CAMA and adapted else ""
-        if mechanism == mechanisms.get(row.finetuned_on):
-            mechanism = ""
-        key = _Key(model, row.trained_on, row.finetuned_on, _tested_on(row), mechanism)
+        how = row.variant if model != _CAMA else _mechanism(row) if adapted else ""
+        if how == mechanisms.get(row.finetuned_on):
+            how = ""
+        key = _Key(model, row.trained_on, row.finetuned_on, _tested_on(row), how)
         found[key][row.seed] = row.accuracy
     return {key: OverSeeds(by_seed) for key, by_seed in found.items()}
 
@@ -180,18 +180,13 @@ def _foresight(found: _Accuracies, cases: Sequence[str]) -> list[Check]:
 
 def _unseen(found: _Accuracies, cases: Sequence[str], scored: Sequence[str]) -> list[Check]:
     """Mean over manipulations that neither was made for, each CAMA against each rival of a case."""
-    mechanisms = sorted({key.mechanism for key in found} - {_ADDITIVE})
-    rival_models = sorted({key.model for key in found} - {_CAMA})
+    mechanisms = sorted({key.how for key in found if key.model == _CAMA} - {_ADDITIVE})
     checks = []
     for case in cases:
         others = [each for each in scored if each != case]
-        rivals = {}
-        for model in rival_models:
-            rivals[f"{model} trained"] = _over(found, _Key(model, f"clean+{case}", "", ""), others)
-            rivals[f"{model} adapted"] = _over(found, _Key(model, "clean", case, ""), others)
-        known = {name: accuracy for name, accuracy in rivals.items() if accuracy is not None}
+        known = _rivals(found, case, others)
         for mechanism in mechanisms if known else ():
-            ours = _over(found, _own(case)._replace(mechanism=mechanism), others)
+            ours = _over(found, _own(case)._replace(how=mechanism), others)
             if ours is None:
                 continue
             best = max(known, key=lambda name: known[name].mean)
@@ -205,6 +200,17 @@ def _unseen(found: _Accuracies, cases: Sequence[str], scored: Sequence[str]) -> 
                 )
             )
     return checks
+
+
+def _rivals(found: _Accuracies, case: str, tested_on: Sequence[str]) -> dict[str, OverSeeds]:
+    """Mean accuracy of what was trained on a case, with labels, or adapted to it, by its name."""
+    made = {
+        key._replace(tested_on="")
+        for key in found
+        if key.model != _CAMA and (key.trained_on == f"clean+{case}" or key.finetuned_on == case)
+    }
+    over = {f"{k.model} {k.how or 'trained'}": _over(found, k, tested_on) for k in sorted(made)}
+    return {name: accuracy for name, accuracy in over.items() if accuracy is not None}
 
 
 def _over(found: _Accuracies, key: _Key, tested_on: Sequence[str]) -> OverSeeds | None:
@@ -228,7 +234,7 @@ def _few_inputs(few: _Accuracies, usual: _Accuracies, cases: Sequence[str]) -> l
 
 
 def _above_additive(found: _Accuracies, cases: Sequence[str], *, about: str = "") -> list[Check]:
-    additive = {case: found.get(_own(case)._replace(mechanism=_ADDITIVE)) for case in cases}
+    additive = {case: found.get(_own(case)._replace(how=_ADDITIVE)) for case in cases}
     return [
         Check(
             f"{labels.manipulation_name(case)}: {about}its mechanism above the additive one",
