@@ -107,6 +107,7 @@ _SAMPLING_RATE = flags.DEFINE_float(
 _GRACE = flags.DEFINE_float(
     "shutdown_grace_seconds", 10.0, "How long running requests may take to end.", lower_bound=0.0
 )
+_SETTLED = 0.2  # seconds
 _NOTICE = (
     "This server is for development: no encryption, no passwords, one process of Python. "
     "Production is tensorflow_model_server with the same files and flags (BUILD.md)."
@@ -139,7 +140,8 @@ def main() -> None:
     )
     print(f"gRPC at {_HOST.value}:{server.grpc_port}", flush=True)
     print(f"REST at http://{_HOST.value}:{server.rest_port}", flush=True)
-    watched, looked = _Watched(server, models), time.monotonic()
+    watched = _Watched(server, models, name=_MODEL_CONFIG_FILE.value or "")
+    looked = time.monotonic()
     while not asked:  # a wait without end may never see a signal that another thread received
         time.sleep(0.1)
         if _CONFIG_POLL.value and time.monotonic() - looked >= _CONFIG_POLL.value:
@@ -154,26 +156,45 @@ def _log(line: str) -> None:
 
 
 class _Watched:
-    """The configuration's file; a mistake in it leaves things as they are and is told once."""
+    """The configuration's file; a mistake in it leaves things as they are and is told once.
 
-    def __init__(self, server: Server, models: config.ModelServerConfig):
-        self._server, self._models = server, models
+    Who writes a file may be half done: what is new there counts once it is the same a moment later.
+    """
+
+    def __init__(self, server: Server, models: config.ModelServerConfig, *, name: str):
+        self._server, self._models, self._name = server, models, name
         self._told = ""
 
     def look(self) -> None:
         """Takes what the file says now, if that is new; what it names may come later."""
-        line = ""
-        try:
-            found = _models()
-            if found != self._models:
-                self._server.manager.reload(found)
-                self._models = found
-                line = f"took the changes of {_MODEL_CONFIG_FILE.value}."
-        except (InputError, ServingError) as error:
-            line = f"{_MODEL_CONFIG_FILE.value} was not taken: {error}"
+        found = _read()
+        if found != self._models:
+            time.sleep(_SETTLED)
+            if _read() != found:
+                return  # the next look finds what it became
+        line = "" if found == self._models else self._taken(found)
         if line and line != self._told:
             _log(line)
         self._told = line
+
+    def _taken(self, found: config.ModelServerConfig | str) -> str:
+        """Takes it, and what there is to tell of that."""
+        try:
+            if isinstance(found, str):
+                raise InputError(found)
+            self._server.manager.reload(found)
+        except (InputError, ServingError) as error:
+            return f"{self._name} was not taken: {error}"
+        self._models = found
+        return f"took the changes of {self._name}."
+
+
+def _read() -> config.ModelServerConfig | str:
+    """What the file says, or what is wrong with it."""
+    try:
+        return _models()
+    except InputError as error:
+        return str(error)
 
 
 def _request_log() -> request_log.RequestLog | None:

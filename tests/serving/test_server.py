@@ -9,6 +9,8 @@ import shutil
 import socket
 import threading
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
@@ -26,6 +28,7 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
+from export import serve as serve_binary
 from tests.serving.endpoints import (
     Endpoint,
     ServeProcess,
@@ -718,6 +721,31 @@ def test_running_requests_end_and_new_ones_are_refused(serve, transport):
     assert found[0]["total"].shape == (1,)
     with pytest.raises(OSError, match="refused"):
         ask(server.endpoint, PREDICT, X)
+
+
+def test_a_configuration_that_is_half_written_is_neither_taken_nor_told(monkeypatch, capsys):
+    whole, next_one = config(("a", Path("/a"), "")), config(("b", Path("/b"), ""))
+    mistake = InputError("half of it")
+    found = iter([mistake, next_one, next_one, next_one, next_one, *[mistake] * 4, whole])
+
+    def read():
+        value = next(found, next_one)
+        if isinstance(value, InputError):
+            raise value
+        return value
+
+    reloaded = []
+    server = SimpleNamespace(manager=SimpleNamespace(reload=reloaded.append))
+    monkeypatch.setattr(serve_binary, "_models", read)
+    monkeypatch.setattr(serve_binary, "_SETTLED", 0.0)
+    watched = serve_binary._Watched(server, whole, name="models.config")
+    # It changes while it is read, is what it became, stays, has a mistake, still, and changes.
+    for told in ("", "took the changes", "", "was not taken: half of it", "", ""):
+        watched.look()
+        lines = capsys.readouterr().err
+        assert told in lines
+        assert bool(told) == bool(lines)
+    assert reloaded == [next_one]
 
 
 def test_a_server_killed_in_mid_request_is_an_error_then_a_retry_finds_the_next_one(base, tmp_path):
