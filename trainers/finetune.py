@@ -4,6 +4,7 @@ r"""Adapts a trained model to unlabelled manipulated inputs: a CAMA by Eq. 8, ot
     python -m trainers.finetune --workdir=runs/mnist --manipulation=vertical_shift:0.2 \
         --fraction=0.01 --alpha=0.5 --clean=elbo --steps=600
     python -m trainers.finetune --workdir=runs/cnn_bn --manipulation=rotation:60 --method=tent
+    python -m trainers.finetune --workdir=runs/mnist --mechanism=affine+photometric --steps=0
     python -m trainers.finetune --workdir=runs/table --csv=new.csv --target=runs/table_adapted
 
 The adapted model becomes a run of its own, under <workdir>/finetuned/ unless --target says
@@ -22,8 +23,8 @@ from tfcama.errors import InputError
 from tfcama.models.mechanisms.registry import MECHANISMS
 from tfcama.studies import steps
 from tfcama.training import run
-from tfcama.training.config import RunConfig, default_finetuning
-from tfcama.training.finetune import finetune_on_manipulation, finetune_on_table
+from tfcama.training.config import DREAMS, RunConfig, default_finetuning
+from tfcama.training.finetune import dream, finetune_on_manipulation, finetune_on_table
 from tfcama.training.methods import EQ8, METHODS
 from tfcama.workdir import Workdir
 from trainers.shared_flags import DATA_DIR, STRATEGY, WORKDIR
@@ -58,8 +59,8 @@ _MECHANISM = flags.DEFINE_string(
 _DREAMS = flags.DEFINE_float(
     "dreams",
     None,
-    "Weight of dreamt manipulations of clean images; 1 where the mechanism has parameters, else 0. "
-    "Example: --dreams=0",
+    "Weight of dreamt manipulations of clean images beside Eq. 8; 1 where the mechanism has "
+    "parameters, else 0. Example: --dreams=0",
 )
 _METHOD = flags.DEFINE_string(
     "method",
@@ -67,30 +68,39 @@ _METHOD = flags.DEFINE_string(
     f"One of {', '.join(METHODS)}, with its options; all but {EQ8} are for models with batch "
     "normalisation. Example: --method=tent:epochs=5",
 )
-_STEPS = flags.DEFINE_integer("steps", 600, "Of the optimiser. Example: --steps=600")
+_STEPS = flags.DEFINE_integer(
+    "steps",
+    600,
+    "Of Eq. 8; 0 is the warm-up alone, before anything unlabelled was seen. Example: --steps=300",
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Of rows, order and noise. Example: --seed=0")
 _TARGET = flags.DEFINE_string(
     "target", None, "Where the adapted model goes. Example: --target=runs/mnist_shifted"
 )
 _SET = flags.DEFINE_multi_string(
-    "set", [], "Any other key of the fine-tuning. Example: --set learning_rate=3e-4"
+    "set", [], "Any other key of the fine-tuning. Example: --set warm_up=8000"
 )
 _REPORTED = {
     "elbo_x": "ELBO(x)",
+    "surprise": "-log q(m|x) of dreams",
     "entropy_before": "entropy of the answers before",
     "entropy": "after",
 }
 
 
 def main() -> None:
-    if (_MANIPULATION.value is None) == (_CSV.value is None):
-        raise InputError("either --manipulation or --csv is needed: what is to be adapted to.")
+    given = [_MANIPULATION.value, _CSV.value]
+    if given.count(None) != (1 if _STEPS.value else 2):
+        raise InputError(
+            "either --manipulation or --csv is needed, what is to be adapted to; with --steps=0, "
+            "dreams alone, neither."
+        )
     base = Workdir(WORKDIR.value)
     config = default_finetuning(RunConfig.from_json(base.read_config()), mechanism=_MECHANISM.value)
     config = dataclasses.replace(
         config,
-        subject=_MANIPULATION.value or Path(_CSV.value).name,
-        fraction=_FRACTION.value if _CSV.value is None else 1.0,
+        subject=_MANIPULATION.value or (Path(_CSV.value).name if _CSV.value else DREAMS),
+        fraction=0.0 if not _STEPS.value else _FRACTION.value if _CSV.value is None else 1.0,
         alpha=_ALPHA.value,
         clean=_CLEAN.value or config.clean,
         dreams=config.dreams if _DREAMS.value is None else _DREAMS.value,
@@ -101,7 +111,9 @@ def main() -> None:
     config = config_lib.override(config, _SET.value)
     target = Workdir(_TARGET.value) if _TARGET.value else steps.finetuned_workdir(base, config)
     devices = run.Devices(strategy=STRATEGY.value)
-    if _CSV.value is not None:
+    if not config.steps:
+        finished = dream(base, target, config, data_dir=DATA_DIR.value, devices=devices)
+    elif _CSV.value is not None:
         finished = finetune_on_table(base, target, _CSV.value, config, devices=devices)
     else:
         finished = finetune_on_manipulation(

@@ -12,7 +12,7 @@ def test_a_study_of_class_rotation(tmp_path, bars_everywhere, monkeypatch):
         root=tmp_path / "runs",
         dataset="digits",
         data_dir=None,
-        profile=Profile(epochs=1, steps=2, levels=(60.0,), limit=12),
+        profile=Profile(epochs=1, warm_up=2, steps=2, levels=(60.0,), limit=12),
         precision="float32",
         progress=lambda text: None,
     )

@@ -27,8 +27,9 @@ IMAGES = Profile(
     cama_epochs=1,
     dnn_epochs=1,
     cnn_epochs=1,
+    warm_up=2,
     steps=2,
-    first_steps=3,
+    additive_steps=3,
     cases=(Case("rotation", 30.0, "rotation"), Case("zoom", 0.4, "zoom")),
     adapted=1,
     foresighted=1,
@@ -90,7 +91,7 @@ def test_a_study_of_images_is_done_once_in_parts_by_family(study, tmp_path, no_t
     assert {row["model"] for row in rows} == {"cama", "dnn", "cnn", "cnn_bn", "stn_cnn"}
     assert {row["variant"] for row in rows if row["model"] == "cama"} == {"", "mechanism=rotation"}
     adapted = {row["finetuned_on"] for row in rows} - {""}
-    assert adapted == {"rotation:30"}
+    assert adapted == {"rotation:30", "dreams"}
     assert {row["manipulation"] for row in rows} == {"rotation", "zoom"}
     assert "Does it do what was asked of it?" in page.read_text()
     table = pd.read_csv(page.parent / "table.csv", index_col="model")
@@ -178,6 +179,12 @@ def test_claims_say_what_holds():
         row(0.99, finetuned_on=turn),
         row(0.80, finetuned_on=shift, on=shift, experiment="fraction_0.01_held_out"),
         row(0.81, finetuned_on=shift, on=shift, experiment="fraction_0.01_held_out", variant=""),
+        *(row(0.72, finetuned_on="dreams", on=each) for each in (shift, turn, unseen)),
+        *(
+            row(accuracy, finetuned_on="dreams", on=each, variant="mechanism=affine+photometric")
+            for each, accuracy in ((shift, 0.90), (turn, 0.60), (unseen, 0.60))
+        ),
+        row(0.99, finetuned_on="dreams", on=shift, variant="mechanism=rotation"),  # of one only
     ]
     found = {
         check.name: check
@@ -198,6 +205,10 @@ def test_claims_say_what_holds():
         "the same": True,
         "made for vertical shift 0.5, on all other manipulations: CAMA with affine+photometric "
         "above every rival made for the same": False,
+        "CAMA with translation, dreams alone, on all manipulations: above every rival, whatever "
+        "that has seen of them": True,
+        "CAMA with affine+photometric, dreams alone, on all manipulations: above every rival, "
+        "whatever that has seen of them": False,
         "vertical shift 0.5: adapted to 1 % of the inputs, within 5 points of 50 %": False,
         "vertical shift 0.5: adapted to 1 % of the inputs, its mechanism above the additive one": (
             False
@@ -210,6 +221,10 @@ def test_claims_say_what_holds():
         "84 %"
         in found["vertical shift 0.5: at least half of what the DNN loses is won back"].detail
     )
+    dreamt = next(
+        check for name, check in found.items() if name.startswith("CAMA with translation")
+    )
+    assert dreamt.detail == "72.0 % against 71.7 % (dnn trained on vertical shift 0.5)"
 
 
 def test_every_rival_counts_by_itself():
@@ -259,7 +274,7 @@ def test_numbers_over_seeds_stand_with_their_spread():
 
 def test_mechanisms_are_ranked_by_unseen_inputs(study, tmp_path, bars_everywhere):
     base = study.trained("cama", 0, model="cama", training=TrainingConfig(epochs=1))
-    config = FinetuneConfig(steps=2, batch_size=4)
+    config = FinetuneConfig(steps=2, batch_size=4, warm_up=1)
     lines = []
     ranking = rank_mechanisms(
         base,

@@ -17,10 +17,10 @@ from tfcama.training import run
 from tfcama.training.config import FinetuneConfig, RunConfig, StreamConfig, TrainingConfig
 from tfcama.workdir import Workdir
 
-STREAM = StreamConfig(
-    "children_shift:3@8,clean@6", arriving=4, steps_per_arrival=1, reservoir=5, warm_up=1
+STREAM = StreamConfig("children_shift:3@8,clean@6", arriving=4, steps_per_arrival=1, reservoir=5)
+CONFIG = FinetuneConfig(
+    batch_size=4, mechanism="location_scale", clean="elbo", dreams=1.0, warm_up=1
 )
-CONFIG = FinetuneConfig(batch_size=4, mechanism="location_scale", clean="elbo", dreams=1.0)
 ROWS = 20  # of the test split
 
 

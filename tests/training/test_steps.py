@@ -4,13 +4,21 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import stats
 
 from tfcama import random
 from tfcama.data import manipulations, pipeline
 from tfcama.errors import InputError
 from tfcama.models.cama import Cama, CamaConfig
 from tfcama.models.discriminative import DiscriminativeConfig, dnn
-from tfcama.training.cama import CamaTrainer, FinetuneTrainer, active_units, bounded
+from tfcama.training.cama import (
+    CamaTrainer,
+    DreamTrainer,
+    FinetuneTrainer,
+    active_units,
+    bounded,
+    dreamt,
+)
 from tfcama.training.discriminative import DiscriminativeTrainer
 from tfcama.training.optimizer import Adam
 
@@ -204,7 +212,7 @@ def test_dreams_teach_q_m_what_the_mechanism_does(spec, bars, mechanism):
     batch = next(iter(pipeline.finetuning_stream(bars.train, bars.test.x, batch_size=4, seed=SEED)))
     draws = random.RowDraws(tf.constant(SEED), tf.range(4), 4)
     terms = trainer.terms(batch, draws=draws)
-    m = 2.0 * draws.fold(2).normal(model.dim_m)
+    m = dreamt(model.mechanism, draws.fold(2))
     q_m = model.posterior_m(model.mechanism.simulate(m, batch["clean"].x))
     named = list(model.mechanism.coordinates_of_parameters().values())
     assert len(named) == {"translation": 2, "additive+rotation": 1}[mechanism]
@@ -226,6 +234,32 @@ def test_dreams_teach_q_m_what_the_mechanism_does(spec, bars, mechanism):
     assert all(moved["p_m"])
     assert all(moved["q_m"])
     assert not any(any(moved[name]) for name in CLEAN_GROUPS)
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "far"), [("translation", 1.0), ("photometric", 2 / 3), ("affine", 1 / 3)]
+)
+def test_about_two_parameters_of_a_dream_go_far(spec, mechanism, far):
+    """A mixture of N(0, 25) and N(0, 1/4), in each coordinate on its own."""
+    mechanism = cama(spec, mechanism=mechanism).mechanism
+    size = 20_000
+    m = dreamt(mechanism, random.RowDraws(tf.constant(SEED), tf.range(size), size)).numpy()
+    assert m.shape == (size, len(mechanism.parameters))
+    np.testing.assert_allclose((m**2).mean(axis=0), far * 25 + (1 - far) / 4, rtol=0.06)
+    np.testing.assert_allclose(m.mean(axis=0), 0.0, atol=0.15)
+    expected = far * 2 * stats.norm.sf(0.4) + (1 - far) * 2 * stats.norm.sf(4.0)
+    np.testing.assert_allclose((np.abs(m) > 2.0).mean(axis=0), expected, atol=0.02)
+    together = np.corrcoef(np.abs(m).T > 2.0)
+    assert np.all(np.abs(together - np.diag(np.diag(together))) < 0.03)
+
+
+def test_the_warm_up_moves_q_m_alone(spec, bars):
+    model = cama(spec, mechanism="rotation")
+    trainer = DreamTrainer(model, num_rows=8, seed=SEED)
+    stream = pipeline.training_stream(bars.train, batch_size=8, seed=SEED)
+    moved = moved_groups(model, lambda: fit(trainer, stream, 2))
+    for name, flags in moved.items():
+        assert all(flags) if name == "q_m" else not any(flags), name
 
 
 def test_no_row_pulls_harder_than_one_at_the_limit():

@@ -46,8 +46,8 @@ def test_following_a_stream_moves_the_m_networks_and_nothing_else():
     config = dataclasses.replace(
         additive,
         architecture=dataclasses.replace(architecture, mechanism="location_scale", dim_m=0),
-        finetuned=FinetuneConfig(batch_size=4, clean="elbo", dreams=1.0),
-        stream=StreamConfig("clean@8", arriving=4, steps_per_arrival=2, reservoir=3, warm_up=3),
+        finetuned=FinetuneConfig(batch_size=4, clean="elbo", dreams=1.0, warm_up=3),
+        stream=StreamConfig("clean@8", arriving=4, steps_per_arrival=2, reservoir=3),
     )
     trained = run.LoadedRun(additive, run.build(additive), None)
     adapter = StreamAdapter(trained, config, data.train)

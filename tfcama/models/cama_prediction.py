@@ -23,7 +23,7 @@ from tfcama.networks.heads import moments, normal
 _START_SPREAD = 2.0  # standard deviations of the prior
 _STARTS_SEED = (0, 1)  # the same starts for every prediction
 _STEP = 0.3  # of the ascent, in standard deviations of the prior; falls to a tenth
-_MAY_IMPROVE = 2.0  # margins: a second round brings nats, too
+_MAY_IMPROVE = 2.0  # margins: what each round that is left may bring
 _ENCODED = 10  # rows that may be decoded in the memory that it takes to encode one
 
 
@@ -86,9 +86,9 @@ class CamaPrediction(CamaDensities):
     ) -> tf.Tensor:
         """log_weight_m + log p(x, y = c | m), the mean over samples of z, [S, B, C].
 
-        Every (m, input, class) is a case: a row and a class. All get one round of a better proposal
-        for z, where the family has one, and one sample; further rounds and K samples are for those
-        that are then close enough to the best to matter, see class_margin.
+        Every (m, input, class) is a case: a row and a class. All get one sample of z; rounds of a
+        better proposal for z, where the family has one, and K samples are for those that are then
+        close enough to the best to matter, see class_margin: most of several m are not.
 
         Args:
           x: [B, *shape].
@@ -100,8 +100,7 @@ class CamaPrediction(CamaDensities):
         margin = self.config.class_margin or math.inf
         x = tf.tile(x, [samples, *([1] * len(self.spec.shape))])
         m = tf.reshape(m, [-1, self.dim_m])
-        q_z = self.posterior_z(x, self._one_hots(None), m)
-        proposal = moments(q_z)  # [S * B, C, 2, Z]
+        proposal = self._moments(x, m)  # [S * B, C, 2, Z]
         weight = tf.ones([1, 1, classes]) * log_weight_m
 
         def of(cases: tf.Tensor) -> tuple[tf.Tensor, ...]:
@@ -115,12 +114,10 @@ class CamaPrediction(CamaDensities):
             flat = tf.tensor_scatter_nd_update(tf.reshape(scores, [-1, classes]), cases, found)
             return tf.reshape(flat, tf.shape(scores))
 
-        if self._rounds:
-            proposal = self._improved_moments(x, m, proposal)
         scores = self._estimates(noise_z[:1], x, m, proposal)  # [S * B, C]
         scores = tf.reshape(scores, [samples, -1, classes]) + weight
-        for _ in range(self._rounds - 1):
-            cases = _within(scores, _MAY_IMPROVE * margin)
+        for left in range(self._rounds, 0, -1):
+            cases = _within(scores, left * _MAY_IMPROVE * margin)
             better = self._improved_moments(*of(cases))[:, 0]
             proposal = tf.tensor_scatter_nd_update(proposal, cases, better)
             scores = rescored(scores, cases, noise_z[:1])
@@ -177,6 +174,16 @@ class CamaPrediction(CamaDensities):
 
         rows = (x, m, proposal, labels)
         return _in_chunks(estimate, rows, length=affordable // at_once, shape=(width,))
+
+    def _moments(self, x: tf.Tensor, m: tf.Tensor) -> tf.Tensor:
+        """The moments of q(z | x, y, m) of all classes, [R, C, 2, Z], in chunks."""
+        y = self._one_hots(None)
+        return _in_chunks(
+            lambda x, m: moments(self.posterior_z(x, y, m)),
+            (x, m),
+            length=max(1, self.config.max_decoder_rows // _ENCODED),
+            shape=(self.num_classes, 2, self.dim_z),
+        )
 
     def _improved_moments(
         self, x: tf.Tensor, m: tf.Tensor, proposal: tf.Tensor, labels: tf.Tensor | None = None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from tfcama import specs
 from tfcama.evaluation.results import Row
+from tfcama.training.config import DREAMS
 from tfcama.types import InputSpec
 
 _MODELS = {
@@ -73,7 +75,7 @@ class Line(NamedTuple):
             text += f" trained on {manipulation_name(self.trained_on.removeprefix('clean+'))}"
         if self.finetuned_on:
             name = attack_name if self.matched == "eps" else manipulation_name
-            text += f", fine-tuned on {name(self.finetuned_on)}"
+            text += f", {adaptation_name(self.finetuned_on, name=name)}"
         if self.matched:
             text += f" of each {self.matched}"
         if self.clean:
@@ -98,6 +100,13 @@ def line_of(row: Row) -> Line:
         clean=row.experiment in (STATIC_CLEAN, MATCHED_CLEAN),
         variant=row.variant,
     )
+
+
+def adaptation_name(finetuned_on: str, *, name: Callable[[str], str] | None = None) -> str:
+    """For example "fine-tuned on rotation 60", of what `name` says of "rotation:60"."""
+    if finetuned_on == DREAMS:
+        return "dreams alone"
+    return f"fine-tuned on {(name or manipulation_name)(finetuned_on)}"
 
 
 def model_name(name: str) -> str:

@@ -279,7 +279,7 @@ def _who(subject: Subject) -> str:
     finetuned = config.finetuned
     if finetuned is None:
         return name
-    return f"{name} fine-tuned on {labels.manipulation_name(finetuned.subject)}"
+    return f"{name}, {labels.adaptation_name(finetuned.subject)}"
 
 
 def slug(text: str) -> str:

@@ -43,21 +43,23 @@ class Profile(NamedTuple):
 
     Attributes:
       epochs: of training.
+      warm_up: steps of dreams before each fine-tuning.
       steps: of each fine-tuning.
       levels: of the manipulation, degrees.
       limit: test images of which the scored ones are taken; None for all.
     """
 
     epochs: int
+    warm_up: int
     steps: int
     levels: tuple[float, ...]
     limit: int | None
 
 
 PROFILES = {
-    "full": Profile(15, 900, (30.0, 60.0, 90.0, _CONFUSABLE), None),
-    "core": Profile(15, 400, (60.0, _CONFUSABLE), 1500),
-    "quick": Profile(1, 50, (60.0,), 100),
+    "full": Profile(15, 4000, 900, (30.0, 60.0, 90.0, _CONFUSABLE), None),
+    "core": Profile(15, 4000, 200, (60.0, _CONFUSABLE), 1500),
+    "quick": Profile(1, 50, 50, (60.0,), 100),
 }
 
 
@@ -86,6 +88,7 @@ class ClassRotationStudy(Study):
                     subject=f"{_MANIPULATION}:{level:g}",
                     prior_m=prior,
                     fraction=FRACTION,
+                    warm_up=self.profile.warm_up,
                     steps=self.profile.steps,
                     seed=seed,
                 )

@@ -68,8 +68,8 @@ def rank_mechanisms(
       base: a finished run of a CAMA that was trained on clean data.
       manipulation: `name:level[:key=value…]`, of the run's own test inputs.
       mechanisms: see make_mechanism.
-      config: how to fine-tune; its mechanism, objective on clean rows, dreams and p_untouched are
-        each mechanism's own.
+      config: how to fine-tune; its mechanism, objective on clean rows, dreams, p_untouched and
+        m_samples are each mechanism's own, and its warm_up unless that is given.
       data_dir: of tensorflow-datasets.
       limit: held-out inputs are taken from the first so many test rows; None for all.
       progress: called with a line a candidate.
@@ -97,7 +97,9 @@ def rank_mechanisms(
             mechanism=mechanism,
             clean=own.clean,
             dreams=own.dreams,
+            warm_up=own.warm_up and (config.warm_up or own.warm_up),
             p_untouched=own.p_untouched,
+            m_samples=own.m_samples,
         )
         adapted[mechanism] = steps.finetuned(base, own, data_dir=data_dir)
     rows = None

@@ -14,6 +14,7 @@ from tfcama.evaluation.robustness import Check
 from tfcama.report import labels
 from tfcama.specs import with_number
 from tfcama.studies.study import finetuned_experiment
+from tfcama.training.config import DREAMS
 
 _CAMA, _DNN = "cama", "dnn"
 _ADDITIVE = "additive"
@@ -60,6 +61,7 @@ def claims(
     checks += [
         *_foresight(usual, cases),
         *_unseen(usual, cases, sorted(mechanisms)),
+        *_dreams_alone(usual, sorted(mechanisms)),
         *_few_inputs(few, usual, cases),
         *_above_additive(few, cases, about=_ABOUT_FEW),
         *_above_additive(usual, cases),
@@ -202,15 +204,53 @@ def _unseen(found: _Accuracies, cases: Sequence[str], scored: Sequence[str]) -> 
     return checks
 
 
+def _dreams_alone(found: _Accuracies, scored: Sequence[str]) -> list[Check]:
+    """A CAMA that saw no manipulated input against every rival, whatever that has seen."""
+    dreamt = sorted({key._replace(tested_on="") for key in found if key.finetuned_on == DREAMS})
+    known = _means(found, [key for key in found if key.model != _CAMA], scored)
+    checks = []
+    for key in dreamt if known else ():
+        ours = _over(found, key, scored)
+        if ours is None:
+            continue
+        best = max(known, key=lambda rival: known[rival].mean)
+        checks.append(
+            Check(
+                f"CAMA with {key.how}, dreams alone, on all manipulations: above every rival, "
+                "whatever that has seen of them",
+                ours.mean > known[best].mean,
+                f"{ours} % against {known[best]} % ({_named(best)})",
+            )
+        )
+    return checks
+
+
 def _rivals(found: _Accuracies, case: str, tested_on: Sequence[str]) -> dict[str, OverSeeds]:
     """Mean accuracy of what was trained on a case, with labels, or adapted to it, by its name."""
-    made = {
-        key._replace(tested_on="")
+    made = [
+        key
         for key in found
         if key.model != _CAMA and (key.trained_on == f"clean+{case}" or key.finetuned_on == case)
+    ]
+    return {
+        f"{key.model} {key.how or 'trained'}": accuracy
+        for key, accuracy in _means(found, made, tested_on).items()
     }
-    over = {f"{k.model} {k.how or 'trained'}": _over(found, k, tested_on) for k in sorted(made)}
-    return {name: accuracy for name, accuracy in over.items() if accuracy is not None}
+
+
+def _named(key: _Key) -> str:
+    """Who that is and what it has seen."""
+    trained_on = key.trained_on.removeprefix("clean+")
+    seen = key.finetuned_on or trained_on
+    return f"{key.model} {key.how or 'trained'} on {labels.manipulation_name(seen)}"
+
+
+def _means(
+    found: _Accuracies, keys: Sequence[_Key], tested_on: Sequence[str]
+) -> dict[_Key, OverSeeds]:
+    """Mean accuracy over manipulations, of those that were scored on all of them."""
+    over = {k: _over(found, k, tested_on) for k in sorted({k._replace(tested_on="") for k in keys})}
+    return {key: accuracy for key, accuracy in over.items() if accuracy is not None}
 
 
 def _over(found: _Accuracies, key: _Key, tested_on: Sequence[str]) -> OverSeeds | None:

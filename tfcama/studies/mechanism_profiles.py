@@ -53,9 +53,9 @@ class Profile(NamedTuple):
     Attributes:
       kind: of inputs, see InputSpec.
       cama_epochs, dnn_epochs, cnn_epochs: of training; of what has none, there are no models.
+      warm_up: steps of dreams before any fine-tuning by a mechanism with parameters.
       steps: of each fine-tuning.
-      first_steps: the same to the first case, which has a rival with foresight, by its own
-        mechanism and by the papers'.
+      additive_steps: the same by the papers' mechanism, which does not dream.
       cases: what every model is scored on.
       adapted: so many of the cases are adapted to, each by the mechanism that is meant for it.
       foresighted: for so many of the cases a DNN is trained on the manipulation, with labels.
@@ -76,8 +76,9 @@ class Profile(NamedTuple):
     cama_epochs: int
     dnn_epochs: int
     cnn_epochs: int
+    warm_up: int
     steps: int
-    first_steps: int
+    additive_steps: int
     cases: tuple[Case, ...]
     adapted: int
     foresighted: int
@@ -94,16 +95,24 @@ class Profile(NamedTuple):
         """What is adapted to."""
         return self.cases[: self.adapted]
 
+    @property
+    def mechanisms(self) -> tuple[str, ...]:
+        """By which anything is adapted; "" is the trained model's."""
+        extra = [""] * bool(self.additive or self.fractions) + [GENERAL] * bool(self.general)
+        return tuple(dict.fromkeys([case.mechanism for case in self.adapted_cases] + extra))
+
 
 PROFILES = {
     "full": Profile(
-        "image", 15, 20, 10, 900, 900, _CASES, 9, 9, 1, 1, (0.01,), None, None, 500, 500
+        "image", 15, 20, 10, 4000, 900, 900, _CASES, 9, 9, 1, 1, (0.01,), None, None, 500, 500
     ),
-    "core": Profile("image", 15, 10, 2, 400, 900, _CASES, 9, 1, 1, 2, (0.01,), 1500, 300, 50, 0),
-    "short": Profile("image", 15, 10, 2, 400, 400, _CASES, 3, 1, 1, 2, (), 1500, 300, 0, 0),
-    "quick": Profile("image", 1, 1, 1, 50, 50, _CASES[:2], 2, 2, 1, 0, (), 100, 100, 10, 0),
+    "core": Profile(
+        "image", 15, 10, 2, 4000, 200, 900, _CASES, 9, 1, 1, 2, (0.01,), 1500, 300, 50, 0
+    ),
+    "short": Profile("image", 15, 10, 2, 4000, 200, 400, _CASES, 3, 1, 1, 2, (), 1500, 300, 0, 0),
+    "quick": Profile("image", 1, 1, 1, 50, 50, 50, _CASES[:2], 2, 2, 1, 0, (), 100, 100, 10, 0),
     "tables": Profile(
-        "table", 20, 60, 0, 800, 800, _TABLE_CASES, 3, 3, 3, 0, (0.01,), None, None, 200, 200
+        "table", 20, 60, 0, 4000, 800, 800, _TABLE_CASES, 3, 3, 3, 0, (0.01,), None, None, 200, 200
     ),
 }
 

@@ -1,10 +1,11 @@
 """Mechanisms with structure against what a user would do instead, on images and on tables.
 
-A clean-trained CAMA is adapted to half of the manipulated test images, without labels, by the
-mechanism of that manipulation. Its rivals: DNNs and CNNs that were trained on that very
-manipulation with labels, test-time augmentation, recomputed batch statistics, Tent, a spatial
-transformer, and the papers' additive mechanism. All are scored on all manipulations. On tables,
-instruments shift: location-scale against the additive mechanism and against training on the shift.
+A clean-trained CAMA dreams of what a mechanism can do; then it is adapted to half of the
+manipulated test images, without labels, by the mechanism of that manipulation. Its rivals: DNNs and
+CNNs that were trained on that very manipulation with labels, test-time augmentation, recomputed
+batch statistics, Tent, a spatial transformer, and the papers' additive mechanism. All are scored on
+all manipulations. On tables, instruments shift: location-scale against the additive mechanism and
+against training on the shift.
 """
 
 from __future__ import annotations
@@ -84,20 +85,23 @@ class MechanismStudy(Study):
         """A CAMA, and what becomes of it."""
         profile = self.profile
         cama = self._train("cama", seed, epochs=profile.cama_epochs, precision=self.precision)
-        adapted = {case: self._adapt(cama, case, FRACTION, seed) for case in profile.adapted_cases}
-        workdirs = [cama, *adapted.values()]
+        first = profile.cases[0]
+        planned = [(case, FRACTION) for case in profile.adapted_cases]
         for fraction in profile.fractions:
-            for mechanism in (profile.cases[0].mechanism, ""):
-                case = profile.cases[0]._replace(mechanism=mechanism)
-                workdirs.append(self._adapt(cama, case, fraction, seed))
+            planned += [(first._replace(mechanism=m), fraction) for m in (first.mechanism, "")]
         for mechanism, count in (("", profile.additive), (GENERAL, profile.general)):
-            for case in profile.cases[:count]:
-                other = case._replace(mechanism=mechanism)
-                workdirs.append(self._adapt(cama, other, FRACTION, seed))
+            cases = [case._replace(mechanism=mechanism) for case in profile.cases[:count]]
+            planned += [(case, FRACTION) for case in cases]
+        ready = {name: self._prepare(cama, name, seed) for name in profile.mechanisms}
+        runs = {
+            (case, fraction): self._adapt(ready[case.mechanism], case, fraction, seed)
+            for case, fraction in planned
+        }
+        workdirs = [*dict.fromkeys([cama, *ready.values()]), *runs.values()]
         if profile.attacked:
             self._attack(cama)
-            first = {case.mechanism: workdir for case, workdir in reversed(adapted.items())}
-            for workdir in first.values():
+            own = {case.mechanism: runs[case, FRACTION] for case in profile.adapted_cases[::-1]}
+            for workdir in own.values():
                 self._attack(workdir, source=cama)
         return workdirs
 
@@ -163,24 +167,38 @@ class MechanismStudy(Study):
         self._score(workdir, case)
         return workdir
 
-    def _adapt(self, cama: Workdir, case: Case, fraction: float, seed: int) -> Workdir:
-        """Fine-tunes a CAMA to a case; scores it and what it found."""
-        config = self._finetuning(cama, case, fraction, seed)
-        workdir = steps.finetuned(cama, config, data_dir=self.data_dir)
+    def _prepare(self, cama: Workdir, mechanism: str, seed: int) -> Workdir:
+        """The CAMA after dreams of what a mechanism does; the CAMA itself where that has no dreams.
+
+        The general mechanism and the first case's are scored as they then are.
+        """
+        config = steps.adaptation(cama, mechanism=mechanism, seed=seed)
+        if not config.warm_up:
+            return cama
+        config = dataclasses.replace(config, warm_up=self.profile.warm_up)
+        workdir = steps.prepared(cama, config, data_dir=self.data_dir)
+        if mechanism in (self.profile.cases[0].mechanism, GENERAL):
+            self._score(workdir, None)
+        return workdir
+
+    def _adapt(self, base: Workdir, case: Case, fraction: float, seed: int) -> Workdir:
+        """Fine-tunes a CAMA, which has dreamt, to a case; scores it and what it found."""
+        config = self._finetuning(base, case, fraction, seed)
+        workdir = steps.finetuned(base, config, data_dir=self.data_dir)
         usual = fraction == FRACTION
         experiment = "manipulation" if usual else finetuned_experiment(fraction)
         self._score(workdir, case, experiment=experiment)
         return workdir
 
-    def _finetuning(self, cama: Workdir, case: Case, fraction: float, seed: int) -> FinetuneConfig:
-        profile, first = self.profile, self.profile.cases[0]
-        long = case.text == first.text and case.mechanism in (first.mechanism, "")
+    def _finetuning(self, base: Workdir, case: Case, fraction: float, seed: int) -> FinetuneConfig:
+        profile = self.profile
         return steps.adaptation(
-            cama,
+            base,
             mechanism=case.mechanism,
             subject=case.text,
             fraction=fraction,
-            steps=profile.first_steps if long else profile.steps,
+            warm_up=0,
+            steps=profile.steps if case.mechanism else profile.additive_steps,
             seed=seed,
         )
 

@@ -14,8 +14,9 @@ from tfcama.evaluation.subject import Subject
 from tfcama.report import pictures
 from tfcama.report.pictures import slug
 from tfcama.training import run
-from tfcama.training.config import FinetuneConfig, RunConfig, default_finetuning
+from tfcama.training.config import DREAMS, FinetuneConfig, RunConfig, default_finetuning
 from tfcama.training.finetune import (
+    dream,
     finetune_on_manipulation,
     is_finished,
 )
@@ -43,7 +44,8 @@ def finetuned_workdir(base: Workdir, config: FinetuneConfig) -> Workdir:
     """Where a fine-tuning of `base` goes unless told otherwise."""
     method = config.method if config.method != EQ8 else ""
     how = [config.mechanism, config.prior_m and f"prior_{config.prior_m}", method]
-    parts = [config.subject, f"{config.fraction:g}", *how, f"seed{config.seed}"]
+    fraction = f"{config.fraction:g}" if config.fraction else ""
+    parts = [config.subject, fraction, *how, f"seed{config.seed}"]
     name = "_".join(filter(None, parts))
     return Workdir(base.root / "finetuned" / slug(name))
 
@@ -53,6 +55,15 @@ def finetuned(base: Workdir, config: FinetuneConfig, *, data_dir: str | None) ->
     workdir = finetuned_workdir(base, config)
     if not is_finished(workdir, config):
         finetune_on_manipulation(base, workdir, config.subject, config, data_dir=data_dir)
+    return workdir
+
+
+def prepared(base: Workdir, config: FinetuneConfig, *, data_dir: str | None) -> Workdir:
+    """`base` after the warm-up of `config` and nothing else; adapt it without one."""
+    config = dataclasses.replace(config, subject=DREAMS, fraction=0.0, steps=0)
+    workdir = finetuned_workdir(base, config)
+    if not is_finished(workdir, config):
+        dream(base, workdir, config, data_dir=data_dir)
     return workdir
 
 

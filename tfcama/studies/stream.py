@@ -27,7 +27,7 @@ from tfcama.report.pictures import Picture, slug
 from tfcama.studies.steps import Progress
 from tfcama.training import callbacks as callbacks_lib
 from tfcama.training import checkpoints, run
-from tfcama.training.config import FinetuneConfig, RunConfig, StreamConfig, claim
+from tfcama.training.config import DREAMS, FinetuneConfig, RunConfig, StreamConfig, claim
 from tfcama.training.finetune import adapted_config, load_base, row_order
 from tfcama.training.methods import EQ8
 from tfcama.training.stream import StreamAdapter
@@ -35,7 +35,6 @@ from tfcama.workdir import Workdir, write_bytes
 
 AS_IT_CAME = "stream_as_it_came"  # experiment: each input answered before it was learned from
 AFTERWARDS = "stream_held_out_inputs"  # experiment: inputs that the stream did not bring
-DREAMS = "dreams"  # what a model was adapted to before the stream
 _LONGEST_NAME = 120  # of a directory; the seed is at the end
 _WINDOW = 200  # inputs over which the picture's lines are means
 
@@ -188,6 +187,9 @@ class _Experiment:
             self._score(frozen, "as_trained", self.trained.config, finetuned_on="")
             log_scores = frozen.log_scores(self._reference.x)
             self._write("reference", log_px=special.logsumexp(log_scores, axis=1))
+            warm_up = self.config.finetuned.warm_up if self.config.finetuned else 0
+            if warm_up:
+                self.progress(f"{warm_up} steps of dreams before the stream")
             if adapter.warm_up():
                 self._score(adapted, "dreams", self.config, finetuned_on=DREAMS)
         trainer = adapter.trainer

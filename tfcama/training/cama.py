@@ -9,6 +9,7 @@ from tfcama.data.base import Split
 from tfcama.errors import InputError
 from tfcama.models.cama_base import CamaBase
 from tfcama.models.cama_densities import Noise
+from tfcama.models.mechanisms.base import Mechanism
 from tfcama.objectives import bounds
 from tfcama.training.trainer import EVALUATION_SEED, Trainer
 from tfcama.types import Batch, Generative, LogWeights, Sampler
@@ -158,12 +159,27 @@ def _grid(images: tf.Tensor, columns: int) -> tf.Tensor:
     return tf.reshape(images, [1, rows * height, columns * width, channels])
 
 
-_DREAM_SPREAD = 2.0  # standard deviations of the prior
+_FAR, _NEAR = 5.0, 0.5  # standard deviations of dreamt coordinates, in those of the prior
+_FAR_AT_ONCE = 2.0  # in the mean
 _BELIEVED = 5.0  # nats a parameter; q(m|x) = p(m) costs 2.9 in the mean
 _FIRST_SHARE = 0.25  # of the unlabelled rows, where a curriculum starts
 
 
-class FinetuneTrainer(_CamaTrainer):
+class _AdaptingTrainer(_CamaTrainer):
+    """What fine-tuning and dreams share: a look at m in the mechanism's own units."""
+
+    def summary_scalars(self, rows: Split) -> dict[str, float]:
+        """Active units of m, and how far the mechanism moves these rows, in its own units."""
+        model = self.classifier
+        q_m = model.posterior_m(tf.constant(rows.x))
+        spread = tf.math.reduce_std(model.mechanism.values(q_m.mean()), axis=0)
+        found = {"active_units/m": float(active_units(q_m.mean()))}
+        for parameter, value in zip(model.mechanism.parameters, spread, strict=True):
+            found[f"spread/{parameter.name}"] = float(value)
+        return found
+
+
+class FinetuneTrainer(_AdaptingTrainer):
     """Maximises Eq. 8, alpha ELBO(x, y) on clean rows + (1 - alpha) ELBO(x) on unlabelled ones.
 
     ELBO(x) = log sum_c exp ELBO(x, y_c), Eq. 7, one m ~ q(m|x) a row. A p(m|y) is that of the
@@ -253,23 +269,17 @@ class FinetuneTrainer(_CamaTrainer):
         least = tf.sort(of_all, direction="DESCENDING")[counted - 1]
         return tf.where(elbo_x >= least, elbo_x * tf.cast(size / counted, tf.float32), 0.0)
 
-    def summary_scalars(self, rows: Split) -> dict[str, float]:
-        """Active units of m, and how far the mechanism moves these rows, in its own units."""
-        model = self.classifier
-        q_m = model.posterior_m(tf.constant(rows.x))
-        spread = tf.math.reduce_std(model.mechanism.values(q_m.mean()), axis=0)
-        found = {"active_units/m": float(active_units(q_m.mean()))}
-        for parameter, value in zip(model.mechanism.parameters, spread, strict=True):
-            found[f"spread/{parameter.name}"] = float(value)
-        return found
 
-
-class DreamTrainer(_CamaTrainer):
+class DreamTrainer(_AdaptingTrainer):
     """The sleep phase alone: q(m|x) learns to tell which m made of a clean input what it sees.
+
+    It maximises E log q(m | T_m x) over clean x and dreamt m, see dreamt.
 
     Raises:
       InputError: the mechanism has no parameters to dream of.
     """
+
+    term_names = ("surprise",)
 
     def __init__(self, classifier: CamaBase, **kwargs):
         super().__init__(classifier, groups=("q_m",), **kwargs)
@@ -278,7 +288,8 @@ class DreamTrainer(_CamaTrainer):
     def terms(self, batch: Batch, *, draws: random.RowDraws | None) -> dict[str, tf.Tensor]:
         if draws is None:
             raise TypeError("dreams have no validation step: draws are needed.")
-        return {"loss": _surprise(self.classifier, batch.x, draws)}
+        surprise = _surprise(self.classifier, batch.x, draws)
+        return {"loss": surprise, "surprise": surprise}
 
 
 def _check_dreams(classifier: CamaBase) -> None:
@@ -291,18 +302,31 @@ def _check_dreams(classifier: CamaBase) -> None:
 
 def _surprise(model: CamaBase, x: tf.Tensor, draws: random.RowDraws) -> tf.Tensor:
     """-log q(m | T_m x) of dreamt manipulations m of clean inputs, [B] nats, see bounded."""
-    m = _DREAM_SPREAD * draws.normal(model.dim_m)
-    q_m = model.posterior_m(model.simulate(m, x)).distribution
+    m = dreamt(model.mechanism, draws)
     known = list(model.mechanism.coordinates_of_parameters().values())
+    q_m = model.posterior_m(model.simulate(m, x)).distribution
     surprise = -tf.reduce_sum(tf.gather(q_m.log_prob(m), known, axis=1), axis=1)
     return bounded(surprise, limit=_BELIEVED * len(known))
+
+
+def dreamt(mechanism: Mechanism, draws: random.RowDraws) -> tf.Tensor:
+    """Manipulations to dream of, [B, M].
+
+    About two parameters, drawn anew for every row, are N(0, 5^2), the others N(0, 0.5^2). What
+    happens to inputs is often one or two things that go far; p(m) = N(0, I), all of them a little,
+    hardly ever goes there.
+    """
+    size = mechanism.size
+    share = _FAR_AT_ONCE / len(mechanism.coordinates_of_parameters())
+    far = draws.fold(1).uniform(size) < share
+    return tf.where(far, _FAR, _NEAR) * draws.fold(0).normal(size)
 
 
 def bounded(loss: tf.Tensor, *, limit: float) -> tf.Tensor:
     """The loss up to `limit`, its logarithm beyond, with a continuous derivative.
 
-    So no row pulls harder than one at the limit does. Dreams go to twice the prior, where an image
-    may show nothing of its m; a q(m|x) that has become sure then loses thousands of nats on one
+    So no row pulls harder than one at the limit does. Dreams go far, where an image may show
+    nothing of its m; a q(m|x) that has become sure then loses thousands of nats on one
     row, and Adam's moments carry such a step on for many more.
 
     Args:

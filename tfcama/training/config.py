@@ -91,16 +91,20 @@ class TrainingConfig:
             )
 
 
+DREAMS = "dreams"  # what a run was adapted to that has seen nothing else
+
+
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
     """How a trained model is adapted to unlabelled manipulated inputs; a CAMA by Eq. 8.
 
     Attributes:
       subject: what the inputs are, for people: "vertical_shift:0.5", "pgd eps 0.2".
-      fraction: of the test images that are adapted on, from the front of a seeded permutation.
+      fraction: of the test images that are adapted on, from the front of a seeded permutation; 0
+        where there are no steps of Eq. 8.
       alpha: weight of the clean, labelled data.
       clean: "do_m0" trains clean data under do(m = 0), "elbo" under ELBO(x, y), m inferred.
-      steps: of the optimiser.
+      steps: of Eq. 8; 0 dreams alone, before anything unlabelled was seen.
       batch_size: rows a step of each, clean and manipulated.
       learning_rate: of Adam.
       num_samples: K, samples of z in each ELBO.
@@ -110,9 +114,13 @@ class FinetuneConfig:
       prior_m: what p(m) is from now on, see CamaBaseConfig; "" keeps the trained model's.
       p_untouched: how likely an input is from now on that nothing manipulated, see CamaBaseConfig;
         0 keeps the trained model's.
-      dreams: weight of -log q(m|T_m x), for clean x and m from twice the prior: the sleep phase of
-        wake-sleep, which teaches q(m|x) what the mechanism can do before anything was seen of
-        what it did do. 0 for none; only mechanisms with parameters dream.
+      m_samples: samples of m at prediction from now on, see CamaBaseConfig; 0 keeps the trained
+        model's.
+      dreams: weight of -log q(m|T_m x) beside Eq. 8, for clean x and dreamt m, see DreamTrainer:
+        the sleep phase of wake-sleep, which teaches q(m|x) what the mechanism can do, whatever it
+        did do. 0 for none; only mechanisms with parameters dream.
+      warm_up: steps before Eq. 8 in which q(m|x) learns from dreams alone, at a sixth of the time
+        of one of Eq. 8; 0 where the trained model has dreamt.
       curriculum: steps over which the share of a step's unlabelled rows that count grows from a
         quarter to all of them, the likeliest first; 0 for all from the start.
       seed: of the draws, the permutation and the order of rows.
@@ -132,19 +140,26 @@ class FinetuneConfig:
     mechanism: str = ""
     prior_m: str = ""
     p_untouched: float = 0.0
+    m_samples: int = 0
     dreams: float = 0.0
+    warm_up: int = 0
     curriculum: int = 0
     seed: int = 0
     method: str = methods.EQ8
 
     def __post_init__(self):
-        config_lib.check_at_least(
-            self, steps=1, batch_size=1, num_samples=1, dreams=0, curriculum=0
-        )
+        config_lib.check_at_least(self, batch_size=1, num_samples=1)
+        config_lib.check_at_least(self, steps=0, m_samples=0, dreams=0, warm_up=0, curriculum=0)
         config_lib.check_positive(self, "learning_rate")
         _fraction(self, "alpha")
-        if not 0.0 < self.fraction <= 1.0:
-            raise InputError(f"fraction={self.fraction:g} was given; it must be in (0, 1].")
+        _fraction(self, "fraction")
+        if bool(self.steps) != bool(self.fraction):
+            raise InputError(
+                f"steps={self.steps} and fraction={self.fraction:g} were given; without steps of "
+                "Eq. 8 no test inputs are seen, and with them some must be: both are 0 or neither."
+            )
+        if not self.steps and not self.warm_up:
+            raise InputError("neither steps nor warm_up was given; there is nothing to do.")
         if self.clean not in ("do_m0", "elbo"):
             raise unknown_name("clean", self.clean, ("do_m0", "elbo"))
         if self.mechanism:
@@ -164,8 +179,6 @@ class StreamConfig:
       steps_per_arrival: of the optimiser, after what arrived was answered.
       reservoir: how many earlier inputs are kept for replay, a uniform sample of all of them.
       replay: share of a step's unlabelled rows that comes from the reservoir.
-      warm_up: steps before the stream in which q(m|x) learns from dreams alone; none where
-        FinetuneConfig.dreams is 0.
     """
 
     segments: str
@@ -173,10 +186,9 @@ class StreamConfig:
     steps_per_arrival: int = 8
     reservoir: int = 1000
     replay: float = 0.5
-    warm_up: int = 200
 
     def __post_init__(self):
-        config_lib.check_at_least(self, arriving=1, steps_per_arrival=1, reservoir=1, warm_up=0)
+        config_lib.check_at_least(self, arriving=1, steps_per_arrival=1, reservoir=1)
         _fraction(self, "replay")
         streams.parse(self.segments)
 
@@ -214,8 +226,9 @@ class RunConfig:
         Left out is what names a data set's rows rather than changing what a model is told of them.
         """
         default = type(self.architecture)()
-        if self.finetuned is not None and self.finetuned.p_untouched:  # goes without saying
-            default = dataclasses.replace(default, p_untouched=self.finetuned.p_untouched)
+        for key in ("p_untouched", "m_samples"):  # what fine-tuning set goes without saying
+            if self.finetuned is not None and getattr(self.finetuned, key):
+                default = dataclasses.replace(default, **{key: getattr(self.finetuned, key)})
         own = [
             f"{field.name}={getattr(self.architecture, field.name)}"
             for field in dataclasses.fields(default)
@@ -307,14 +320,19 @@ def _field_names(architecture: Any, *, at_test: bool) -> list[str]:
     return [f.name for f in fields if f.metadata.get("at_test", False) == at_test]
 
 
+_WARM_UP = 4000  # steps; of a translation they do alone what 900 of Eq. 8 did (BUILD.md)
+
+_M_SAMPLES = 4  # where q(m|x) is unsure, Eq. 6 finds among so many which one explains x
+
+
 def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfig:
     """How a run is adapted unless told otherwise.
 
     Under do(m = 0) q(m|x) never sees a clean row. With the additive mechanism it answers clean
     images well all the same; on tables, whose few children a shift moves far, it takes them for
     moved ones (BUILD.md), and with other mechanisms the term has no gradient at all. Those dream,
-    and take every other input for one that may be untouched, as Eq. 8 does at alpha = 0.5: without,
-    the most flexible of them paid with 1.6 points of clean accuracy.
+    before Eq. 8 and beside it, and take every other input for one that may be untouched, as Eq. 8
+    does at alpha = 0.5: without, the most flexible of them paid with 1.6 points of clean accuracy.
 
     Args:
       base: the trained run, with its input_spec.
@@ -326,7 +344,9 @@ def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfi
         mechanism=mechanism,
         clean="elbo" if table or parameters else "do_m0",
         dreams=float(parameters),
+        warm_up=_WARM_UP * parameters,
         p_untouched=0.5 * parameters,
+        m_samples=_M_SAMPLES * parameters,
     )
 
 

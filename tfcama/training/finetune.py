@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfcama import random
 from tfcama.data import manipulations, pipeline, tables
@@ -17,17 +18,20 @@ from tfcama.models.cama_base import CamaBase
 from tfcama.registry import Registry
 from tfcama.training import checkpoints, methods, run, strategy
 from tfcama.training.adapt import adapt
-from tfcama.training.cama import FinetuneTrainer
-from tfcama.training.config import FinetuneConfig, RunConfig, claim, same_variables
+from tfcama.training.cama import DreamTrainer, FinetuneTrainer
+from tfcama.training.config import DREAMS, FinetuneConfig, RunConfig, claim, same_variables
 from tfcama.training.optimizer import Adam
+from tfcama.training.trainer import Trainer
 from tfcama.workdir import Workdir
 
 _STEPS_PER_EPOCH = 50  # how often fine-tuning logs and checkpoints
+_DREAMS_PER_EPOCH = 500  # the same of steps of dreams, which are faster
 
 
 def adapted_rows(size: int, config: FinetuneConfig) -> np.ndarray:
     """Which of `size` test images fine-tuning sees (never their labels), in ascending order."""
-    return np.sort(row_order(size, config)[: max(1, round(config.fraction * size))])
+    seen = max(1, round(config.fraction * size)) if config.fraction else 0
+    return np.sort(row_order(size, config)[:seen])
 
 
 def row_order(size: int, config: FinetuneConfig) -> np.ndarray:
@@ -64,6 +68,34 @@ def finetune_on_manipulation(
         dataclasses.replace(config, subject=manipulation),
         clean=dataset.train,
         unlabelled=split.x[adapted_rows(len(split), config)],
+        devices=devices,
+    )
+
+
+def dream(
+    base: Workdir,
+    target: Workdir,
+    config: FinetuneConfig,
+    *,
+    data_dir: str | None,
+    devices: run.Devices = run.Devices(),
+) -> run.LoadedRun:
+    """`finetune` before there is anything to fine-tune on: q(m|x) learns from dreams alone.
+
+    Args:
+      base: a finished run.
+      target: where the prepared model goes; it can be adapted without a warm-up.
+      config: how, with steps=0; its subject becomes DREAMS.
+      data_dir: of tensorflow-datasets.
+      devices: where it runs.
+    """
+    dataset = run.load_data(RunConfig.from_json(base.read_config()), data_dir=data_dir)
+    return finetune(
+        base,
+        target,
+        dataclasses.replace(config, subject=DREAMS),
+        clean=dataset.train,
+        unlabelled=dataset.test.x[:0],
         devices=devices,
     )
 
@@ -119,7 +151,7 @@ def finetune(
       target: where the adapted model goes; a killed fine-tuning continues there.
       config: how.
       clean: labelled clean rows, the training split.
-      unlabelled: [N, *shape] manipulated inputs.
+      unlabelled: [N, *shape] manipulated inputs; N may be 0 where there are no steps of Eq. 8.
       devices: where it runs.
       extra_callbacks: appended to the run's own.
 
@@ -151,44 +183,63 @@ def _eq8(
 ) -> run.LoadedRun:
     chosen = strategy.make(devices.strategy)
     trained = load_base(base)
-    unlabelled = trained.classifier.spec.check(unlabelled, what="inputs to fine-tune on")
-    if not len(unlabelled):
-        raise InputError("fine-tuning needs at least one manipulated input; none was given.")
     run_config = adapted_config(trained, config)
+    if config.steps:
+        unlabelled = trained.classifier.spec.check(unlabelled, what="inputs to fine-tune on")
+        if not len(unlabelled):
+            raise InputError("fine-tuning needs at least one manipulated input; none was given.")
+        shown = unlabelled[: run.PICTURED]
+    else:
+        rows = clean.sample() if isinstance(clean, GeneratedSplit) else clean
+        shown = rows.x[: run.PICTURED]
     claim(target, run_config)
-    # Nobody knows their labels, and what FinetuneTrainer shows of them needs none.
-    shown = Split(unlabelled[: run.PICTURED], np.zeros(len(unlabelled[: run.PICTURED]), np.int32))
-    epochs = _epochs(config)
-    steps_per_epoch = math.ceil(config.steps / epochs)
+    dreams, epochs = _epochs_of_dreams(config), _epochs(config)
+    done = 0
     with chosen.scope():
         trainer = make_trainer(trained, run_config, devices=devices)
-        done = 0
+        dreamer = make_dreamer(trainer.classifier, config, devices=devices) if dreams else None
         if checkpoints.listed(target.checkpoints):
             checkpoint = checkpoints.newest(target.checkpoints)
-            checkpoints.restore(
-                checkpoint, classifier=trainer.classifier, optimizer=trainer.optimizer
-            )
             done = checkpoint.epoch
-    if done < epochs:
+            at_work = dreamer if dreamer is not None and done <= dreams else trainer
+            checkpoints.restore(
+                checkpoint, classifier=trainer.classifier, optimizer=at_work.optimizer
+            )
+
+    def fit(trainer: Trainer, stream: tf.data.Dataset, *, title: str, to: int, steps: int) -> None:
         run.fit(
             trainer,
-            pipeline.finetuning_stream(
-                clean,
-                unlabelled,
-                batch_size=config.batch_size,
-                seed=random.stream(config.seed, "finetune", "order"),
-                start_step=done * steps_per_epoch,
-            ),
-            title=f"fine-tune on {config.subject}",
-            epochs=epochs,
+            stream,
+            title=title,
+            epochs=to,
             done=done,
-            steps_per_epoch=steps_per_epoch,
+            steps_per_epoch=steps,
             validation=None,
             callbacks=(
-                *run.run_callbacks(target, shown, done, devices),
+                # Nobody knows their labels, and what these trainers show of them needs none.
+                *run.run_callbacks(
+                    target, Split(shown, np.zeros(len(shown), np.int32)), done, devices
+                ),
                 *extra_callbacks,
             ),
         )
+
+    if dreamer is not None and done < dreams:
+        steps = math.ceil(config.warm_up / dreams)
+        stream = dreams_stream(clean, config, start_step=done * steps)
+        title = f"dream before {config.subject}" if config.steps else "dream"
+        fit(dreamer, stream, title=title, to=dreams, steps=steps)
+        done = dreams
+    if done < epochs:
+        steps = math.ceil(config.steps / (epochs - dreams))
+        stream = pipeline.finetuning_stream(
+            clean,
+            unlabelled,
+            batch_size=config.batch_size,
+            seed=random.stream(config.seed, "finetune", "order"),
+            start_step=(done - dreams) * steps,
+        )
+        fit(trainer, stream, title=f"fine-tune on {config.subject}", to=epochs, steps=steps)
     return run.load(target)
 
 
@@ -202,7 +253,14 @@ def is_finished(target: Workdir, config: FinetuneConfig) -> bool:
 
 def _epochs(config: FinetuneConfig) -> int:
     """Of the last checkpoint; other methods than Eq. 8 write one."""
-    return math.ceil(config.steps / _STEPS_PER_EPOCH) if config.method == methods.EQ8 else 1
+    if config.method != methods.EQ8:
+        return 1
+    return _epochs_of_dreams(config) + math.ceil(config.steps / _STEPS_PER_EPOCH)
+
+
+def _epochs_of_dreams(config: FinetuneConfig) -> int:
+    """How many of the epochs come before Eq. 8."""
+    return math.ceil(config.warm_up / _DREAMS_PER_EPOCH)
 
 
 def load_base(base: Workdir, *, at_test: Sequence[str] = ()) -> run.LoadedRun:
@@ -265,6 +323,38 @@ def make_trainer(
     return trainer
 
 
+def make_dreamer(
+    classifier: CamaBase, config: FinetuneConfig, *, devices: run.Devices
+) -> DreamTrainer:
+    """The compiled trainer of the warm-up: its learning rate falls to zero along a cosine.
+
+    Args:
+      classifier: that of make_trainer.
+      config: how, with a warm-up.
+      devices: where it runs.
+    """
+    dreamer = DreamTrainer(
+        classifier,
+        num_rows=config.batch_size,
+        seed=random.stream(config.seed, "finetune", "dreams"),
+    )
+    schedule = run.WarmUp(config.learning_rate, warmup_steps=0, steps=config.warm_up, cosine=True)
+    dreamer.compile(Adam(schedule), jit_compile=devices.jit_compile)
+    return dreamer
+
+
+def dreams_stream(
+    clean: Split | GeneratedSplit, config: FinetuneConfig, *, start_step: int = 0
+) -> tf.data.Dataset:
+    """Endless batches of the clean rows that the warm-up dreams of."""
+    return pipeline.training_stream(
+        clean,
+        batch_size=config.batch_size,
+        seed=random.stream(config.seed, "finetune", "dreamt of"),
+        start_step=start_step,
+    )
+
+
 def adapted_config(trained: run.LoadedRun, config: FinetuneConfig) -> RunConfig:
     """The adapted run's configuration, with the mechanism and priors that its fine-tuning names.
 
@@ -285,8 +375,9 @@ def adapted_config(trained: run.LoadedRun, config: FinetuneConfig) -> RunConfig:
             "change it."
         )
     dim_m = 0 if "mechanism" in changed else before.dim_m
-    if config.p_untouched:
-        changed["p_untouched"] = config.p_untouched
+    for key in ("p_untouched", "m_samples"):
+        if getattr(config, key):
+            changed[key] = getattr(config, key)
     architecture = dataclasses.replace(before, dim_m=dim_m, **changed)
     return dataclasses.replace(trained.config, finetuned=config, architecture=architecture)
 

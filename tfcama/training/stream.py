@@ -17,10 +17,8 @@ from tfcama import random
 from tfcama.data import pipeline
 from tfcama.data.base import GeneratedSplit, Split
 from tfcama.training import checkpoints, run
-from tfcama.training.cama import DreamTrainer
 from tfcama.training.config import RunConfig
-from tfcama.training.finetune import make_trainer
-from tfcama.training.optimizer import Adam
+from tfcama.training.finetune import dreams_stream, make_dreamer, make_trainer
 
 
 class Reservoir:
@@ -91,7 +89,7 @@ class StreamAdapter:
             config.stream.reservoir, seed=random.stream(config.finetuned.seed, "stream", "kept")
         )
         self._clean = clean
-        self._rows = self._clean_rows("clean", start_step=0)
+        self._rows = self._clean_rows(start_step=0)
 
     @property
     def classifier(self):
@@ -100,17 +98,12 @@ class StreamAdapter:
 
     def warm_up(self) -> bool:
         """The `warm_up` steps before anything arrived; False where there are none to do."""
-        if not (self._stream.warm_up and self._finetuned.dreams):
+        if not self._finetuned.warm_up:
             return False
-        trainer = DreamTrainer(
-            self.classifier,
-            num_rows=self._finetuned.batch_size,
-            seed=random.stream(self._finetuned.seed, "stream", "dreams"),
-        )
-        trainer.compile(Adam(self._finetuned.learning_rate))
-        step = tf.function(trainer.train_step, jit_compile=self._devices.jit_compile)
-        rows = self._clean_rows("dreamt of", start_step=0)
-        for _ in range(self._stream.warm_up):
+        dreamer = make_dreamer(self.classifier, self._finetuned, devices=self._devices)
+        step = tf.function(dreamer.train_step, jit_compile=self._devices.jit_compile)
+        rows = iter(dreams_stream(self._clean, self._finetuned))
+        for _ in range(self._finetuned.warm_up):
             step(next(rows))
         return True
 
@@ -140,14 +133,14 @@ class StreamAdapter:
         checkpoints.restore(checkpoint, classifier=self.classifier, optimizer=optimizer)
         for x in arrived:
             self._reservoir.add(x)
-        self._rows = self._clean_rows("clean", start_step=int(optimizer.iterations))
+        self._rows = self._clean_rows(start_step=int(optimizer.iterations))
 
-    def _clean_rows(self, name: str, *, start_step: int):
+    def _clean_rows(self, *, start_step: int):
         return iter(
             pipeline.training_stream(
                 self._clean,
                 batch_size=self._finetuned.batch_size,
-                seed=random.stream(self._finetuned.seed, "stream", name),
+                seed=random.stream(self._finetuned.seed, "stream", "clean"),
                 start_step=start_step,
             )
         )
