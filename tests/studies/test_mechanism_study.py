@@ -33,6 +33,7 @@ IMAGES = Profile(
     cases=(Case("rotation", 30.0, "rotation"), Case("zoom", 0.4, "zoom")),
     adapted=1,
     foresighted=1,
+    augmentation="rotation:30+zoom:0.4",
     additive=0,
     general=0,
     fractions=(),
@@ -44,6 +45,7 @@ IMAGES = Profile(
 TABLES = IMAGES._replace(
     kind="table",
     cnn_epochs=0,
+    augmentation="",
     cases=(Case("children_shift:direction=down", 2.0, "location_scale"),),
     additive=1,
     fractions=(0.1,),
@@ -81,7 +83,7 @@ def test_a_study_of_images_is_done_once_in_parts_by_family(study, tmp_path, no_t
         made[name] = {workdir.root.name for workdir in parts[name].one_seed(0)}
         rows = results_of(study.report_finished([0], tmp_path / "early"))
         assert ("cama" in {row["model"] for row in rows}) == ("cama" in made)
-    assert made["dnn"] == {"dnn", "dnn_rotation-30"}
+    assert made["dnn"] == {"dnn", "dnn_rotation-30", "dnn_rotation-30-zoom-0.4"}
     assert {"cama", "stn_cnn"} & made["cama"] == {"cama"}
     no_training()
     page = study.run([0], tmp_path / "report")

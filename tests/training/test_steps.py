@@ -1,5 +1,7 @@
 """What a step moves and what it leaves alone, by value."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -251,6 +253,13 @@ def test_about_two_parameters_of_a_dream_go_far(spec, mechanism, far):
     np.testing.assert_allclose((np.abs(m) > 2.0).mean(axis=0), expected, atol=0.02)
     together = np.corrcoef(np.abs(m).T > 2.0)
     assert np.all(np.abs(together - np.diag(np.diag(together))) < 0.03)
+
+
+def test_all_columns_of_a_table_move_in_a_dream(spec):
+    together = SimpleNamespace(size=3, moves_together=True)
+    m = dreamt(together, random.RowDraws(tf.constant(SEED), tf.range(9000), 9000)).numpy()
+    np.testing.assert_allclose(m.std(axis=0), 2.0, rtol=0.03)
+    np.testing.assert_allclose((m**4).mean(axis=0), 3 * 16.0, rtol=0.1)  # of one normal, no mixture
 
 
 def test_the_warm_up_moves_q_m_alone(spec, bars):

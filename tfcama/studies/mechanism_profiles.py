@@ -29,6 +29,7 @@ class Case(NamedTuple):
 
 
 GENERAL = "affine+photometric"
+_EVERYTHING = "rotation:60+zoom:0.4+shift:0.5+contrast:0.9+inversion:0.5"
 _CASES = (
     Case("vertical_shift", 0.5, "translation"),
     Case("rotation", 60.0, "rotation"),
@@ -59,6 +60,7 @@ class Profile(NamedTuple):
       cases: what every model is scored on.
       adapted: so many of the cases are adapted to, each by the mechanism that is meant for it.
       foresighted: for so many of the cases a DNN is trained on the manipulation, with labels.
+      augmentation: a DNN and a CNN are trained on all of this, with labels; "" for none.
       additive: so many of the cases are adapted to by the papers' mechanism, too.
       general: so many of them by a mechanism that can do all of it, too, as who does not know
         what happened would.
@@ -82,6 +84,7 @@ class Profile(NamedTuple):
     cases: tuple[Case, ...]
     adapted: int
     foresighted: int
+    augmentation: str
     additive: int
     general: int
     fractions: tuple[float, ...]
@@ -102,17 +105,72 @@ class Profile(NamedTuple):
         return tuple(dict.fromkeys([case.mechanism for case in self.adapted_cases] + extra))
 
 
+_CORE = Profile(
+    kind="image",
+    cama_epochs=15,
+    dnn_epochs=10,
+    cnn_epochs=2,
+    warm_up=4000,
+    steps=200,
+    additive_steps=900,
+    cases=_CASES,
+    adapted=9,
+    foresighted=1,
+    augmentation=_EVERYTHING,
+    additive=1,
+    general=0,
+    fractions=(0.01,),
+    limit=1500,
+    cross_limit=300,
+    attacked=25,
+    attacked_again=0,
+)
 PROFILES = {
-    "full": Profile(
-        "image", 15, 20, 10, 4000, 900, 900, _CASES, 9, 9, 1, 1, (0.01,), None, None, 500, 500
+    "full": _CORE._replace(
+        dnn_epochs=20,
+        cnn_epochs=10,
+        steps=900,
+        foresighted=9,
+        general=2,
+        limit=None,
+        cross_limit=None,
+        attacked=500,
+        attacked_again=500,
     ),
-    "core": Profile(
-        "image", 15, 10, 2, 4000, 200, 900, _CASES, 9, 1, 1, 2, (0.01,), 1500, 300, 50, 0
+    "core": _CORE,
+    "short": _CORE._replace(adapted=3, general=2, additive_steps=400, fractions=(), attacked=0),
+    "quick": _CORE._replace(
+        cama_epochs=1,
+        dnn_epochs=1,
+        cnn_epochs=1,
+        warm_up=50,
+        steps=50,
+        additive_steps=50,
+        cases=_CASES[:2],
+        adapted=2,
+        foresighted=2,
+        augmentation="",
+        fractions=(),
+        limit=100,
+        cross_limit=100,
+        attacked=10,
     ),
-    "short": Profile("image", 15, 10, 2, 4000, 200, 400, _CASES, 3, 1, 1, 2, (), 1500, 300, 0, 0),
-    "quick": Profile("image", 1, 1, 1, 50, 50, 50, _CASES[:2], 2, 2, 1, 0, (), 100, 100, 10, 0),
-    "tables": Profile(
-        "table", 20, 60, 0, 4000, 800, 800, _TABLE_CASES, 3, 3, 3, 0, (0.01,), None, None, 200, 200
+    "tables": _CORE._replace(
+        kind="table",
+        cama_epochs=20,
+        dnn_epochs=60,
+        cnn_epochs=0,
+        steps=800,
+        additive_steps=800,
+        cases=_TABLE_CASES,
+        adapted=3,
+        foresighted=3,
+        augmentation="",
+        additive=3,
+        limit=None,
+        cross_limit=None,
+        attacked=200,
+        attacked_again=200,
     ),
 }
 

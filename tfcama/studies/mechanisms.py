@@ -118,7 +118,7 @@ class MechanismStudy(Study):
             dnn,
             *(
                 self._train("dnn", seed, epochs=profile.dnn_epochs, case=case)
-                for case in profile.cases[: profile.foresighted]
+                for case in profile.cases[: profile.foresighted] + self._augmentation
             ),
         ]
 
@@ -136,9 +136,15 @@ class MechanismStudy(Study):
                 adapted = steps.finetuned(normalised, config, data_dir=self.data_dir)
                 self._score(adapted, case)
                 workdirs.append(adapted)
-        for case in self.profile.cases[:2]:
+        for case in self.profile.cases[:2] + self._augmentation:
             workdirs.append(self._train("cnn", seed, epochs=epochs, case=case))
         return workdirs
+
+    @property
+    def _augmentation(self) -> tuple[Case, ...]:
+        """What networks with labels are trained on that know of everything that may come."""
+        text = self.profile.augmentation
+        return (Case(text, None, ""),) if text else ()
 
     def _train(
         self,

@@ -161,6 +161,7 @@ def _grid(images: tf.Tensor, columns: int) -> tf.Tensor:
 
 _FAR, _NEAR = 5.0, 0.5  # standard deviations of dreamt coordinates, in those of the prior
 _FAR_AT_ONCE = 2.0  # in the mean
+_ALL = 2.0  # the same of mechanisms whose parameters move together
 _BELIEVED = 5.0  # nats a parameter; q(m|x) = p(m) costs 2.9 in the mean
 _FIRST_SHARE = 0.25  # of the unlabelled rows, where a curriculum starts
 
@@ -296,7 +297,7 @@ def _check_dreams(classifier: CamaBase) -> None:
     if not classifier.mechanism.parameters:
         raise InputError(
             f"mechanism '{classifier.config.mechanism}' has no parameters to dream of; "
-            "give dreams=0."
+            "give dreams=0 and warm_up=0."
         )
 
 
@@ -314,9 +315,11 @@ def dreamt(mechanism: Mechanism, draws: random.RowDraws) -> tf.Tensor:
 
     About two parameters, drawn anew for every row, are N(0, 5^2), the others N(0, 0.5^2). What
     happens to inputs is often one or two things that go far; p(m) = N(0, I), all of them a little,
-    hardly ever goes there.
+    hardly ever goes there. Where all parameters move together they are N(0, 2^2).
     """
     size = mechanism.size
+    if mechanism.moves_together:
+        return _ALL * draws.normal(size)
     share = _FAR_AT_ONCE / len(mechanism.coordinates_of_parameters())
     far = draws.fold(1).uniform(size) < share
     return tf.where(far, _FAR, _NEAR) * draws.fold(0).normal(size)

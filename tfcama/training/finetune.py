@@ -192,12 +192,12 @@ def _eq8(
     else:
         rows = clean.sample() if isinstance(clean, GeneratedSplit) else clean
         shown = rows.x[: run.PICTURED]
-    claim(target, run_config)
     dreams, epochs = _epochs_of_dreams(config), _epochs(config)
     done = 0
     with chosen.scope():
         trainer = make_trainer(trained, run_config, devices=devices)
         dreamer = make_dreamer(trainer.classifier, config, devices=devices) if dreams else None
+        claim(target, run_config)
         if checkpoints.listed(target.checkpoints):
             checkpoint = checkpoints.newest(target.checkpoints)
             done = checkpoint.epoch

@@ -66,6 +66,7 @@ class Mechanism(keras.layers.Layer, abc.ABC):
       feature_size: size of h_m, a part of the decoder's first layer; 0 for none.
       code_size: size of code(m), a part of q(z|.)'s first layer; 0 for none.
       hides: whether it may carry a part of the input out of sight, see `visible`.
+      moves_together: whether what happens to inputs moves many of its parameters at once.
 
     Raises:
       InputError: it does not act on inputs of this kind, or scale is not positive.
@@ -76,6 +77,7 @@ class Mechanism(keras.layers.Layer, abc.ABC):
     feature_size: int = 0
     code_size: int = 0
     hides: bool = False
+    moves_together: bool = False
 
     def __init__(self, context: Context, *, part: str, scale: float = 1.0, **kwargs: Any):
         super().__init__(name=part, **kwargs)

@@ -47,6 +47,7 @@ class CompositeMechanism(Mechanism):
         self.feature_size = self.mechanisms[0].feature_size
         self.code_size = self.mechanisms[0].code_size
         self.hides = any(mechanism.hides for mechanism in self.mechanisms)
+        self.moves_together = any(mechanism.moves_together for mechanism in self.mechanisms)
 
     @property
     def parameters(self):

@@ -22,6 +22,7 @@ class LocationScaleMechanism(ParametricMechanism):
     """
 
     kinds = ("table",)
+    moves_together = True  # a shift of one instrument is mostly that of its neighbours, too
 
     def make_parameters(self, context):
         self._places = np.concatenate(
