@@ -21,7 +21,7 @@ from tfcama.training.config import RunConfig, TrainingConfig
 from tfcama.workdir import Workdir
 
 _SHIFTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
-_ADAPTED_TO, _MECHANISM, _STEPS = "vertical_shift:0.2", "translation", 300
+_ADAPTED_TO, _MECHANISM, _STEPS = "vertical_shift:0.2", "translation", 100
 _RADII = (0.0, 0.05, 0.1)
 _ATTACKED_ROWS = 100
 _CHECKED_ROWS = 30
