@@ -94,7 +94,7 @@ def test_a_study_of_images_is_done_once_in_parts_by_family(study, tmp_path, no_t
     assert {row["variant"] for row in rows if row["model"] == "cama"} == {"", "mechanism=rotation"}
     adapted = {row["finetuned_on"] for row in rows} - {""}
     assert adapted == {"rotation:30", "dreams"}
-    assert {row["manipulation"] for row in rows} == {"rotation", "zoom"}
+    assert {row["manipulation"] for row in rows} == {"rotation", "zoom", IMAGES.augmentation}
     assert "Does it do what was asked of it?" in page.read_text()
     table = pd.read_csv(page.parent / "table.csv", index_col="model")
     found = next(r for r in rows if (r["model"], r["level"]) == ("stn_cnn", 30.0))

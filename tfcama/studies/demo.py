@@ -21,7 +21,8 @@ from tfcama.training.config import RunConfig, TrainingConfig
 from tfcama.workdir import Workdir
 
 _SHIFTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
-_ADAPTED_TO, _MECHANISM, _STEPS = "vertical_shift:0.2", "translation", 100
+_ADAPTED_TO, _MECHANISM = "vertical_shift:0.2", "translation"
+_WARM_UP, _STEPS = 2000, 100
 _RADII = (0.0, 0.05, 0.1)
 _ATTACKED_ROWS = 100
 _CHECKED_ROWS = 30
@@ -102,7 +103,12 @@ def _image_demo(
         trained[name] = Workdir(root / name)
         steps.trained(config, trained[name], data_dir=data_dir)
     adaptation = steps.adaptation(
-        trained["cama"], mechanism=_MECHANISM, subject=_ADAPTED_TO, steps=_STEPS, seed=seed
+        trained["cama"],
+        mechanism=_MECHANISM,
+        subject=_ADAPTED_TO,
+        warm_up=_WARM_UP,
+        steps=_STEPS,
+        seed=seed,
     )
     adapted = steps.finetuned(trained["cama"], adaptation, data_dir=data_dir)
     workdirs = [trained["dnn"], trained["cama"], adapted]
