@@ -274,8 +274,10 @@ def recovered_parameters(
     """
     columns = min(5, len(found))
     lines = math.ceil(len(found) / columns)
-    figure = Figure(figsize=(3.1 * columns, 3.0 * lines + 0.3), dpi=150, layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    shown = textwrap.wrap(title, 38 * columns)  # what a panel's width holds
+    height = 3.0 * lines + 0.15 + 0.15 * len(shown)
+    figure = Figure(figsize=(3.1 * columns, height), dpi=150, layout="constrained")
+    figure.suptitle("\n".join(shown), fontsize=10)
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes in panels[len(found) :]:
         axes.set_axis_off()
