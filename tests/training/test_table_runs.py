@@ -202,3 +202,8 @@ def test_tables_and_parameters_infer_m_of_clean_rows_and_the_papers_images_set_i
     structured = default_finetuning(images, mechanism="rotation")
     assert (structured.clean, structured.dreams, structured.mechanism) == ("elbo", 1.0, "rotation")
     assert structured.p_untouched == 0.5
+    assert structured.warm_up > 0 == default_finetuning(images).warm_up
+    again = dataclasses.replace(
+        images, architecture=CamaConfig(mechanism="rotation"), finetuned=structured
+    )
+    assert default_finetuning(again) == dataclasses.replace(structured, mechanism="", warm_up=0)

@@ -119,8 +119,8 @@ class FinetuneConfig:
       dreams: weight of -log q(m|T_m x) beside Eq. 8, for clean x and dreamt m, see DreamTrainer:
         the sleep phase of wake-sleep, which teaches q(m|x) what the mechanism can do, whatever it
         did do. 0 for none; only mechanisms with parameters dream.
-      warm_up: steps before Eq. 8 in which q(m|x) learns from dreams alone, at a sixth of the time
-        of one of Eq. 8; 0 where the trained model has dreamt.
+      warm_up: steps before Eq. 8 in which q(m|x) learns from dreams alone, at a twentieth of
+        the time of one of Eq. 8.
       curriculum: steps over which the share of a step's unlabelled rows that count grows from a
         quarter to all of them, the likeliest first; 0 for all from the start.
       seed: of the draws, the permutation and the order of rows.
@@ -333,6 +333,7 @@ def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfi
     moved ones (BUILD.md), and with other mechanisms the term has no gradient at all. Those dream,
     before Eq. 8 and beside it, and take every other input for one that may be untouched, as Eq. 8
     does at alpha = 0.5: without, the most flexible of them paid with 1.6 points of clean accuracy.
+    What was fine-tuned before has had its warm-up.
 
     Args:
       base: the trained run, with its input_spec.
@@ -344,7 +345,7 @@ def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfi
         mechanism=mechanism,
         clean="elbo" if table or parameters else "do_m0",
         dreams=float(parameters),
-        warm_up=_WARM_UP * parameters,
+        warm_up=_WARM_UP if parameters and base.finetuned is None else 0,
         p_untouched=0.5 * parameters,
         m_samples=_M_SAMPLES * parameters,
     )
