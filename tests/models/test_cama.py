@@ -423,24 +423,26 @@ def test_what_left_the_frame_is_filled_in_and_the_rest_is_left_alone(spec, image
 
 
 def test_what_is_close_is_completed_again_and_what_is_closest_gets_all_samples(spec, images):
-    """Everything is completed once; m = 0 takes part in saying what is close."""
+    """m = 0 takes part in saying what is close."""
     random.seed_everything(1)
     config = CamaConfig(num_samples=3, mechanism="translation:scale=2", p_untouched=0.3)
     model = Cama(spec, dataclasses.replace(config, class_margin=0.0))
     x, y = tf.constant(images), tf.eye(3)[None]
     noise = model.shared_noise(SEED, num_samples=3)
     m, log_ratio = (t[0] for t in model._m_at_test(x, noise.m, y))
-    found = []  # by m: after one and two completions, of one sample and of all
+    found = []  # by m: after none, one and two completions, of one sample and of all
     for each, weight in ((m, np.log(0.7) + log_ratio), (tf.zeros_like(m), np.log(0.3))):
         q_z = model.posterior_z(x, y, each)
-        for _ in range(2):
-            q_z = model._improved(q_z, x, y, each)
+        for completions in range(3):
+            q_z = model._improved(q_z, x, y, each) if completions else q_z
             log_weights = model._weigh(
                 x, y=y, m=each, q_z=q_z, noise_z=noise.z, analytic=False
             ).total()
             found.append(log_weights[0] + weight)
             found.append(log_mean_exp(log_weights.numpy(), axis=0) + weight)
-    one_1, all_1, one_2, all_2 = np.array(found).reshape(2, 4, 7, 3).transpose(1, 0, 2, 3)
+    one_0, all_0, one_1, all_1, one_2, all_2 = (
+        np.array(found).reshape(2, 6, 7, 3).transpose(1, 0, 2, 3)
+    )
     assert np.abs(one_1 - one_2).max() > 0.1
     np.testing.assert_allclose(
         model.log_scores(x, seed=SEED), special.logsumexp(all_2, axis=0), rtol=1e-5
@@ -456,8 +458,22 @@ def test_what_is_close_is_completed_again_and_what_is_closest_gets_all_samples(s
     closest = within(scores, margin)
     scores = np.where(closest, np.where(close, all_2, all_1), scores)
     assert 14 < closest.sum() < close.sum() < 42
+    assert within(one_0, 4 * margin).all()  # so all of them are completed once
     found = copied(model, class_margin=margin).log_scores(x, seed=SEED)
     np.testing.assert_allclose(found, special.logsumexp(scores, axis=0), rtol=1e-5)
+    # Where the margin is small, what is far without a completion gets none.
+    behind = one_0.max(axis=(0, 2), keepdims=True) - one_0
+    margin = float(np.sort(behind.ravel())[32:34].mean()) / 4
+    near = within(one_0, 4 * margin)
+    scores = np.where(near, one_1, one_0)
+    close = within(scores, 2 * margin)
+    scores = np.where(close, np.where(near, one_2, one_1), scores)
+    closest = within(scores, margin)
+    of_all = np.where(near, np.where(close, all_2, all_1), np.where(close, all_1, all_0))
+    scores = np.where(closest, of_all, scores)
+    assert 7 <= closest.sum() < close.sum() < near.sum() < 42
+    _, found = copied(model, class_margin=margin)._scores_by_m(x, seed=SEED)
+    np.testing.assert_allclose(found, scores, rtol=1e-5)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 2048])

@@ -255,7 +255,7 @@ def test_about_two_parameters_of_a_dream_go_far(spec, mechanism, far):
     assert np.all(np.abs(together - np.diag(np.diag(together))) < 0.03)
 
 
-def test_all_columns_of_a_table_move_in_a_dream(spec):
+def test_all_columns_of_a_table_move_in_a_dream():
     together = SimpleNamespace(size=3, moves_together=True)
     m = dreamt(together, random.RowDraws(tf.constant(SEED), tf.range(9000), 9000)).numpy()
     np.testing.assert_allclose(m.std(axis=0), 2.0, rtol=0.03)

@@ -186,21 +186,20 @@ class CamaPrediction(CamaDensities):
         )
 
     def _improved_moments(
-        self, x: tf.Tensor, m: tf.Tensor, proposal: tf.Tensor, labels: tf.Tensor | None = None
+        self, x: tf.Tensor, m: tf.Tensor, proposal: tf.Tensor, labels: tf.Tensor
     ) -> tf.Tensor:
-        """The moments, [R, C|1, 2, Z], of `_improved`, in chunks; arguments as in `_estimates`."""
-        width = proposal.shape[1]
+        """The moments, [R, 1, 2, Z], of `_improved`, in chunks; arguments as in `_estimates`."""
 
         def improve(
-            x: tf.Tensor, m: tf.Tensor, proposal: tf.Tensor, labels: tf.Tensor | None = None
+            x: tf.Tensor, m: tf.Tensor, proposal: tf.Tensor, labels: tf.Tensor
         ) -> tf.Tensor:
             return moments(self._improved(normal(proposal), x, self._one_hots(labels), m))
 
         return _in_chunks(
             improve,
             (x, m, proposal, labels),
-            length=max(1, self.config.max_decoder_rows // (_ENCODED * width)),
-            shape=(width, 2, self.dim_z),
+            length=max(1, self.config.max_decoder_rows // _ENCODED),
+            shape=(1, 2, self.dim_z),
         )
 
     def _noise_at_test(self, seed: random.Seed, num_samples: int | None = None) -> Noise:

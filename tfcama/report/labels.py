@@ -102,13 +102,6 @@ def line_of(row: Row) -> Line:
     )
 
 
-def adaptation_name(finetuned_on: str, *, name: Callable[[str], str] | None = None) -> str:
-    """For example "fine-tuned on rotation 60", of what `name` says of "rotation:60"."""
-    if finetuned_on == DREAMS:
-        return "dreams alone"
-    return f"fine-tuned on {(name or manipulation_name)(finetuned_on)}"
-
-
 def model_name(name: str) -> str:
     """For example CAMA, of "cama"."""
     return _MODELS.get(name, name)
@@ -131,6 +124,11 @@ def manipulation_name(text: str) -> str:
     """For example vertical shift 0.5 and rotation 30, of "vertical_shift:0.5+rotation:30"."""
     parts = [part.replace("direction=", "").replace("column=", "of ") for part in text.split("+")]
     return " and ".join(part.replace("_", " ").replace(":", " ") for part in parts)
+
+
+def adaptation_name(finetuned_on: str, *, name: Callable[[str], str] = manipulation_name) -> str:
+    """For example "fine-tuned on rotation 60", of what `name` says of "rotation:60"."""
+    return "dreams alone" if finetuned_on == DREAMS else f"fine-tuned on {name(finetuned_on)}"
 
 
 def variant_name(text: str) -> str:

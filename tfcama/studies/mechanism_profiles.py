@@ -98,12 +98,6 @@ class Profile(NamedTuple):
         """What is adapted to."""
         return self.cases[: self.adapted]
 
-    @property
-    def mechanisms(self) -> tuple[str, ...]:
-        """By which anything is adapted; "" is the trained model's."""
-        extra = [""] * bool(self.additive or self.fractions) + [GENERAL] * bool(self.general)
-        return tuple(dict.fromkeys([case.mechanism for case in self.adapted_cases] + extra))
-
 
 _CORE = Profile(
     kind="image",

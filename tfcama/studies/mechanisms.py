@@ -32,7 +32,7 @@ from tfcama.studies.mechanism_claims import claims
 from tfcama.studies.mechanism_profiles import ASKED, GENERAL, PROFILES, Case, Profile
 from tfcama.studies.mechanism_table import matrix, to_csv
 from tfcama.studies.study import FRACTION, Study, finetuned_experiment, of_first_seed
-from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
+from tfcama.training.config import RunConfig, TrainingConfig
 from tfcama.workdir import Workdir, write_json
 
 _ATTACKS = ("fgsm", "pgd:steps=20")
@@ -92,7 +92,8 @@ class MechanismStudy(Study):
         for mechanism, count in (("", profile.additive), (GENERAL, profile.general)):
             cases = [case._replace(mechanism=mechanism) for case in profile.cases[:count]]
             planned += [(case, FRACTION) for case in cases]
-        ready = {name: self._prepare(cama, name, seed) for name in profile.mechanisms}
+        mechanisms = dict.fromkeys(case.mechanism for case, _ in planned)
+        ready = {mechanism: self._prepare(cama, mechanism, seed) for mechanism in mechanisms}
         runs = {
             (case, fraction): self._adapt(ready[case.mechanism], case, fraction, seed)
             for case, fraction in planned
@@ -189,24 +190,20 @@ class MechanismStudy(Study):
 
     def _adapt(self, base: Workdir, case: Case, fraction: float, seed: int) -> Workdir:
         """Fine-tunes a CAMA, which has dreamt, to a case; scores it and what it found."""
-        config = self._finetuning(base, case, fraction, seed)
+        profile = self.profile
+        config = steps.adaptation(
+            base,
+            mechanism=case.mechanism,
+            subject=case.text,
+            fraction=fraction,
+            steps=profile.steps if case.mechanism else profile.additive_steps,
+            seed=seed,
+        )
         workdir = steps.finetuned(base, config, data_dir=self.data_dir)
         usual = fraction == FRACTION
         experiment = "manipulation" if usual else finetuned_experiment(fraction)
         self._score(workdir, case, experiment=experiment)
         return workdir
-
-    def _finetuning(self, base: Workdir, case: Case, fraction: float, seed: int) -> FinetuneConfig:
-        profile = self.profile
-        return steps.adaptation(
-            base,
-            mechanism=case.mechanism,
-            subject=case.text,
-            fraction=fraction,
-            warm_up=0,
-            steps=profile.steps if case.mechanism else profile.additive_steps,
-            seed=seed,
-        )
 
     def _score(
         self,

@@ -187,10 +187,7 @@ class _Experiment:
             self._score(frozen, "as_trained", self.trained.config, finetuned_on="")
             log_scores = frozen.log_scores(self._reference.x)
             self._write("reference", log_px=special.logsumexp(log_scores, axis=1))
-            warm_up = self.config.finetuned.warm_up if self.config.finetuned else 0
-            if warm_up:
-                self.progress(f"{warm_up} steps of dreams before the stream")
-            if adapter.warm_up():
+            if adapter.warm_up(self.progress):
                 self._score(adapted, "dreams", self.config, finetuned_on=DREAMS)
         trainer = adapter.trainer
         sizes = [len(self._parts(split)) for split in self.arriving]

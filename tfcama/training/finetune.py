@@ -188,10 +188,10 @@ def _eq8(
         unlabelled = trained.classifier.spec.check(unlabelled, what="inputs to fine-tune on")
         if not len(unlabelled):
             raise InputError("fine-tuning needs at least one manipulated input; none was given.")
-        shown = unlabelled[: run.PICTURED]
+        # Nobody knows their labels, and what FinetuneTrainer shows of them needs none.
+        shown = Split(unlabelled, np.zeros(len(unlabelled), np.int32))
     else:
-        rows = clean.sample() if isinstance(clean, GeneratedSplit) else clean
-        shown = rows.x[: run.PICTURED]
+        shown = clean.sample() if isinstance(clean, GeneratedSplit) else clean
     dreams, epochs = _epochs_of_dreams(config), _epochs(config)
     done = 0
     with chosen.scope():
@@ -216,10 +216,7 @@ def _eq8(
             steps_per_epoch=steps,
             validation=None,
             callbacks=(
-                # Nobody knows their labels, and what these trainers show of them needs none.
-                *run.run_callbacks(
-                    target, Split(shown, np.zeros(len(shown), np.int32)), done, devices
-                ),
+                *run.run_callbacks(target, shown, done, devices),
                 *extra_callbacks,
             ),
         )

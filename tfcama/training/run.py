@@ -26,7 +26,7 @@ from tfcama.training.trainer import Trainer
 from tfcama.workdir import Workdir
 
 _VALIDATION_BATCH = 200
-PICTURED = 100
+_PICTURED = 100
 _CHIEF_TIMEOUT = 60  # seconds
 
 
@@ -248,7 +248,7 @@ def run_callbacks(
         callbacks_lib.MetricsLog(workdir.metrics_file, initial_epoch=done),
         callbacks_lib.TensorBoard(
             workdir.tensorboard,
-            pictured=validation.take(slice(PICTURED)),
+            pictured=validation.take(slice(_PICTURED)),
             histograms=devices.histograms,
         ),
         # At the end: what a checkpoint claims has been written.

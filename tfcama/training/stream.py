@@ -8,7 +8,7 @@ what is known of Y and Z cannot be lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -96,10 +96,11 @@ class StreamAdapter:
         """The model, whose M-networks move."""
         return self.trainer.classifier
 
-    def warm_up(self) -> bool:
+    def warm_up(self, progress: Callable[[str], None] = lambda text: None) -> bool:
         """The `warm_up` steps before anything arrived; False where there are none to do."""
         if not self._finetuned.warm_up:
             return False
+        progress(f"{self._finetuned.warm_up} steps of dreams before the stream")
         dreamer = make_dreamer(self.classifier, self._finetuned, devices=self._devices)
         step = tf.function(dreamer.train_step, jit_compile=self._devices.jit_compile)
         rows = iter(dreams_stream(self._clean, self._finetuned))
