@@ -33,7 +33,7 @@ from tfcama.serving import redeploy, served
 from tfcama.serving.redeploy import Comparison, Conditions
 from tfcama.studies import steps
 from tfcama.training import run
-from tfcama.training.config import FinetuneConfig, RunConfig, default_finetuning
+from tfcama.training.config import RunConfig, default_finetuning
 from tfcama.types import InputSpec
 from tfcama.workdir import Workdir
 from trainers.shared_flags import DATA_DIR, STRATEGY, WORKDIR
@@ -72,7 +72,9 @@ _MECHANISM = flags.DEFINE_string(
     "model's unless given. Example: --mechanism=translation",
 )
 _STEPS = flags.DEFINE_integer(
-    "steps", FinetuneConfig.steps, "Of the optimiser. Example: --steps=600"
+    "steps",
+    None,
+    "Of Eq. 8; by default 600, or, where p(m) is fitted and dreamt of, 0. Example: --steps=600",
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Of rows, order and noise. Example: --seed=0")
 _HELD_OUT = flags.DEFINE_float(
@@ -102,11 +104,12 @@ def main() -> None:
     if run_config.input_spec is None:
         raise InputError(f"{base.root} holds no finished run.")
     source, x = _served(run_config.input_spec)
+    default = default_finetuning(run_config, mechanism=_MECHANISM.value)
     config = dataclasses.replace(
-        default_finetuning(run_config, mechanism=_MECHANISM.value),
+        default,
         subject=redeploy.subject_of(source, x),
         fraction=1.0 - conditions.held_out,
-        steps=_STEPS.value,
+        steps=default.steps if _STEPS.value is None else _STEPS.value,
         seed=_SEED.value,
     )
     config = config_lib.override(config, _SET.value)

@@ -37,7 +37,9 @@ _MECHANISMS = flags.DEFINE_list(
 _FRACTION = flags.DEFINE_float(
     "fraction", 0.5, "Share of the test inputs to adapt on. Example: --fraction=0.01"
 )
-_STEPS = flags.DEFINE_integer("steps", 300, "Of each fine-tuning. Example: --steps=600")
+_STEPS = flags.DEFINE_integer(
+    "steps", 300, "Of Eq. 8, where a mechanism needs it. Example: --steps=600"
+)
 _LIMIT = flags.DEFINE_integer(
     "limit", 1000, "Compare on held-out ones of the first so many test inputs. Example: 2000"
 )

@@ -70,8 +70,9 @@ _METHOD = flags.DEFINE_string(
 )
 _STEPS = flags.DEFINE_integer(
     "steps",
-    600,
-    "Of Eq. 8; 0 is the warm-up alone, before anything unlabelled was seen. Example: --steps=300",
+    None,
+    "Of Eq. 8; by default 600, or, where p(m) is fitted and dreamt of, 0. With 0 and neither "
+    "--manipulation nor --csv the warm-up alone. Example: --steps=300",
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Of rows, order and noise. Example: --seed=0")
 _TARGET = flags.DEFINE_string(
@@ -90,28 +91,30 @@ _REPORTED = {
 
 def main() -> None:
     given = [_MANIPULATION.value, _CSV.value]
-    if given.count(None) != (1 if _STEPS.value else 2):
+    alone = _STEPS.value == 0 and given.count(None) == 2
+    if given.count(None) != 1 and not alone:
         raise InputError(
-            "either --manipulation or --csv is needed, what is to be adapted to; with --steps=0, "
-            "dreams alone, neither."
+            "either --manipulation or --csv is needed, what is to be adapted to; neither with "
+            "--steps=0 is dreams alone."
         )
     base = Workdir(WORKDIR.value)
     config = default_finetuning(RunConfig.from_json(base.read_config()), mechanism=_MECHANISM.value)
     config = dataclasses.replace(
         config,
         subject=_MANIPULATION.value or (Path(_CSV.value).name if _CSV.value else DREAMS),
-        fraction=0.0 if not _STEPS.value else _FRACTION.value if _CSV.value is None else 1.0,
+        fraction=0.0 if alone else _FRACTION.value if _CSV.value is None else 1.0,
         alpha=_ALPHA.value,
         clean=_CLEAN.value or config.clean,
         dreams=config.dreams if _DREAMS.value is None else _DREAMS.value,
-        steps=_STEPS.value,
+        steps=config.steps if _STEPS.value is None else _STEPS.value,
+        sleep=0 if alone else config.sleep,
         seed=_SEED.value,
         method=_METHOD.value,
     )
     config = config_lib.override(config, _SET.value)
     target = Workdir(_TARGET.value) if _TARGET.value else steps.finetuned_workdir(base, config)
     devices = run.Devices(strategy=STRATEGY.value)
-    if not config.steps:
+    if alone:
         finished = dream(base, target, config, data_dir=DATA_DIR.value, devices=devices)
     elif _CSV.value is not None:
         finished = finetune_on_table(base, target, _CSV.value, config, devices=devices)

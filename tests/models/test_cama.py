@@ -472,7 +472,7 @@ def test_what_is_close_is_completed_again_and_what_is_closest_gets_all_samples(s
     of_all = np.where(near, np.where(close, all_2, all_1), np.where(close, all_1, all_0))
     scores = np.where(closest, of_all, scores)
     assert 7 <= closest.sum() < close.sum() < near.sum() < 42
-    _, found = copied(model, class_margin=margin)._scores_by_m(x, seed=SEED)
+    _, found = copied(model, class_margin=margin).scores_by_m(x, seed=SEED)
     np.testing.assert_allclose(found, scores, rtol=1e-5)
 
 

@@ -12,7 +12,7 @@ def test_a_study_of_class_rotation(tmp_path, bars_everywhere, monkeypatch):
         root=tmp_path / "runs",
         dataset="digits",
         data_dir=None,
-        profile=Profile(epochs=1, warm_up=2, steps=2, levels=(60.0,), limit=12),
+        profile=Profile(epochs=1, warm_up=2, sleep=2, levels=(60.0,), limit=12),
         precision="float32",
         progress=lambda text: None,
     )
@@ -21,9 +21,9 @@ def test_a_study_of_class_rotation(tmp_path, bars_everywhere, monkeypatch):
         workdirs = study.one_seed(0)
     (found,) = study._every_seed(60.0, "class")
     (path,) = tmp_path.rglob(class_rotation._FOUND)
-    shared = {**found, "prior_m": "shared", "accuracy": -1.0, "log_px": -500.0}
+    learned = {**found, "prior_m": "learned", "accuracy": -1.0, "log_px": -500.0}
     (path.parent / "other").mkdir()
-    (path.parent / "other" / path.name).write_text(json.dumps(shared))
+    (path.parent / "other" / path.name).write_text(json.dumps(learned))
     rows = [row for each in workdirs for row in results.load_rows(each)]
     adapted = [row for row in rows if row.experiment == "manipulation_held_out" and row.level]
     assert [row.variant for row in adapted] == ["mechanism=rotation, prior_m=class"]

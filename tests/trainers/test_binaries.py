@@ -127,7 +127,11 @@ def bad_calls(trained, table, tmp):
             "--grid=alpha",
         ),
         "either --manipulation or --csv is needed": (finetune, f"--workdir={trained}"),
-        "neither steps nor warm_up was given": (finetune, f"--workdir={trained}", "--steps=0"),
+        "none of steps, warm_up and sleep was given": (
+            finetune,
+            f"--workdir={trained}",
+            "--steps=0",
+        ),
         "predictions of a table need a run that was trained on one": (
             *("trainers.predict", f"--workdir={trained}", f"--csv={table}"),
             f"--out={tmp}/p.csv",

@@ -271,6 +271,29 @@ def test_the_warm_up_moves_q_m_alone(spec, bars):
         assert all(flags) if name == "q_m" else not any(flags), name
 
 
+@pytest.mark.parametrize("kind", ["learned", "class"])
+def test_most_dreams_go_by_a_p_m_that_was_fitted(spec, bars, kind, monkeypatch):
+    model = cama(spec, mechanism="rotation", prior_m=kind)
+    loc = np.array([20.0, -30.0, 40.0])[:, None] if kind == "class" else np.array([20.0])
+    model.prior_m.set_moments(loc, np.full(loc.shape, 0.5))
+    dreamt_of = []
+    monkeypatch.setattr(model, "simulate", lambda m, x: dreamt_of.append(m) or x)
+    size = 1500
+    rows = np.arange(size) % len(bars.test)
+    batch = next(iter(pipeline.evaluation_stream(bars.test.take(rows), batch_size=size)))
+    draws = random.RowDraws(tf.constant(SEED), tf.range(size), size)
+    for fitted in (True, False):
+        trainer = DreamTrainer(model, fitted=fitted, num_rows=size, seed=SEED)
+        trainer.terms(batch, draws=draws)
+    shown, broad = (m.numpy()[:, 0] for m in dreamt_of)
+    own = loc[bars.test.y[rows], 0] if kind == "class" else loc[0]
+    near = np.abs(shown - own) < 2.5
+    assert near.mean() == pytest.approx(0.8, abs=0.03)
+    assert (shown - own)[near].std() == pytest.approx(0.5, rel=0.1)
+    np.testing.assert_array_equal(shown[~near], broad[~near])
+    assert (np.abs(broad - own) < 2.5).mean() < 0.01
+
+
 def test_no_row_pulls_harder_than_one_at_the_limit():
     """The derivative is 1 up to the limit and limit / loss beyond it."""
     loss = tf.constant([-3.0, 0.0, 9.9, 10.1, 1e3, 1e30])

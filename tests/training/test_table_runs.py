@@ -26,6 +26,7 @@ from tfcama.training.config import (
     RunConfig,
     TrainingConfig,
     default_finetuning,
+    default_streaming,
 )
 from tfcama.training.finetune import (
     finetune,
@@ -88,7 +89,7 @@ def test_fine_tuning_moves_the_m_networks_and_nothing_else(tmp_path):
 
 
 def test_dreams_come_first_survive_a_kill_and_may_be_a_run_of_their_own(tmp_path, monkeypatch):
-    """Killed in the second epoch of dreams and at the second step of Eq. 8; in two runs as in one.
+    """Killed in every phase: dreams, dreams of the fitted p(m), Eq. 8; in two runs as in one.
 
     Of tables: the same code as for images, in a tenth of the time.
     """
@@ -102,7 +103,9 @@ def test_dreams_come_first_survive_a_kill_and_may_be_a_run_of_their_own(tmp_path
         mechanism="location_scale",
         clean="elbo",
         dreams=1.0,
+        prior_m="learned",
         warm_up=5,
+        sleep=4,
         m_samples=3,
         steps=2,
         batch_size=8,
@@ -124,8 +127,8 @@ def test_dreams_come_first_survive_a_kill_and_may_be_a_run_of_their_own(tmp_path
     dataset = load_subject(base, data_dir=None).dataset
     expected, logs = adapt(base, "at_once", config)
     assert ["elbo_x" in line for line in logs] == ["surprise" not in line for line in logs]
-    assert ["elbo_x" in line for line in logs] == [False] * 3 + [True] * 2
-    for left in (3, 4):
+    assert ["elbo_x" in line for line in logs] == [False] * 5 + [True] * 2
+    for left in (3, 3, 4):
         with pytest.raises(KilledError):
             adapt(base, "broken", config, KillAt(left))
         assert not is_finished(Workdir(tmp_path / "broken"), config)
@@ -133,16 +136,26 @@ def test_dreams_come_first_survive_a_kill_and_may_be_a_run_of_their_own(tmp_path
     assert again == logs
     keras.tree.map_structure(np.testing.assert_array_equal, found, expected)
     prepared = steps.prepared(base, config, data_dir=None)
-    assert prepared.root == base.root / "finetuned" / "dreams_location_scale_seed0"
+    assert prepared.root == base.root / "finetuned" / "dreams_location_scale_prior_learned_seed0"
     ready = load_subject(prepared, data_dir=None)
     assert ready.loaded.config.architecture.m_samples == 3
     assert ready.identity("manipulation")["finetuned_on"] == DREAMS
     row = scored(np.ones(20, bool), **ready.identity("manipulation"))
     assert labels.line_of(row).label.endswith(", dreams alone")
     np.testing.assert_array_equal(ready.held_out, np.arange(20))
+    np.testing.assert_array_equal(ready.loaded.classifier.prior_m.trainable_variables[0], 0.0)
     found, rest = adapt(prepared, "adapted", dataclasses.replace(config, warm_up=0))
-    assert [line["elbo_x"] for line in rest] == [line["elbo_x"] for line in logs[3:]]
+    assert [line["elbo_x"] for line in rest[2:]] == [line["elbo_x"] for line in logs[5:]]
     keras.tree.map_structure(np.testing.assert_array_equal, found, expected)
+    # Dreams alone have not seen p(m): it may still be chosen.
+    shared = dataclasses.replace(config, prior_m="shared", sleep=0)
+    ready = steps.prepared(base, shared, data_dir=None)
+    found, _ = adapt(ready, "learned", dataclasses.replace(config, warm_up=0))
+    keras.tree.map_structure(np.testing.assert_array_equal, found, expected)
+    with pytest.raises(InputError, match=r"sleep=4 was given; it fits p\(m\), and prior_m is 's"):
+        adapt(base, "unfitted", dataclasses.replace(config, prior_m="shared"))
+    with pytest.raises(InputError, match=r"prior_m 'class' was asked for, but the model was fine-"):
+        adapt(Workdir(tmp_path / "adapted"), "c", dataclasses.replace(shared, prior_m="class"))
 
 
 def test_a_run_adapts_to_all_rows_of_a_file_without_their_target(csv_run, tmp_path):
@@ -204,6 +217,18 @@ def test_tables_and_parameters_infer_m_of_clean_rows_and_the_papers_images_set_i
     assert structured.p_untouched == 0.5
     assert structured.warm_up > 0 == default_finetuning(images).warm_up
     again = dataclasses.replace(
-        images, architecture=CamaConfig(mechanism="rotation"), finetuned=structured
+        images,
+        architecture=CamaConfig(mechanism="rotation", prior_m="learned"),
+        finetuned=structured,
     )
-    assert default_finetuning(again) == dataclasses.replace(structured, mechanism="", warm_up=0)
+    assert default_finetuning(again) == dataclasses.replace(
+        structured, mechanism="", prior_m="", warm_up=0
+    )
+    assert structured.sleep > 0 == structured.steps
+    # A p(m) that was fine-tuned as N(0, I) is not fitted later, and a table's is not by default.
+    fixed = dataclasses.replace(again, architecture=CamaConfig(mechanism="rotation"))
+    for other, mechanism in ((fixed, ""), (table, "location_scale")):
+        chosen = default_finetuning(other, mechanism=mechanism)
+        assert (chosen.prior_m, chosen.sleep, chosen.steps) == ("", 0, 600)
+    following = default_streaming(images, mechanism="rotation")
+    assert (following.prior_m, following.sleep) == ("", 0)

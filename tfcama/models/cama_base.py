@@ -10,6 +10,7 @@ import abc
 import math
 from collections.abc import Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -54,7 +55,7 @@ class CamaBase(CamaPrediction):
             return tf.zeros([tf.shape(x)[0]])
         if not self.config.p_untouched:
             return tf.fill([tf.shape(x)[0]], -math.inf)
-        parts = tf.reduce_logsumexp(self._scores_by_m(x, seed=seed)[1], axis=-1)  # [S, B]
+        parts = tf.reduce_logsumexp(self.scores_by_m(x, seed=seed)[1], axis=-1)  # [S, B]
         return parts[-1] - tf.reduce_logsumexp(parts, axis=0)
 
     @abc.abstractmethod
@@ -131,13 +132,19 @@ class CamaBase(CamaPrediction):
         """The layers that read features of m beside others."""
 
     def adopt(self, other: CamaBase) -> None:
-        """Takes over everything but the M-networks from a model with another mechanism.
+        """Takes over what does not depend on what is different here, the mechanism or p(m).
 
-        What was trained under do(m = 0) alone does not depend on the mechanism.
+        What was trained under do(m = 0) alone does not depend on the mechanism: everything but the
+        M-networks. Of a model with the same mechanism and another p(m), everything but p(m).
 
         Args:
           other: of the same family and sizes.
         """
+        if self.config.mechanism == other.config.mechanism:
+            pairs = zip(self._all_but_prior(), other._all_but_prior(), strict=True)
+            for variable, value in pairs:
+                variable.assign(value)
+            return
         ours, theirs = self.variable_groups(), other.variable_groups()
         own = {id(v) for layer in self._sums for v in layer.trainable_variables}
         foreign = {id(v) for layer in other._sums for v in layer.trainable_variables}
@@ -151,3 +158,8 @@ class CamaBase(CamaPrediction):
                 variable.assign(value)
         for layer, source in zip(self._sums, other._sums, strict=True):
             layer.adopt(source)
+
+    def _all_but_prior(self) -> list[keras.Variable]:
+        prior = {id(variable) for variable in self.prior_m.trainable_variables}
+        groups = self.variable_groups().values()
+        return [v for variables in groups for v in variables if id(v) not in prior]

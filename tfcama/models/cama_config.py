@@ -20,8 +20,8 @@ class CamaBaseConfig:
       mechanism: how m acts on x, see make_mechanism: "additive", the papers', "affine", or
         several, "rotation+translation".
       prior_m: "shared" is p(m) = N(0, I); "learned" is N(mu, diag(s^2)) with mu and s fitted by
-        fine-tuning, for what happened to all inputs alike: do(m = 0) is the identity as before, and
-        clean rows keep N(0, I); "class" is p(m|y) with a learned mean and scale a class,
+        fine-tuning to what happened to the unlabelled inputs: do(m = 0) is the identity as before,
+        and clean rows keep N(0, I); "class" is p(m|y) with a learned mean and scale a class,
         for manipulations that depend on what they meet. It shares the papers' limits: where clean
         data lack a manipulated class, Y and M cannot be told apart.
       gated: m has no effect, and q(m|x) is p(m), until the M-networks learn otherwise; False is
@@ -34,6 +34,8 @@ class CamaBaseConfig:
         p(m) = p_untouched delta(m) + (1 - p_untouched) N(0, I), a spike and a slab (Mitchell &
         Beauchamp, 1988), so that no q(m|x), however it was adapted, takes what is known of clean
         inputs away. 0 is the papers' p(m).
+      p_unseen: with a learned or a class's p(m), how likely a manipulation is none of those that
+        it was fitted to: prediction goes by (1 - p_unseen) p(m) + p_unseen N(0, I).
       m_at_test: what prediction does with m: "posterior" samples q(m|x) as Eq. 6, "mean" takes
         its mean, "do_m0" intervenes with m = 0.
       num_samples: K of Eq. 6 at prediction.
@@ -53,6 +55,7 @@ class CamaBaseConfig:
     m_starts: int = dataclasses.field(default=0, metadata=AT_TEST)
     m_steps: int = dataclasses.field(default=0, metadata=AT_TEST)
     p_untouched: float = dataclasses.field(default=0.0, metadata=AT_TEST)
+    p_unseen: float = dataclasses.field(default=0.01, metadata=AT_TEST)
     m_at_test: str = dataclasses.field(default="posterior", metadata=AT_TEST)
     num_samples: int = dataclasses.field(default=10, metadata=AT_TEST)
     class_margin: float = dataclasses.field(default=30.0, metadata=AT_TEST)
@@ -68,8 +71,10 @@ class CamaBaseConfig:
                 given = getattr(self, name)
                 if given < minimum:
                     raise InputError(f"{name}={given:g} was given; it must be at least {minimum}.")
-        if not 0.0 <= self.p_untouched < 1.0:
-            raise InputError(f"p_untouched={self.p_untouched:g} was given; it must be in [0, 1).")
+        for name in ("p_untouched", "p_unseen"):
+            given = getattr(self, name)
+            if not 0.0 <= given < 1.0:
+                raise InputError(f"{name}={given:g} was given; it must be in [0, 1).")
         for name, allowed in (("m_at_test", _M_AT_TEST), ("prior_m", PRIORS)):
             if getattr(self, name) not in allowed:
                 raise unknown_name(name, getattr(self, name), allowed)

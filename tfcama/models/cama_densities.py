@@ -16,6 +16,7 @@ import abc
 from typing import NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
@@ -57,11 +58,24 @@ class PriorM(keras.layers.Layer):
     def __init__(self, dim_m: int, kind: str, num_classes: int):
         super().__init__(name="prior_m", dtype="float32")
         self._dim_m = dim_m
+        self.by_class = kind == BY_CLASS
         self._number = {STANDARD: 0, LEARNED: 1, BY_CLASS: num_classes}[kind]
         self._variables = [
             self.add_weight(shape=(self._number, dim_m), initializer="zeros", name=name)
             for name in (("loc", "log_scale") if self._number else ())
         ]
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether there is something to fit."""
+        return bool(self._variables)
+
+    def set_moments(self, loc: np.ndarray, scale: np.ndarray) -> None:
+        """Sets mu and s, [M] for all inputs or [C, M] by class."""
+        for variable, value in zip(
+            self._variables, (loc / _LOC_UNIT, np.log(scale) / _LOG_SCALE_UNIT), strict=True
+        ):
+            variable.assign(np.reshape(value, variable.shape))
 
     def call(self, y: tf.Tensor | None) -> tfd.Distribution:
         """Event shape [M], batch shape [B|1, C|1] for one-hots y; N(0, I), [1, 1], without."""

@@ -23,7 +23,7 @@ from tfcama.networks.heads import moments, normal
 _START_SPREAD = 2.0  # standard deviations of the prior
 _STARTS_SEED = (0, 1)  # the same starts for every prediction
 _STEP = 0.3  # of the ascent, in standard deviations of the prior; falls to a tenth
-_MAY_IMPROVE = 2.0  # margins: what each round that is left may bring
+_MAY_IMPROVE = 1.0  # margins: what each round that is left may bring
 _ENCODED = 10  # rows that may be decoded in the memory that it takes to encode one
 
 
@@ -46,7 +46,7 @@ class CamaPrediction(CamaDensities):
           seed: int32 [2].
           num_samples: K, in place of the configuration's.
         """
-        return tf.reduce_logsumexp(self._scores_by_m(x, seed=seed, num_samples=num_samples)[1], 0)
+        return tf.reduce_logsumexp(self.scores_by_m(x, seed=seed, num_samples=num_samples)[1], 0)
 
     def log_scores_and_m(self, x: tf.Tensor, *, seed: random.Seed) -> tuple[tf.Tensor, tf.Tensor]:
         """What `log_scores` gives, [B, C] nats, and the m that stands for it, [B, M].
@@ -54,23 +54,34 @@ class CamaPrediction(CamaDensities):
         That m is the prediction's first sample; where an input may be untouched, whichever of the
         prediction's explains it best, which may be m = 0.
         """
-        m, parts = self._scores_by_m(x, seed=seed)
+        m, parts = self.scores_by_m(x, seed=seed)
         scores = tf.reduce_logsumexp(parts, axis=0)
         if not self.config.p_untouched:
             return scores, m[0]
         best = tf.argmax(tf.reduce_logsumexp(parts, axis=-1), axis=0)  # [B]
         return scores, tf.gather(tf.transpose(m, [1, 0, 2]), best, batch_dims=1)
 
-    def _scores_by_m(
-        self, x: tf.Tensor, *, seed: random.Seed, num_samples: int | None = None
+    def scores_by_m(
+        self,
+        x: tf.Tensor,
+        *,
+        seed: random.Seed,
+        num_samples: int | None = None,
+        m_samples: int | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """What every m of a prediction adds to it.
+
+        Args:
+          x: [B, *shape].
+          seed: int32 [2].
+          num_samples: K, in place of the configuration's.
+          m_samples: the same of m.
 
         Returns:
           m [S, B, M], the last one zero where an input may be untouched, and the logarithms
           [S, B, C] of the parts whose sum over S is p(x, y = c).
         """
-        noise = self._noise_at_test(seed, num_samples)
+        noise = self._noise_at_test(seed, num_samples, m_samples)
         m, log_ratio_m = self._m_at_test(x, noise.m, self._one_hots(None))  # [S, B, M], [S, B, C|1]
         log_weight_m = log_ratio_m - math.log(m.shape[0])
         p_untouched = self.config.p_untouched
@@ -202,12 +213,30 @@ class CamaPrediction(CamaDensities):
             shape=(1, 2, self.dim_z),
         )
 
-    def _noise_at_test(self, seed: random.Seed, num_samples: int | None = None) -> Noise:
+    def log_prior_at_test(self, m: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+        """Log p(m | y) of what was manipulated, as prediction takes it, [S, B, C|1] nats.
+
+        Args:
+          m: [S, B, M].
+          y: one-hots of all classes, [1, C, C].
+        """
+        log_fitted = self.prior_m(y).log_prob(m[:, :, None])
+        p_unseen = self.config.p_unseen
+        if not self.prior_m.is_learned or not p_unseen:
+            return log_fitted
+        log_any = self.prior_m(None).log_prob(m[:, :, None])
+        return tfp.math.log_add_exp(
+            math.log1p(-p_unseen) + log_fitted, math.log(p_unseen) + log_any
+        )
+
+    def _noise_at_test(
+        self, seed: random.Seed, num_samples: int | None = None, m_samples: int | None = None
+    ) -> Noise:
         posterior = self.config.m_at_test == "posterior"
         return self.shared_noise(
             seed,
             num_samples=num_samples or self.config.num_samples,
-            m_samples=self.config.m_samples if posterior else 1,
+            m_samples=(m_samples or self.config.m_samples) if posterior else 1,
         )
 
     def _m_at_test(
@@ -233,8 +262,7 @@ class CamaPrediction(CamaDensities):
         if at_test == "mean":
             noise = tf.zeros_like(noise)
         m = q_m.mean() + q_m.stddev() * noise[:, None]  # [S, B, M]
-        log_ratio = self.prior_m(y).log_prob(m[:, :, None]) - q_m.log_prob(m)[..., None]
-        return m, log_ratio
+        return m, self.log_prior_at_test(m, y) - q_m.log_prob(m)[..., None]
 
     def _sharpened(self, x: tf.Tensor, q_m: tfd.Distribution) -> tfd.Distribution:
         """A proposal for m around a mode of p(m | x) that was searched for, row by row.
@@ -249,7 +277,7 @@ class CamaPrediction(CamaDensities):
             q_z = self.posterior_z(x, y, m)
             noise = tf.zeros([1, 1, self.num_classes, self.dim_z])
             bound = self._weigh(x, y=y, m=m, q_z=q_z, noise_z=noise, analytic=True).total()[0]
-            return tf.reduce_logsumexp(bound + self.prior_m(y).log_prob(m[:, None]), axis=-1)
+            return tf.reduce_logsumexp(bound + self.log_prior_at_test(m[None], y)[0], axis=-1)
 
         best = q_m.mean()
         best_value = log_joint(best)

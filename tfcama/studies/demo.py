@@ -22,7 +22,7 @@ from tfcama.workdir import Workdir
 
 _SHIFTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 _ADAPTED_TO, _MECHANISM = "vertical_shift:0.2", "translation"
-_WARM_UP, _STEPS = 2000, 100
+_WARM_UP, _SLEEP = 2000, 1000
 _RADII = (0.0, 0.05, 0.1)
 _ATTACKED_ROWS = 100
 _CHECKED_ROWS = 30
@@ -107,7 +107,7 @@ def _image_demo(
         mechanism=_MECHANISM,
         subject=_ADAPTED_TO,
         warm_up=_WARM_UP,
-        steps=_STEPS,
+        sleep=_SLEEP,
         seed=seed,
     )
     adapted = steps.finetuned(trained["cama"], adaptation, data_dir=data_dir)

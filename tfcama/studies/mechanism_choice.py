@@ -68,8 +68,9 @@ def rank_mechanisms(
       base: a finished run of a CAMA that was trained on clean data.
       manipulation: `name:level[:key=value…]`, of the run's own test inputs.
       mechanisms: see make_mechanism.
-      config: how to fine-tune; its mechanism, objective on clean rows, dreams, p_untouched and
-        m_samples are each mechanism's own, and its warm_up unless that is given.
+      config: how to fine-tune; its mechanism, objective on clean rows, p(m), dreams, p_untouched
+        and m_samples are each mechanism's own, warm_up and sleep unless given, and steps are of
+        those that do not sleep.
       data_dir: of tensorflow-datasets.
       limit: held-out inputs are taken from the first so many test rows; None for all.
       progress: called with a line a candidate.
@@ -96,7 +97,10 @@ def rank_mechanisms(
             subject=manipulation,
             mechanism=mechanism,
             clean=own.clean,
+            prior_m=own.prior_m,
+            steps=0 if own.sleep else config.steps,
             dreams=own.dreams,
+            sleep=own.sleep and (config.sleep or own.sleep),
             warm_up=own.warm_up and (config.warm_up or own.warm_up),
             p_untouched=own.p_untouched,
             m_samples=own.m_samples,

@@ -55,8 +55,8 @@ class Profile(NamedTuple):
       kind: of inputs, see InputSpec.
       cama_epochs, dnn_epochs, cnn_epochs: of training; of what has none, there are no models.
       warm_up: steps of dreams before any fine-tuning by a mechanism with parameters.
-      steps: of each fine-tuning.
-      additive_steps: the same by the papers' mechanism, which does not dream.
+      sleep, steps: of each such fine-tuning, see FinetuneConfig.
+      additive_steps: of Eq. 8 by the papers' mechanism, which does not dream.
       cases: what every model is scored on.
       adapted: so many of the cases are adapted to, each by the mechanism that is meant for it.
       foresighted: for so many of the cases a DNN is trained on the manipulation, with labels.
@@ -79,6 +79,7 @@ class Profile(NamedTuple):
     dnn_epochs: int
     cnn_epochs: int
     warm_up: int
+    sleep: int
     steps: int
     additive_steps: int
     cases: tuple[Case, ...]
@@ -105,7 +106,8 @@ _CORE = Profile(
     dnn_epochs=10,
     cnn_epochs=2,
     warm_up=4000,
-    steps=200,
+    sleep=2000,
+    steps=0,
     additive_steps=900,
     cases=_CASES,
     adapted=9,
@@ -123,7 +125,7 @@ PROFILES = {
     "full": _CORE._replace(
         dnn_epochs=20,
         cnn_epochs=10,
-        steps=900,
+        sleep=4000,
         foresighted=9,
         general=2,
         limit=None,
@@ -138,7 +140,7 @@ PROFILES = {
         dnn_epochs=1,
         cnn_epochs=1,
         warm_up=50,
-        steps=50,
+        sleep=50,
         additive_steps=50,
         cases=_CASES[:2],
         adapted=2,
@@ -154,6 +156,7 @@ PROFILES = {
         cama_epochs=20,
         dnn_epochs=60,
         cnn_epochs=0,
+        sleep=0,
         steps=800,
         additive_steps=800,
         cases=_TABLE_CASES,

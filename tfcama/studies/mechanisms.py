@@ -191,13 +191,16 @@ class MechanismStudy(Study):
     def _adapt(self, base: Workdir, case: Case, fraction: float, seed: int) -> Workdir:
         """Fine-tunes a CAMA, which has dreamt, to a case; scores it and what it found."""
         profile = self.profile
+        how = {"steps": profile.additive_steps}
+        if case.mechanism:
+            how = {"sleep": profile.sleep, "steps": profile.steps}
         config = steps.adaptation(
             base,
             mechanism=case.mechanism,
             subject=case.text,
             fraction=fraction,
-            steps=profile.steps if case.mechanism else profile.additive_steps,
             seed=seed,
+            **how,
         )
         workdir = steps.finetuned(base, config, data_dir=self.data_dir)
         usual = fraction == FRACTION

@@ -60,7 +60,7 @@ def finetuned(base: Workdir, config: FinetuneConfig, *, data_dir: str | None) ->
 
 def prepared(base: Workdir, config: FinetuneConfig, *, data_dir: str | None) -> Workdir:
     """`base` after the warm-up of `config` and nothing else; adapt it without one."""
-    config = dataclasses.replace(config, subject=DREAMS, fraction=0.0, steps=0)
+    config = dataclasses.replace(config, subject=DREAMS, fraction=0.0, steps=0, sleep=0)
     workdir = finetuned_workdir(base, config)
     if not is_finished(workdir, config):
         dream(base, workdir, config, data_dir=data_dir)

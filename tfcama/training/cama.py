@@ -162,6 +162,7 @@ def _grid(images: tf.Tensor, columns: int) -> tf.Tensor:
 _FAR, _NEAR = 5.0, 0.5  # standard deviations of dreamt coordinates, in those of the prior
 _FAR_AT_ONCE = 2.0  # in the mean
 _ALL = 2.0  # the same of mechanisms whose parameters move together
+_FITTED = 0.8  # of the dreams once p(m) was fitted to unlabelled inputs: so many go by it
 _BELIEVED = 5.0  # nats a parameter; q(m|x) = p(m) costs 2.9 in the mean
 _FIRST_SHARE = 0.25  # of the unlabelled rows, where a curriculum starts
 
@@ -170,13 +171,22 @@ class _AdaptingTrainer(_CamaTrainer):
     """What fine-tuning and dreams share: a look at m in the mechanism's own units."""
 
     def summary_scalars(self, rows: Split) -> dict[str, float]:
-        """Active units of m, and how far the mechanism moves these rows, in its own units."""
+        """Active units of m, and how far the mechanism moves these rows, in its own units.
+
+        Where p(m) is learned for all, its standard deviations besides.
+        """
         model = self.classifier
         q_m = model.posterior_m(tf.constant(rows.x))
         spread = tf.math.reduce_std(model.mechanism.values(q_m.mean()), axis=0)
         found = {"active_units/m": float(active_units(q_m.mean()))}
         for parameter, value in zip(model.mechanism.parameters, spread, strict=True):
             found[f"spread/{parameter.name}"] = float(value)
+        if model.prior_m.is_learned and not model.prior_m.by_class:
+            p_m = model.prior_m(tf.eye(model.num_classes)[None])
+            ends = p_m.mean()[0, 0] + p_m.stddev()[0, 0] * [[-1.0], [1.0]]
+            low, high = model.mechanism.values(ends)
+            for parameter, value in zip(model.mechanism.parameters, (high - low) / 2, strict=True):
+                found[f"p_m/{parameter.name}"] = float(value)
         return found
 
 
@@ -191,6 +201,7 @@ class FinetuneTrainer(_AdaptingTrainer):
       clean_do_m0: clean rows under do(m = 0) (the papers' footnote 1); otherwise m is inferred.
       num_samples: K, samples of z in each ELBO.
       dreams, curriculum: see FinetuneConfig.
+      fitted: whether p(m) was fitted to unlabelled inputs, so that dreams go by it, see dreamt.
     """
 
     term_names = ("elbo_x", "kl_m", "elbo_clean")
@@ -203,6 +214,7 @@ class FinetuneTrainer(_AdaptingTrainer):
         clean_do_m0: bool,
         num_samples: int,
         dreams: float = 0.0,
+        fitted: bool = False,
         curriculum: int = 0,
         **kwargs,
     ):
@@ -210,6 +222,7 @@ class FinetuneTrainer(_AdaptingTrainer):
         if dreams:
             _check_dreams(classifier)
         self._dreams = dreams
+        self._fitted = fitted
         self._curriculum = curriculum
         self._alpha = alpha
         self._clean_do_m0 = clean_do_m0
@@ -243,7 +256,7 @@ class FinetuneTrainer(_AdaptingTrainer):
         elbo_x = bounds.marginal_over_classes(bounds.elbo(of_unlabelled))
         loss = -(self._alpha * elbo_clean + (1.0 - self._alpha) * self._paced(elbo_x))
         if self._dreams:
-            loss += self._dreams * _surprise(model, clean.x, draws.fold(2))
+            loss += self._dreams * _surprise(model, clean, draws.fold(2), fitted=self._fitted)
         return {
             "loss": loss,
             "elbo_x": elbo_x,
@@ -276,20 +289,24 @@ class DreamTrainer(_AdaptingTrainer):
 
     It maximises E log q(m | T_m x) over clean x and dreamt m, see dreamt.
 
+    Args:
+      fitted: see FinetuneTrainer.
+
     Raises:
       InputError: the mechanism has no parameters to dream of.
     """
 
     term_names = ("surprise",)
 
-    def __init__(self, classifier: CamaBase, **kwargs):
+    def __init__(self, classifier: CamaBase, *, fitted: bool = False, **kwargs):
         super().__init__(classifier, groups=("q_m",), **kwargs)
         _check_dreams(classifier)
+        self._fitted = fitted
 
     def terms(self, batch: Batch, *, draws: random.RowDraws | None) -> dict[str, tf.Tensor]:
         if draws is None:
             raise TypeError("dreams have no validation step: draws are needed.")
-        surprise = _surprise(self.classifier, batch.x, draws)
+        surprise = _surprise(self.classifier, batch, draws, fitted=self._fitted)
         return {"loss": surprise, "surprise": surprise}
 
 
@@ -301,11 +318,15 @@ def _check_dreams(classifier: CamaBase) -> None:
         )
 
 
-def _surprise(model: CamaBase, x: tf.Tensor, draws: random.RowDraws) -> tf.Tensor:
+def _surprise(model: CamaBase, clean: Batch, draws: random.RowDraws, *, fitted: bool) -> tf.Tensor:
     """-log q(m | T_m x) of dreamt manipulations m of clean inputs, [B] nats, see bounded."""
     m = dreamt(model.mechanism, draws)
+    if fitted:
+        p_m = model.prior_m(tf.one_hot(clean.y, model.num_classes)[:, None])
+        shown = p_m.mean()[:, 0] + p_m.stddev()[:, 0] * draws.fold(2).normal(model.dim_m)
+        m = tf.where(draws.fold(3).uniform(1) < _FITTED, tf.stop_gradient(shown), m)
     known = list(model.mechanism.coordinates_of_parameters().values())
-    q_m = model.posterior_m(model.simulate(m, x)).distribution
+    q_m = model.posterior_m(model.simulate(m, clean.x)).distribution
     surprise = -tf.reduce_sum(tf.gather(q_m.log_prob(m), known, axis=1), axis=1)
     return bounded(surprise, limit=_BELIEVED * len(known))
 

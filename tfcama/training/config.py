@@ -11,7 +11,7 @@ from tfcama.data import manipulations, streams, transforms
 from tfcama.data.base import DataConfig
 from tfcama.data.datasets import DATASETS
 from tfcama.errors import InputError, unknown_name
-from tfcama.models.cama_config import PRIORS
+from tfcama.models.cama_config import LEARNED, PRIORS, STANDARD
 from tfcama.models.mechanisms.registry import check_mechanism, has_parameters
 from tfcama.models.registry import MODELS
 from tfcama.training import checkpoints, defences, methods
@@ -101,10 +101,10 @@ class FinetuneConfig:
     Attributes:
       subject: what the inputs are, for people: "vertical_shift:0.5", "pgd eps 0.2".
       fraction: of the test images that are adapted on, from the front of a seeded permutation; 0
-        where there are no steps of Eq. 8.
+        where neither sleep nor steps of Eq. 8 would look at them.
       alpha: weight of the clean, labelled data.
       clean: "do_m0" trains clean data under do(m = 0), "elbo" under ELBO(x, y), m inferred.
-      steps: of Eq. 8; 0 dreams alone, before anything unlabelled was seen.
+      steps: of Eq. 8.
       batch_size: rows a step of each, clean and manipulated.
       learning_rate: of Adam.
       num_samples: K, samples of z in each ELBO.
@@ -119,8 +119,10 @@ class FinetuneConfig:
       dreams: weight of -log q(m|T_m x) beside Eq. 8, for clean x and dreamt m, see DreamTrainer:
         the sleep phase of wake-sleep, which teaches q(m|x) what the mechanism can do, whatever it
         did do. 0 for none; only mechanisms with parameters dream.
-      warm_up: steps before Eq. 8 in which q(m|x) learns from dreams alone, at a twentieth of
-        the time of one of Eq. 8.
+      warm_up: steps in which q(m|x) learns from dreams alone, at a twentieth of the time of one
+        of Eq. 8, before anything unlabelled is seen.
+      sleep: after it a learned p(m) is fitted to the unlabelled inputs, see
+        empirical_bayes.fit_prior, and for so many steps dreams go by it; Eq. 8 comes last.
       curriculum: steps over which the share of a step's unlabelled rows that count grows from a
         quarter to all of them, the likeliest first; 0 for all from the start.
       seed: of the draws, the permutation and the order of rows.
@@ -143,23 +145,27 @@ class FinetuneConfig:
     m_samples: int = 0
     dreams: float = 0.0
     warm_up: int = 0
+    sleep: int = 0
     curriculum: int = 0
     seed: int = 0
     method: str = methods.EQ8
 
     def __post_init__(self):
         config_lib.check_at_least(self, batch_size=1, num_samples=1)
-        config_lib.check_at_least(self, steps=0, m_samples=0, dreams=0, warm_up=0, curriculum=0)
+        config_lib.check_at_least(
+            self, steps=0, m_samples=0, dreams=0, warm_up=0, sleep=0, curriculum=0
+        )
         config_lib.check_positive(self, "learning_rate")
         _fraction(self, "alpha")
         _fraction(self, "fraction")
-        if bool(self.steps) != bool(self.fraction):
+        if bool(self.steps or self.sleep) != bool(self.fraction):
             raise InputError(
-                f"steps={self.steps} and fraction={self.fraction:g} were given; without steps of "
-                "Eq. 8 no test inputs are seen, and with them some must be: both are 0 or neither."
+                f"steps={self.steps}, sleep={self.sleep} and fraction={self.fraction:g} were "
+                "given; without steps of Eq. 8 and without sleep no test inputs are seen, and with "
+                "either some must be: all are 0, or fraction is not."
             )
-        if not self.steps and not self.warm_up:
-            raise InputError("neither steps nor warm_up was given; there is nothing to do.")
+        if not self.steps and not self.warm_up and not self.sleep:
+            raise InputError("none of steps, warm_up and sleep was given; there is nothing to do.")
         if self.clean not in ("do_m0", "elbo"):
             raise unknown_name("clean", self.clean, ("do_m0", "elbo"))
         if self.mechanism:
@@ -226,9 +232,12 @@ class RunConfig:
         Left out is what names a data set's rows rather than changing what a model is told of them.
         """
         default = type(self.architecture)()
-        for key in ("p_untouched", "m_samples"):  # what fine-tuning set goes without saying
-            if self.finetuned is not None and getattr(self.finetuned, key):
-                default = dataclasses.replace(default, **{key: getattr(self.finetuned, key)})
+        if self.finetuned is not None:  # what fine-tuning sets by default goes without saying
+            for key in ("p_untouched", "m_samples"):
+                if getattr(self.finetuned, key):
+                    default = dataclasses.replace(default, **{key: getattr(self.finetuned, key)})
+            if getattr(self.architecture, "prior_m", "") == LEARNED:
+                default = dataclasses.replace(default, prior_m=LEARNED)
         own = [
             f"{field.name}={getattr(self.architecture, field.name)}"
             for field in dataclasses.fields(default)
@@ -321,8 +330,9 @@ def _field_names(architecture: Any, *, at_test: bool) -> list[str]:
 
 
 _WARM_UP = 4000  # steps; of a translation they do alone what 900 of Eq. 8 did (BUILD.md)
+_SLEEP = 2000  # steps
 
-_M_SAMPLES = 4  # where q(m|x) is unsure, Eq. 6 finds among so many which one explains x
+_M_SAMPLES = 8  # where q(m|x) is unsure, Eq. 6 finds among so many which one explains x
 
 
 def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfig:
@@ -333,7 +343,8 @@ def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfi
     moved ones (BUILD.md), and with other mechanisms the term has no gradient at all. Those dream,
     before Eq. 8 and beside it, and take every other input for one that may be untouched, as Eq. 8
     does at alpha = 0.5: without, the most flexible of them paid with 1.6 points of clean accuracy.
-    What was fine-tuned before has had its warm-up.
+    What was fine-tuned before has had its warm-up. On images a fitted p(m) and dreams that go by it
+    then do more than Eq. 8, which adds nothing after them (BUILD.md).
 
     Args:
       base: the trained run, with its input_spec.
@@ -341,13 +352,34 @@ def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfi
     """
     parameters = has_parameters(mechanism or getattr(base.architecture, "mechanism", "additive"))
     table = base.input_spec is not None and base.input_spec.kind == "table"
+    prior = getattr(base.architecture, "prior_m", STANDARD)
+    changes_prior = parameters and not table and prior == STANDARD and base.finetuned is None
+    sleep = _SLEEP if parameters and not table and (changes_prior or prior != STANDARD) else 0
     return FinetuneConfig(
+        steps=0 if sleep else FinetuneConfig.steps,
         mechanism=mechanism,
+        prior_m=LEARNED if changes_prior else "",
         clean="elbo" if table or parameters else "do_m0",
         dreams=float(parameters),
         warm_up=_WARM_UP if parameters and base.finetuned is None else 0,
+        sleep=sleep,
         p_untouched=0.5 * parameters,
         m_samples=_M_SAMPLES * parameters,
+    )
+
+
+def default_streaming(base: RunConfig, *, mechanism: str = "") -> FinetuneConfig:
+    """How a run follows a stream unless told otherwise: p(m) stays, for what comes is not known.
+
+    Args:
+      base: see default_finetuning.
+      mechanism: see FinetuneConfig.
+    """
+    return dataclasses.replace(
+        default_finetuning(base, mechanism=mechanism),
+        prior_m="",
+        sleep=0,
+        steps=FinetuneConfig.steps,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -20,6 +21,7 @@ from tfcama.training import checkpoints, methods, run, strategy
 from tfcama.training.adapt import adapt
 from tfcama.training.cama import DreamTrainer, FinetuneTrainer
 from tfcama.training.config import DREAMS, FinetuneConfig, RunConfig, claim, same_variables
+from tfcama.training.empirical_bayes import fit_prior
 from tfcama.training.optimizer import Adam
 from tfcama.training.trainer import Trainer
 from tfcama.workdir import Workdir
@@ -85,7 +87,7 @@ def dream(
     Args:
       base: a finished run.
       target: where the prepared model goes; it can be adapted without a warm-up.
-      config: how, with steps=0; its subject becomes DREAMS.
+      config: how, with steps=0 and sleep=0; its subject becomes DREAMS.
       data_dir: of tensorflow-datasets.
       devices: where it runs.
     """
@@ -151,7 +153,7 @@ def finetune(
       target: where the adapted model goes; a killed fine-tuning continues there.
       config: how.
       clean: labelled clean rows, the training split.
-      unlabelled: [N, *shape] manipulated inputs; N may be 0 where there are no steps of Eq. 8.
+      unlabelled: [N, *shape] manipulated inputs; N may be 0 where there is only a warm-up.
       devices: where it runs.
       extra_callbacks: appended to the run's own.
 
@@ -184,7 +186,7 @@ def _eq8(
     chosen = strategy.make(devices.strategy)
     trained = load_base(base)
     run_config = adapted_config(trained, config)
-    if config.steps:
+    if config.fraction:
         unlabelled = trained.classifier.spec.check(unlabelled, what="inputs to fine-tune on")
         if not len(unlabelled):
             raise InputError("fine-tuning needs at least one manipulated input; none was given.")
@@ -192,52 +194,129 @@ def _eq8(
         shown = Split(unlabelled, np.zeros(len(unlabelled), np.int32))
     else:
         shown = clean.sample() if isinstance(clean, GeneratedSplit) else clean
-    dreams, epochs = _epochs_of_dreams(config), _epochs(config)
-    done = 0
     with chosen.scope():
         trainer = make_trainer(trained, run_config, devices=devices)
-        dreamer = make_dreamer(trainer.classifier, config, devices=devices) if dreams else None
+        phases = _phases(trainer, config, clean=clean, unlabelled=unlabelled, devices=devices)
         claim(target, run_config)
-        if checkpoints.listed(target.checkpoints):
+        done = checkpoints.epochs_done(target.checkpoints)
+        if done:
             checkpoint = checkpoints.newest(target.checkpoints)
-            done = checkpoint.epoch
-            at_work = dreamer if dreamer is not None and done <= dreams else trainer
+            at_work = next(phase for phase in phases if done <= phase.end)
             checkpoints.restore(
-                checkpoint, classifier=trainer.classifier, optimizer=at_work.optimizer
+                checkpoint,
+                classifier=trainer.classifier,
+                optimizer=at_work.trainer.optimizer,
             )
-
-    def fit(trainer: Trainer, stream: tf.data.Dataset, *, title: str, to: int, steps: int) -> None:
+    for phase in phases:
+        if done >= phase.end:
+            continue
+        if done == phase.begin:
+            with chosen.scope():
+                phase.before()
         run.fit(
-            trainer,
-            stream,
-            title=title,
-            epochs=to,
+            phase.trainer,
+            phase.stream((done - phase.begin) * phase.steps),
+            title=phase.title,
+            epochs=phase.end,
             done=done,
-            steps_per_epoch=steps,
+            steps_per_epoch=phase.steps,
             validation=None,
-            callbacks=(
-                *run.run_callbacks(target, shown, done, devices),
-                *extra_callbacks,
-            ),
+            callbacks=(*run.run_callbacks(target, shown, done, devices), *extra_callbacks),
         )
+        done = phase.end
+    return run.load(target)
 
-    if dreamer is not None and done < dreams:
-        steps = math.ceil(config.warm_up / dreams)
-        stream = dreams_stream(clean, config, start_step=done * steps)
-        title = f"dream before {config.subject}" if config.steps else "dream"
-        fit(dreamer, stream, title=title, to=dreams, steps=steps)
-        done = dreams
-    if done < epochs:
-        steps = math.ceil(config.steps / (epochs - dreams))
-        stream = pipeline.finetuning_stream(
+
+class _Phase(NamedTuple):
+    """A part of a fine-tuning.
+
+    Attributes:
+      title: of its progress bar.
+      begin, end: how many epochs are done before and after it.
+      steps: of an epoch.
+      trainer: holds its optimiser.
+      stream: of its batches, from a step on.
+      before: what is done first.
+    """
+
+    title: str
+    begin: int
+    end: int
+    steps: int
+    trainer: Trainer
+    stream: Callable[[int], tf.data.Dataset]
+    before: Callable[[], None] = lambda: None
+
+
+def _phases(
+    trainer: FinetuneTrainer,
+    config: FinetuneConfig,
+    *,
+    clean: Split | GeneratedSplit,
+    unlabelled: np.ndarray,
+    devices: run.Devices,
+) -> list[_Phase]:
+    """Dreams of what a mechanism can do, dreams of what it did, and Eq. 8: those that there are."""
+    model = trainer.classifier
+    seeing = f"on {config.subject}"
+
+    def wake() -> None:
+        seed = random.stream(config.seed, "finetune", "proposals")
+        fit_prior(model, unlabelled, seed=seed, title=f"fit p(m) {seeing}")
+
+    def dreams(steps: int, *, fitted: bool) -> tuple[Trainer, Callable[[int], tf.data.Dataset]]:
+        dreamer = make_dreamer(model, config, steps=steps, fitted=fitted, devices=devices)
+        return dreamer, lambda step: dreams_stream(clean, config, fitted=fitted, start_step=step)
+
+    def eq8(step: int) -> tf.data.Dataset:
+        return pipeline.finetuning_stream(
             clean,
             unlabelled,
             batch_size=config.batch_size,
             seed=random.stream(config.seed, "finetune", "order"),
-            start_step=(done - dreams) * steps,
+            start_step=step,
         )
-        fit(trainer, stream, title=f"fine-tune on {config.subject}", to=epochs, steps=steps)
-    return run.load(target)
+
+    if config.sleep and not model.prior_m.is_learned:
+        raise InputError(
+            f"sleep={config.sleep} was given; it fits p(m), and prior_m is "
+            f"'{model.config.prior_m}'. Take learned or class, or sleep=0."
+        )
+    ends = np.cumsum(_epochs_by_phase(config)).tolist()
+    phases = []
+    if config.warm_up:
+        phases.append(
+            _Phase(
+                "dream",
+                0,
+                ends[0],
+                math.ceil(config.warm_up / ends[0]),
+                *dreams(config.warm_up, fitted=False),
+            )
+        )
+    if config.sleep:
+        phases.append(
+            _Phase(
+                f"dream of {config.subject}",
+                ends[0],
+                ends[1],
+                math.ceil(config.sleep / (ends[1] - ends[0])),
+                *dreams(config.sleep, fitted=True),
+                before=wake,
+            )
+        )
+    if config.steps:
+        phases.append(
+            _Phase(
+                f"fine-tune {seeing}",
+                ends[1],
+                ends[2],
+                math.ceil(config.steps / (ends[2] - ends[1])),
+                trainer,
+                eq8,
+            )
+        )
+    return phases
 
 
 def is_finished(target: Workdir, config: FinetuneConfig) -> bool:
@@ -250,14 +329,16 @@ def is_finished(target: Workdir, config: FinetuneConfig) -> bool:
 
 def _epochs(config: FinetuneConfig) -> int:
     """Of the last checkpoint; other methods than Eq. 8 write one."""
-    if config.method != methods.EQ8:
-        return 1
-    return _epochs_of_dreams(config) + math.ceil(config.steps / _STEPS_PER_EPOCH)
+    return sum(_epochs_by_phase(config)) if config.method == methods.EQ8 else 1
 
 
-def _epochs_of_dreams(config: FinetuneConfig) -> int:
-    """How many of the epochs come before Eq. 8."""
-    return math.ceil(config.warm_up / _DREAMS_PER_EPOCH)
+def _epochs_by_phase(config: FinetuneConfig) -> list[int]:
+    """Of the warm-up, of sleep and of Eq. 8."""
+    return [
+        math.ceil(config.warm_up / _DREAMS_PER_EPOCH),
+        math.ceil(config.sleep / _DREAMS_PER_EPOCH),
+        math.ceil(config.steps / _STEPS_PER_EPOCH),
+    ]
 
 
 def load_base(base: Workdir, *, at_test: Sequence[str] = ()) -> run.LoadedRun:
@@ -314,6 +395,7 @@ def make_trainer(
         clean_do_m0=config.clean == "do_m0",
         num_samples=config.num_samples,
         dreams=config.dreams,
+        fitted=bool(config.sleep),
         curriculum=config.curriculum,
     )
     trainer.compile(Adam(config.learning_rate), jit_compile=devices.jit_compile)
@@ -321,33 +403,45 @@ def make_trainer(
 
 
 def make_dreamer(
-    classifier: CamaBase, config: FinetuneConfig, *, devices: run.Devices
+    classifier: CamaBase,
+    config: FinetuneConfig,
+    *,
+    steps: int,
+    fitted: bool = False,
+    devices: run.Devices,
 ) -> DreamTrainer:
-    """The compiled trainer of the warm-up: its learning rate falls to zero along a cosine.
+    """The compiled trainer of dreams alone: its learning rate falls to zero along a cosine.
 
     Args:
       classifier: that of make_trainer.
-      config: how, with a warm-up.
+      config: how.
+      steps: so many.
+      fitted: see DreamTrainer.
       devices: where it runs.
     """
     dreamer = DreamTrainer(
         classifier,
         num_rows=config.batch_size,
-        seed=random.stream(config.seed, "finetune", "dreams"),
+        seed=random.stream(config.seed, "finetune", "sleep" if fitted else "dreams"),
+        fitted=fitted,
     )
-    schedule = run.WarmUp(config.learning_rate, warmup_steps=0, steps=config.warm_up, cosine=True)
+    schedule = run.WarmUp(config.learning_rate, warmup_steps=0, steps=steps, cosine=True)
     dreamer.compile(Adam(schedule), jit_compile=devices.jit_compile)
     return dreamer
 
 
 def dreams_stream(
-    clean: Split | GeneratedSplit, config: FinetuneConfig, *, start_step: int = 0
+    clean: Split | GeneratedSplit,
+    config: FinetuneConfig,
+    *,
+    fitted: bool = False,
+    start_step: int = 0,
 ) -> tf.data.Dataset:
-    """Endless batches of the clean rows that the warm-up dreams of."""
+    """Endless batches of the clean rows that make_dreamer's trainer dreams of."""
     return pipeline.training_stream(
         clean,
         batch_size=config.batch_size,
-        seed=random.stream(config.seed, "finetune", "dreamt of"),
+        seed=random.stream(config.seed, "finetune", "slept on" if fitted else "dreamt of"),
         start_step=start_step,
     )
 
@@ -363,7 +457,10 @@ def adapted_config(trained: run.LoadedRun, config: FinetuneConfig) -> RunConfig:
     changed: dict[str, str | float] = {
         key: v for key, v in asked.items() if v not in ("", getattr(before, key))
     }
-    if changed and (trained.config.training.augment or trained.config.finetuned is not None):
+    earlier = trained.config.finetuned
+    if earlier is not None and not earlier.fraction and "mechanism" not in changed:
+        earlier = None  # dreams alone have not seen p(m)
+    if changed and (trained.config.training.augment or earlier is not None):
         done = "trained on manipulated rows" if trained.config.training.augment else "fine-tuned"
         key, value = next(iter(changed.items()))
         raise InputError(

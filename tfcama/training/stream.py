@@ -101,7 +101,12 @@ class StreamAdapter:
         if not self._finetuned.warm_up:
             return False
         progress(f"{self._finetuned.warm_up} steps of dreams before the stream")
-        dreamer = make_dreamer(self.classifier, self._finetuned, devices=self._devices)
+        dreamer = make_dreamer(
+            self.classifier,
+            self._finetuned,
+            steps=self._finetuned.warm_up,
+            devices=self._devices,
+        )
         step = tf.function(dreamer.train_step, jit_compile=self._devices.jit_compile)
         rows = iter(dreams_stream(self._clean, self._finetuned))
         for _ in range(self._finetuned.warm_up):

@@ -1,0 +1,140 @@
+"""The wake phase: p(m) as unlabelled inputs show it.
+
+Eq. 8 moves p(m) and q(m|x) together, by the gradient of an ELBO. Where a model has dreamt, q(m|x)
+already proposes what may have happened to an input, and p(m) = N(mu, s^2) has a closed form given
+the proposals' importance weights: empirical Bayes by EM (Dempster, Laird & Rubin, 1977), with
+self-normalised importance sampling for the E-step (Wei & Tanner, 1990). The sleep phase follows:
+q(m|x) dreams of that p(m) (Hinton et al., 1995), see training.cama.dreamt.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import rich.progress
+import tensorflow as tf
+from rich.console import Console
+from scipy import special, stats
+
+from tfcama import random
+from tfcama.models.cama_base import CamaBase
+
+_ROWS = 500  # unlabelled inputs that p(m) is fitted to: two numbers a coordinate need no more
+_PROPOSALS = 8  # of m, a row
+_PRIOR_ROWS = 10.0  # of N(0, I), what s^2 is worth before anything was seen
+_BATCH = 100
+_MAX_ITERATIONS = 200
+_TOLERANCE = 1e-4
+
+
+class Proposals(NamedTuple):
+    """What may have been done to inputs, weighted by all but p(m).
+
+    Attributes:
+      m: [S, N, M].
+      log_weights: log p(x, y = c | m) / (S q(m | x)), [S, N, C], with the prior probabilities of
+        untouched or not.
+      log_untouched: the same of m = 0, [N]; -inf where an input cannot be untouched.
+    """
+
+    m: np.ndarray
+    log_weights: np.ndarray
+    log_untouched: np.ndarray
+
+
+def fit_prior(model: CamaBase, x: np.ndarray, *, seed: random.Seed, title: str) -> None:
+    """Sets the model's p(m), or p(m|y), to its maximum a posteriori given unlabelled inputs.
+
+    Args:
+      model: with a learned prior.
+      x: [N, *shape], N > 0; a seeded sample of them is looked at.
+      seed: int32 [2].
+      title: of the progress bar.
+    """
+    of_rows, of_noise = random.split(seed)
+    chosen = np.sort(random.shuffled(len(x), of_rows).numpy()[:_ROWS])
+    proposals = propose(model, x[chosen], seed=of_noise, title=title)
+    model.prior_m.set_moments(
+        *fit_moments(proposals, by_class=model.prior_m.by_class, p_unseen=model.config.p_unseen)
+    )
+
+
+def propose(model: CamaBase, x: np.ndarray, *, seed: random.Seed, title: str) -> Proposals:
+    """Samples of q(m|x) and their weights by Eq. 6, with one sample of z each.
+
+    Args:
+      model: whose p(m) will be fitted.
+      x: [N, *shape].
+      seed: int32 [2].
+      title: of the progress bar.
+    """
+    console = Console(stderr=True)
+    y = tf.eye(model.num_classes)[None]
+
+    @tf.function(reduce_retracing=True)
+    def weigh(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        m, parts = model.scores_by_m(x, seed=seed, num_samples=1, m_samples=_PROPOSALS)
+        log_untouched = tf.fill([tf.shape(x)[0]], -math.inf)
+        if m.shape[0] > _PROPOSALS:
+            log_untouched = tf.reduce_logsumexp(parts[-1], axis=-1)
+            m, parts = m[:-1], parts[:-1]
+        return m, parts - model.log_prior_at_test(m, y), log_untouched
+
+    found = [
+        [each.numpy() for each in weigh(tf.constant(x[start : start + _BATCH]))]
+        for start in rich.progress.track(
+            range(0, len(x), _BATCH), title, console=console, disable=not console.is_terminal
+        )
+    ]
+    m, log_weights, log_untouched = zip(*found, strict=True)
+    return Proposals(
+        np.concatenate(m, axis=1),
+        np.concatenate(log_weights, axis=1),
+        np.concatenate(log_untouched),
+    )
+
+
+def fit_moments(
+    proposals: Proposals, *, by_class: bool, p_unseen: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fits mu and s of p(m) = (1 - p_unseen) N(mu, s^2) + p_unseen N(0, I), by EM.
+
+    s^2 has an inverse-gamma prior that is worth ten rows of N(0, I), so that few inputs, or
+    proposals that happen to agree, do not make p(m) a point.
+
+    Args:
+      proposals: of N inputs.
+      by_class: whether every class has its own.
+      p_unseen: see CamaBaseConfig.
+
+    Returns:
+      mu and s, [M] or, by class, [C, M].
+    """
+    m = proposals.m[:, :, None]  # [S, N, 1, M]
+    log_weights = proposals.log_weights
+    if not by_class:
+        log_weights = special.logsumexp(log_weights, axis=2, keepdims=True)  # [S, N, G]
+    loc = np.zeros([log_weights.shape[2], m.shape[3]])
+    scale = np.ones_like(loc)
+    log_any = math.log(p_unseen) + _log_density(m, 0.0, 1.0) if p_unseen else -math.inf
+    for _ in range(_MAX_ITERATIONS):
+        log_fitted = math.log1p(-p_unseen) + _log_density(m, loc, scale)  # [S, N, G]
+        log_prior = np.logaddexp(log_fitted, log_any)
+        log_joint = log_weights + log_prior
+        log_px = np.logaddexp(special.logsumexp(log_joint, axis=(0, 2)), proposals.log_untouched)
+        share = np.exp(log_joint - log_px[None, :, None] + log_fitted - log_prior)[..., None]
+        rows = share.sum(axis=(0, 1))  # [G, 1]
+        before = loc, scale
+        loc = (share * m).sum(axis=(0, 1)) / np.maximum(rows, 1.0)
+        deviation = (share * (m - loc) ** 2).sum(axis=(0, 1))
+        scale = np.sqrt((deviation + _PRIOR_ROWS) / (rows + _PRIOR_ROWS))
+        moved = max(np.abs(loc - before[0]).max(), np.abs(np.log(scale / before[1])).max())
+        if moved < _TOLERANCE:
+            break
+    return (loc, scale) if by_class else (loc[0], scale[0])
+
+
+def _log_density(m: np.ndarray, loc: np.ndarray | float, scale: np.ndarray | float) -> np.ndarray:
+    return stats.norm.logpdf(m, loc, scale).sum(axis=-1)
