@@ -32,7 +32,7 @@ from tfcama.models.mechanisms.registry import MECHANISMS
 from tfcama.serving import redeploy, served
 from tfcama.serving.redeploy import Comparison, Conditions
 from tfcama.studies import steps
-from tfcama.training import run
+from tfcama.training import run, strategy
 from tfcama.training.config import RunConfig, default_finetuning
 from tfcama.types import InputSpec
 from tfcama.workdir import Workdir
@@ -98,6 +98,7 @@ _SET = flags.DEFINE_multi_string(
 
 
 def main() -> None:
+    strategy.make(STRATEGY.value)  # before TensorFlow computes anything
     conditions = Conditions(_HELD_OUT.value, _MAX_CLEAN_DROP.value)
     base = Workdir(WORKDIR.value)
     run_config = RunConfig.from_json(base.read_config())

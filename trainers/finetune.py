@@ -1,4 +1,7 @@
-r"""Adapts a trained model to unlabelled manipulated inputs: a CAMA by Eq. 8, others see --method.
+r"""Adapts a trained model to unlabelled manipulated inputs without a label; see --method.
+
+A CAMA by Eq. 8, or, where the mechanism has parameters, by wake and sleep: p(m) is fitted to the
+inputs, and q(m|x) dreams of it; on tables Eq. 8 follows.
 
     python -m trainers.finetune --workdir=runs/mnist --manipulation=vertical_shift:0.5
     python -m trainers.finetune --workdir=runs/mnist --manipulation=vertical_shift:0.2 \
@@ -22,7 +25,7 @@ from tfcama import config as config_lib
 from tfcama.errors import InputError
 from tfcama.models.mechanisms.registry import MECHANISMS
 from tfcama.studies import steps
-from tfcama.training import run
+from tfcama.training import run, strategy
 from tfcama.training.config import DREAMS, RunConfig, default_finetuning
 from tfcama.training.finetune import dream, finetune_on_manipulation, finetune_on_table
 from tfcama.training.methods import EQ8, METHODS
@@ -90,6 +93,7 @@ _REPORTED = {
 
 
 def main() -> None:
+    strategy.make(STRATEGY.value)  # before TensorFlow computes anything
     given = [_MANIPULATION.value, _CSV.value]
     alone = _STEPS.value == 0 and given.count(None) == 2
     if given.count(None) != 1 and not alone:

@@ -46,7 +46,6 @@ IMAGES = Profile(
 TABLES = IMAGES._replace(
     kind="table",
     cnn_epochs=0,
-    sleep=0,
     steps=2,
     augmentation="",
     cases=(Case("children_shift:direction=down", 2.0, "location_scale"),),

@@ -257,7 +257,7 @@ def test_a_users_table_from_csv_to_predictions(table, tmp_path):
         ),
         (
             *("trainers.finetune", f"--workdir={run}", f"--csv={shifted}"),
-            *(f"--target={adapted}", "--steps=60"),
+            *(f"--target={adapted}", "--steps=60", "--strategy=mirrored_cpu:2"),
         ),
         ("export.export_saved_model", f"--workdir={adapted}", f"--export_dir={tmp_path}/export"),
         (

@@ -368,6 +368,10 @@ def test_inputs_that_do_not_fit_are_refused(tmp_path, trained, bars, x, sentence
         (lambda: FinetuneConfig(steps=0, fraction=0.0), "none of steps, warm_up and sleep was"),
         (lambda: FinetuneConfig(fraction=1.1), r"fraction=1.1 was given; it must be in \[0, 1\]"),
         (lambda: FinetuneConfig(warm_up=-1), "warm_up=-1 was given; it must be at least 0"),
+        (
+            lambda: FinetuneConfig(steps=0, sleep=9, curriculum=9),
+            "curriculum=9 was given; it paces",
+        ),
         (lambda: FinetuneConfig(dreams=-1.0), "dreams=-1 was given; it must be at least 0"),
         (lambda: FinetuneConfig(prior_m="clas"), "did you mean 'class'"),
         (lambda: FinetuneConfig(mechanism="rotatoin"), "did you mean 'rotation'"),

@@ -225,10 +225,11 @@ def test_tables_and_parameters_infer_m_of_clean_rows_and_the_papers_images_set_i
         structured, mechanism="", prior_m="", warm_up=0
     )
     assert structured.sleep > 0 == structured.steps
-    # A p(m) that was fine-tuned as N(0, I) is not fitted later, and a table's is not by default.
+    # A p(m) that was fine-tuned as N(0, I) is not fitted later.
     fixed = dataclasses.replace(again, architecture=CamaConfig(mechanism="rotation"))
-    for other, mechanism in ((fixed, ""), (table, "location_scale")):
-        chosen = default_finetuning(other, mechanism=mechanism)
-        assert (chosen.prior_m, chosen.sleep, chosen.steps) == ("", 0, 600)
+    chosen = default_finetuning(fixed)
+    assert (chosen.prior_m, chosen.sleep, chosen.steps) == ("", 0, 600)
+    chosen = default_finetuning(table, mechanism="location_scale")
+    assert (chosen.prior_m, chosen.sleep, chosen.steps) == ("learned", structured.sleep, 600)
     following = default_streaming(images, mechanism="rotation")
     assert (following.prior_m, following.sleep) == ("", 0)

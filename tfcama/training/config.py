@@ -166,6 +166,10 @@ class FinetuneConfig:
             )
         if not self.steps and not self.warm_up and not self.sleep:
             raise InputError("none of steps, warm_up and sleep was given; there is nothing to do.")
+        if self.curriculum and not self.steps:
+            raise InputError(
+                f"curriculum={self.curriculum} was given; it paces Eq. 8, and steps=0. Give steps."
+            )
         if self.clean not in ("do_m0", "elbo"):
             raise unknown_name("clean", self.clean, ("do_m0", "elbo"))
         if self.mechanism:
@@ -343,8 +347,8 @@ def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfi
     moved ones (BUILD.md), and with other mechanisms the term has no gradient at all. Those dream,
     before Eq. 8 and beside it, and take every other input for one that may be untouched, as Eq. 8
     does at alpha = 0.5: without, the most flexible of them paid with 1.6 points of clean accuracy.
-    What was fine-tuned before has had its warm-up. On images a fitted p(m) and dreams that go by it
-    then do more than Eq. 8, which adds nothing after them (BUILD.md).
+    What was fine-tuned before has had its warm-up. A fitted p(m) and dreams that go by it then do
+    more than Eq. 8, which adds nothing after them on images, and something on tables (BUILD.md).
 
     Args:
       base: the trained run, with its input_spec.
@@ -353,10 +357,10 @@ def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfi
     parameters = has_parameters(mechanism or getattr(base.architecture, "mechanism", "additive"))
     table = base.input_spec is not None and base.input_spec.kind == "table"
     prior = getattr(base.architecture, "prior_m", STANDARD)
-    changes_prior = parameters and not table and prior == STANDARD and base.finetuned is None
-    sleep = _SLEEP if parameters and not table and (changes_prior or prior != STANDARD) else 0
+    changes_prior = parameters and prior == STANDARD and base.finetuned is None
+    sleep = _SLEEP if parameters and (changes_prior or prior != STANDARD) else 0
     return FinetuneConfig(
-        steps=0 if sleep else FinetuneConfig.steps,
+        steps=0 if sleep and not table else FinetuneConfig.steps,
         mechanism=mechanism,
         prior_m=LEARNED if changes_prior else "",
         clean="elbo" if table or parameters else "do_m0",

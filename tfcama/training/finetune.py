@@ -1,4 +1,7 @@
-"""Test-time fine-tuning on unlabelled manipulated inputs: deep CAMA's (Eq. 8) and its rivals'."""
+"""Test-time fine-tuning on unlabelled manipulated inputs: deep CAMA's and its rivals'.
+
+A CAMA dreams, wakes, sleeps and takes steps of Eq. 8, whichever of these there are to do.
+"""
 
 from __future__ import annotations
 
