@@ -18,8 +18,7 @@ from tfcama.models.cama import CamaConfig
 from tfcama.models.measurement_cama import MeasurementCamaConfig
 from tfcama.report import labels
 from tfcama.studies import steps
-from tfcama.training import finetune as finetune_lib
-from tfcama.training import run
+from tfcama.training import phases, run
 from tfcama.training.config import (
     DREAMS,
     FinetuneConfig,
@@ -93,8 +92,8 @@ def test_dreams_come_first_survive_a_kill_and_may_be_a_run_of_their_own(tmp_path
 
     Of tables: the same code as for images, in a tenth of the time.
     """
-    monkeypatch.setattr(finetune_lib, "_DREAMS_PER_EPOCH", 2)
-    monkeypatch.setattr(finetune_lib, "_STEPS_PER_EPOCH", 1)
+    monkeypatch.setattr(phases, "_DREAMS_PER_EPOCH", 2)
+    monkeypatch.setattr(phases, "_STEPS_PER_EPOCH", 1)
     base = Workdir(tmp_path / "run")
     data = MeasurementConfig(train_rows=40, validation_rows=8, test_rows=20)
     run.train(configuration("measurement", data), base)

@@ -70,7 +70,7 @@ def rank_mechanisms(
       mechanisms: see make_mechanism.
       config: how to fine-tune; its mechanism, objective on clean rows, p(m), dreams, p_untouched
         and m_samples are each mechanism's own, warm_up and sleep unless given, and steps are of
-        those that do not sleep.
+        those that take Eq. 8.
       data_dir: of tensorflow-datasets.
       limit: held-out inputs are taken from the first so many test rows; None for all.
       progress: called with a line a candidate.
@@ -98,7 +98,7 @@ def rank_mechanisms(
             mechanism=mechanism,
             clean=own.clean,
             prior_m=own.prior_m,
-            steps=0 if own.sleep else config.steps,
+            steps=own.steps and config.steps,
             dreams=own.dreams,
             sleep=own.sleep and (config.sleep or own.sleep),
             warm_up=own.warm_up and (config.warm_up or own.warm_up),

@@ -201,7 +201,7 @@ class FinetuneTrainer(_AdaptingTrainer):
       clean_do_m0: clean rows under do(m = 0) (the papers' footnote 1); otherwise m is inferred.
       num_samples: K, samples of z in each ELBO.
       dreams, curriculum: see FinetuneConfig.
-      fitted: whether p(m) was fitted to unlabelled inputs, so that dreams go by it, see dreamt.
+      fitted: whether p(m) was fitted to unlabelled inputs; four of five dreams are then of it.
     """
 
     term_names = ("elbo_x", "kl_m", "elbo_clean")
@@ -287,7 +287,8 @@ class FinetuneTrainer(_AdaptingTrainer):
 class DreamTrainer(_AdaptingTrainer):
     """The sleep phase alone: q(m|x) learns to tell which m made of a clean input what it sees.
 
-    It maximises E log q(m | T_m x) over clean x and dreamt m, see dreamt.
+    It maximises E log q(m | T_m x) over clean x and dreamt m, see dreamt; or most of them from a
+    p(m), or p(m|y) of x's class, that was fitted to unlabelled inputs.
 
     Args:
       fitted: see FinetuneTrainer.
@@ -314,7 +315,7 @@ def _check_dreams(classifier: CamaBase) -> None:
     if not classifier.mechanism.parameters:
         raise InputError(
             f"mechanism '{classifier.config.mechanism}' has no parameters to dream of; "
-            "give dreams=0 and warm_up=0."
+            "give dreams=0, warm_up=0 and sleep=0."
         )
 
 

@@ -4,7 +4,7 @@ Eq. 8 moves p(m) and q(m|x) together, by the gradient of an ELBO. Where a model 
 already proposes what may have happened to an input, and p(m) = N(mu, s^2) has a closed form given
 the proposals' importance weights: empirical Bayes by EM (Dempster, Laird & Rubin, 1977), with
 self-normalised importance sampling for the E-step (Wei & Tanner, 1990). The sleep phase follows:
-q(m|x) dreams of that p(m) (Hinton et al., 1995), see training.cama.dreamt.
+q(m|x) dreams of that p(m) (Hinton et al., 1995), see training.cama.DreamTrainer.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def propose(model: CamaBase, x: np.ndarray, *, seed: random.Seed, title: str) ->
     def weigh(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         m, parts = model.scores_by_m(x, seed=seed, num_samples=1, m_samples=_PROPOSALS)
         log_untouched = tf.fill([tf.shape(x)[0]], -math.inf)
-        if m.shape[0] > _PROPOSALS:
+        if model.config.p_untouched and model.config.m_at_test != "do_m0":
             log_untouched = tf.reduce_logsumexp(parts[-1], axis=-1)
             m, parts = m[:-1], parts[:-1]
         return m, parts - model.log_prior_at_test(m, y), log_untouched

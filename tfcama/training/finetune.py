@@ -6,31 +6,22 @@ A CAMA dreams, wakes, sleeps and takes steps of Eq. 8, whichever of these there 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tfcama import random
-from tfcama.data import manipulations, pipeline, tables
+from tfcama.data import manipulations, tables
 from tfcama.data.base import GeneratedSplit, Split
 from tfcama.errors import InputError
 from tfcama.models.cama_base import CamaBase
 from tfcama.registry import Registry
 from tfcama.training import checkpoints, methods, run, strategy
 from tfcama.training.adapt import adapt
-from tfcama.training.cama import DreamTrainer, FinetuneTrainer
-from tfcama.training.config import DREAMS, FinetuneConfig, RunConfig, claim, same_variables
-from tfcama.training.empirical_bayes import fit_prior
-from tfcama.training.optimizer import Adam
-from tfcama.training.trainer import Trainer
+from tfcama.training.config import DREAMS, FinetuneConfig, RunConfig, claim
+from tfcama.training.phases import epochs_by_phase, make_trainer, phases_of
 from tfcama.workdir import Workdir
-
-_STEPS_PER_EPOCH = 50  # how often fine-tuning logs and checkpoints
-_DREAMS_PER_EPOCH = 500  # the same of steps of dreams, which are faster
 
 
 def adapted_rows(size: int, config: FinetuneConfig) -> np.ndarray:
@@ -199,7 +190,7 @@ def _eq8(
         shown = clean.sample() if isinstance(clean, GeneratedSplit) else clean
     with chosen.scope():
         trainer = make_trainer(trained, run_config, devices=devices)
-        phases = _phases(trainer, config, clean=clean, unlabelled=unlabelled, devices=devices)
+        phases = phases_of(trainer, config, clean=clean, unlabelled=unlabelled, devices=devices)
         claim(target, run_config)
         done = checkpoints.epochs_done(target.checkpoints)
         if done:
@@ -230,98 +221,6 @@ def _eq8(
     return run.load(target)
 
 
-class _Phase(NamedTuple):
-    """A part of a fine-tuning.
-
-    Attributes:
-      title: of its progress bar.
-      begin, end: how many epochs are done before and after it.
-      steps: of an epoch.
-      trainer: holds its optimiser.
-      stream: of its batches, from a step on.
-      before: what is done first.
-    """
-
-    title: str
-    begin: int
-    end: int
-    steps: int
-    trainer: Trainer
-    stream: Callable[[int], tf.data.Dataset]
-    before: Callable[[], None] = lambda: None
-
-
-def _phases(
-    trainer: FinetuneTrainer,
-    config: FinetuneConfig,
-    *,
-    clean: Split | GeneratedSplit,
-    unlabelled: np.ndarray,
-    devices: run.Devices,
-) -> list[_Phase]:
-    """Dreams of what a mechanism can do, dreams of what it did, and Eq. 8: those that there are."""
-    model = trainer.classifier
-    seeing = f"on {config.subject}"
-
-    def wake() -> None:
-        seed = random.stream(config.seed, "finetune", "proposals")
-        fit_prior(model, unlabelled, seed=seed, title=f"fit p(m) {seeing}")
-
-    def dreams(steps: int, *, fitted: bool) -> tuple[Trainer, Callable[[int], tf.data.Dataset]]:
-        dreamer = make_dreamer(model, config, steps=steps, fitted=fitted, devices=devices)
-        return dreamer, lambda step: dreams_stream(clean, config, fitted=fitted, start_step=step)
-
-    def eq8(step: int) -> tf.data.Dataset:
-        return pipeline.finetuning_stream(
-            clean,
-            unlabelled,
-            batch_size=config.batch_size,
-            seed=random.stream(config.seed, "finetune", "order"),
-            start_step=step,
-        )
-
-    if config.sleep and not model.prior_m.is_learned:
-        raise InputError(
-            f"sleep={config.sleep} was given; it fits p(m), and prior_m is "
-            f"'{model.config.prior_m}'. Take learned or class, or sleep=0."
-        )
-    ends = np.cumsum(_epochs_by_phase(config)).tolist()
-    phases = []
-    if config.warm_up:
-        phases.append(
-            _Phase(
-                "dream",
-                0,
-                ends[0],
-                math.ceil(config.warm_up / ends[0]),
-                *dreams(config.warm_up, fitted=False),
-            )
-        )
-    if config.sleep:
-        phases.append(
-            _Phase(
-                f"dream of {config.subject}",
-                ends[0],
-                ends[1],
-                math.ceil(config.sleep / (ends[1] - ends[0])),
-                *dreams(config.sleep, fitted=True),
-                before=wake,
-            )
-        )
-    if config.steps:
-        phases.append(
-            _Phase(
-                f"fine-tune {seeing}",
-                ends[1],
-                ends[2],
-                math.ceil(config.steps / (ends[2] - ends[1])),
-                trainer,
-                eq8,
-            )
-        )
-    return phases
-
-
 def is_finished(target: Workdir, config: FinetuneConfig) -> bool:
     """Whether `finetune` would find nothing left to do; says so without reading data or weights."""
     if not target.config_file.exists():
@@ -332,16 +231,7 @@ def is_finished(target: Workdir, config: FinetuneConfig) -> bool:
 
 def _epochs(config: FinetuneConfig) -> int:
     """Of the last checkpoint; other methods than Eq. 8 write one."""
-    return sum(_epochs_by_phase(config)) if config.method == methods.EQ8 else 1
-
-
-def _epochs_by_phase(config: FinetuneConfig) -> list[int]:
-    """Of the warm-up, of sleep and of Eq. 8."""
-    return [
-        math.ceil(config.warm_up / _DREAMS_PER_EPOCH),
-        math.ceil(config.sleep / _DREAMS_PER_EPOCH),
-        math.ceil(config.steps / _STEPS_PER_EPOCH),
-    ]
+    return sum(epochs_by_phase(config)) if config.method == methods.EQ8 else 1
 
 
 def load_base(base: Workdir, *, at_test: Sequence[str] = ()) -> run.LoadedRun:
@@ -366,87 +256,6 @@ def check_has_m(trained: run.LoadedRun, base: Workdir) -> None:
             f"{base.root} holds a '{trained.config.model}', which has no M-networks to fine-tune; "
             "name the workdir of a 'cama' or 'measurement_cama'."
         )
-
-
-def make_trainer(
-    trained: run.LoadedRun,
-    run_config: RunConfig,
-    *,
-    devices: run.Devices,
-) -> FinetuneTrainer:
-    """The compiled trainer of Eq. 8, its model at the trained weights.
-
-    Args:
-      trained: see load_base.
-      run_config: see adapted_config.
-      devices: where it runs.
-    """
-    config = run_config.finetuned
-    if config is None:
-        raise TypeError("the configuration of an adapted run is needed.")
-    classifier = run.build(run_config)
-    if same_variables(run_config.architecture, trained.config.architecture):
-        checkpoints.restore(trained.checkpoint, classifier=classifier)
-    else:
-        classifier.adopt(trained.classifier)
-    trainer = FinetuneTrainer(
-        classifier,
-        num_rows=config.batch_size,
-        seed=random.stream(config.seed, "finetune", "noise"),
-        groups=config.groups,
-        alpha=config.alpha,
-        clean_do_m0=config.clean == "do_m0",
-        num_samples=config.num_samples,
-        dreams=config.dreams,
-        fitted=bool(config.sleep),
-        curriculum=config.curriculum,
-    )
-    trainer.compile(Adam(config.learning_rate), jit_compile=devices.jit_compile)
-    return trainer
-
-
-def make_dreamer(
-    classifier: CamaBase,
-    config: FinetuneConfig,
-    *,
-    steps: int,
-    fitted: bool = False,
-    devices: run.Devices,
-) -> DreamTrainer:
-    """The compiled trainer of dreams alone: its learning rate falls to zero along a cosine.
-
-    Args:
-      classifier: that of make_trainer.
-      config: how.
-      steps: so many.
-      fitted: see DreamTrainer.
-      devices: where it runs.
-    """
-    dreamer = DreamTrainer(
-        classifier,
-        num_rows=config.batch_size,
-        seed=random.stream(config.seed, "finetune", "sleep" if fitted else "dreams"),
-        fitted=fitted,
-    )
-    schedule = run.WarmUp(config.learning_rate, warmup_steps=0, steps=steps, cosine=True)
-    dreamer.compile(Adam(schedule), jit_compile=devices.jit_compile)
-    return dreamer
-
-
-def dreams_stream(
-    clean: Split | GeneratedSplit,
-    config: FinetuneConfig,
-    *,
-    fitted: bool = False,
-    start_step: int = 0,
-) -> tf.data.Dataset:
-    """Endless batches of the clean rows that make_dreamer's trainer dreams of."""
-    return pipeline.training_stream(
-        clean,
-        batch_size=config.batch_size,
-        seed=random.stream(config.seed, "finetune", "slept on" if fitted else "dreamt of"),
-        start_step=start_step,
-    )
 
 
 def adapted_config(trained: run.LoadedRun, config: FinetuneConfig) -> RunConfig:

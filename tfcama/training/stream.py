@@ -18,7 +18,7 @@ from tfcama.data import pipeline
 from tfcama.data.base import GeneratedSplit, Split
 from tfcama.training import checkpoints, run
 from tfcama.training.config import RunConfig
-from tfcama.training.finetune import dreams_stream, make_dreamer, make_trainer
+from tfcama.training.phases import dreams_stream, make_dreamer, make_trainer
 
 
 class Reservoir:
