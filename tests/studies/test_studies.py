@@ -71,7 +71,7 @@ def test_a_shift_study_is_done_once(tmp_path, bars_everywhere, monkeypatch, no_t
 
 def test_a_demo_is_done_once(tmp_path, bars_everywhere, monkeypatch, no_training):
     monkeypatch.setattr(demo_lib, "_WARM_UP", 2)
-    monkeypatch.setattr(demo_lib, "_STEPS", 2)
+    monkeypatch.setattr(demo_lib, "_SLEEP", 2)
     monkeypatch.setattr(demo_lib, "_SHIFTS", (0.0, 0.2))
     monkeypatch.setattr(demo_lib, "_RADII", (0.0, 0.1))
     monkeypatch.setattr(demo_lib, "_ATTACKED_ROWS", 4)
