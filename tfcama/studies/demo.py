@@ -23,6 +23,7 @@ from tfcama.workdir import Workdir
 _SHIFTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 _ADAPTED_TO, _MECHANISM = "vertical_shift:0.2", "translation"
 _WARM_UP, _SLEEP = 2000, 1000
+_M_SAMPLES = 4  # half of the default: attacks take half the time
 _RADII = (0.0, 0.05, 0.1)
 _ATTACKED_ROWS = 100
 _CHECKED_ROWS = 30
@@ -108,6 +109,7 @@ def _image_demo(
         subject=_ADAPTED_TO,
         warm_up=_WARM_UP,
         sleep=_SLEEP,
+        m_samples=_M_SAMPLES,
         seed=seed,
     )
     adapted = steps.finetuned(trained["cama"], adaptation, data_dir=data_dir)
