@@ -25,7 +25,7 @@ from tfcama import config as config_lib
 from tfcama.errors import InputError
 from tfcama.models.mechanisms.registry import MECHANISMS
 from tfcama.studies import steps
-from tfcama.training import run, strategy
+from tfcama.training import run
 from tfcama.training.config import DREAMS, RunConfig, default_finetuning
 from tfcama.training.finetune import dream, finetune_on_manipulation, finetune_on_table
 from tfcama.training.methods import EQ8, METHODS
@@ -93,7 +93,6 @@ _REPORTED = {
 
 
 def main() -> None:
-    strategy.make(STRATEGY.value)  # before TensorFlow computes anything
     given = [_MANIPULATION.value, _CSV.value]
     alone = _STEPS.value == 0 and given.count(None) == 2
     if given.count(None) != 1 and not alone:

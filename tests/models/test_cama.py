@@ -452,13 +452,12 @@ def test_what_is_close_is_completed_again_and_what_is_closest_gets_all_samples(s
         return scores.max(axis=(0, 2), keepdims=True) - scores <= margin
 
     behind = one_1.max(axis=(0, 2), keepdims=True) - one_1
-    margin = float(np.sort(behind.ravel())[30:32].mean())
+    margin = float(np.sort(behind.ravel())[37:39].mean())
     close = within(one_1, margin)
     scores = np.where(close, one_2, one_1)
     closest = within(scores, margin)
     scores = np.where(closest, np.where(close, all_2, all_1), scores)
-    assert 14 < closest.sum() < 42
-    assert close.sum() == 31
+    assert 14 < closest.sum() < close.sum() < 42
     assert within(one_0, 2 * margin).all()  # so all of them are completed once
     found = copied(model, class_margin=margin).log_scores(x, seed=SEED)
     np.testing.assert_allclose(found, special.logsumexp(scores, axis=0), rtol=1e-5)
@@ -472,8 +471,7 @@ def test_what_is_close_is_completed_again_and_what_is_closest_gets_all_samples(s
     closest = within(scores, margin)
     of_all = np.where(near, np.where(close, all_2, all_1), np.where(close, all_1, all_0))
     scores = np.where(closest, of_all, scores)
-    assert 7 <= closest.sum() < near.sum() < 42
-    assert 7 <= close.sum() < near.sum()
+    assert 7 <= closest.sum() <= close.sum() < near.sum() < 42
     _, found = copied(model, class_margin=margin).scores_by_m(x, seed=SEED)
     np.testing.assert_allclose(found, scores, rtol=1e-5)
 

@@ -56,14 +56,9 @@ def test_untouched_and_unseen_inputs_do_not_count(generator):
     loc, scale = fit_moments(proposals, by_class=False, p_unseen=0.01)
     np.testing.assert_allclose(loc, LOC, atol=0.15)
     np.testing.assert_allclose(scale, SCALE, rtol=0.1)
-    every = _never_untouched(proposals)
-    loc, _ = fit_moments(every, by_class=False, p_unseen=0.0)
+    never = proposals._replace(log_untouched=np.full_like(proposals.log_untouched, -np.inf))
+    loc, _ = fit_moments(never, by_class=False, p_unseen=0.0)
     assert loc[0] < 3.0
-
-
-def _never_untouched(proposals):
-    """The same where no input can be untouched."""
-    return proposals._replace(log_untouched=np.full_like(proposals.log_untouched, -np.inf))
 
 
 def test_every_class_has_its_own(generator):

@@ -23,7 +23,6 @@ from tfcama.networks.heads import moments, normal
 _START_SPREAD = 2.0  # standard deviations of the prior
 _STARTS_SEED = (0, 1)  # the same starts for every prediction
 _STEP = 0.3  # of the ascent, in standard deviations of the prior; falls to a tenth
-_MAY_IMPROVE = 1.0  # margins: what each round that is left may bring
 _ENCODED = 10  # rows that may be decoded in the memory that it takes to encode one
 
 
@@ -61,6 +60,11 @@ class CamaPrediction(CamaDensities):
         best = tf.argmax(tf.reduce_logsumexp(parts, axis=-1), axis=0)  # [B]
         return scores, tf.gather(tf.transpose(m, [1, 0, 2]), best, batch_dims=1)
 
+    @property
+    def may_be_untouched(self) -> bool:
+        """Whether m = 0 is one more m of a prediction, beside those that q(m|x) proposes."""
+        return bool(self.config.p_untouched) and self.config.m_at_test != "do_m0"
+
     def scores_by_m(
         self,
         x: tf.Tensor,
@@ -84,8 +88,8 @@ class CamaPrediction(CamaDensities):
         noise = self._noise_at_test(seed, num_samples, m_samples)
         m, log_ratio_m = self._m_at_test(x, noise.m, self._one_hots(None))  # [S, B, M], [S, B, C|1]
         log_weight_m = log_ratio_m - math.log(m.shape[0])
-        p_untouched = self.config.p_untouched
-        if p_untouched and self.config.m_at_test != "do_m0":
+        if self.may_be_untouched:
+            p_untouched = self.config.p_untouched
             zero = tf.zeros_like(m[:1])
             of_zero = tf.fill(tf.shape(log_weight_m[:1]), math.log(p_untouched))
             m = tf.concat([m, zero], axis=0)
@@ -128,7 +132,7 @@ class CamaPrediction(CamaDensities):
         scores = self._estimates(noise_z[:1], x, m, proposal)  # [S * B, C]
         scores = tf.reshape(scores, [samples, -1, classes]) + weight
         for left in range(self._rounds, 0, -1):
-            cases = _within(scores, left * _MAY_IMPROVE * margin)
+            cases = _within(scores, left * margin)  # each round that is left may bring one
             better = self._improved_moments(*of(cases))[:, 0]
             proposal = tf.tensor_scatter_nd_update(proposal, cases, better)
             scores = rescored(scores, cases, noise_z[:1])

@@ -77,7 +77,7 @@ def propose(model: CamaBase, x: np.ndarray, *, seed: random.Seed, title: str) ->
     def weigh(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         m, parts = model.scores_by_m(x, seed=seed, num_samples=1, m_samples=_PROPOSALS)
         log_untouched = tf.fill([tf.shape(x)[0]], -math.inf)
-        if model.config.p_untouched and model.config.m_at_test != "do_m0":
+        if model.may_be_untouched:
             log_untouched = tf.reduce_logsumexp(parts[-1], axis=-1)
             m, parts = m[:-1], parts[:-1]
         return m, parts - model.log_prior_at_test(m, y), log_untouched

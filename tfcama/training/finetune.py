@@ -13,7 +13,7 @@ import numpy as np
 
 from tfcama import random
 from tfcama.data import manipulations, tables
-from tfcama.data.base import GeneratedSplit, Split
+from tfcama.data.base import Dataset, GeneratedSplit, Split
 from tfcama.errors import InputError
 from tfcama.models.cama_base import CamaBase
 from tfcama.registry import Registry
@@ -55,8 +55,7 @@ def finetune_on_manipulation(
       devices: where it runs.
     """
     moved = manipulations.parse(manipulation)
-    base_config = RunConfig.from_json(base.read_config())
-    dataset = run.load_data(base_config, data_dir=data_dir)
+    base_config, dataset = _trained_on(base, data_dir=data_dir, devices=devices)
     split = manipulations.manipulate(dataset.test, moved.fit(dataset), seed=base_config.seed)
     return finetune(
         base,
@@ -85,7 +84,7 @@ def dream(
       data_dir: of tensorflow-datasets.
       devices: where it runs.
     """
-    dataset = run.load_data(RunConfig.from_json(base.read_config()), data_dir=data_dir)
+    _, dataset = _trained_on(base, data_dir=data_dir, devices=devices)
     return finetune(
         base,
         target,
@@ -116,8 +115,7 @@ def finetune_on_table(
     Raises:
       InputError: the run's inputs are no table, or the file does not fit it.
     """
-    base_config = RunConfig.from_json(base.read_config())
-    dataset = run.load_data(base_config, data_dir=None)
+    _, dataset = _trained_on(base, data_dir=None, devices=devices)
     if dataset.spec.kind != "table":
         raise InputError(f"{base.root} was trained on {dataset.name}, which is no table.")
     return finetune(
@@ -128,6 +126,15 @@ def finetune_on_table(
         unlabelled=tables.encode(dataset.spec, tables.read_csv(path)),
         devices=devices,
     )
+
+
+def _trained_on(
+    base: Workdir, *, data_dir: str | None, devices: run.Devices
+) -> tuple[RunConfig, Dataset]:
+    """A finished run's configuration and data."""
+    strategy.make(devices.strategy)  # before TensorFlow computes anything
+    config = RunConfig.from_json(base.read_config())
+    return config, run.load_data(config, data_dir=data_dir)
 
 
 def finetune(

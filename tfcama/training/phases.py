@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -91,40 +91,20 @@ def phases_of(
             f"sleep={config.sleep} was given; it fits p(m), and prior_m is "
             f"'{model.config.prior_m}'. Take learned or class, or sleep=0."
         )
-    ends = np.cumsum(epochs_by_phase(config)).tolist()
+    ends = [0, *np.cumsum(epochs_by_phase(config)).tolist()]
+
+    def phase(place: int, title: str, steps: int, *how: Any) -> Phase:
+        begin, end = ends[place : place + 2]
+        return Phase(title, begin, end, math.ceil(steps / (end - begin)), *how)
+
     phases = []
     if config.warm_up:
-        phases.append(
-            Phase(
-                "dream",
-                0,
-                ends[0],
-                math.ceil(config.warm_up / ends[0]),
-                *dreams(config.warm_up, fitted=False),
-            )
-        )
+        phases.append(phase(0, "dream", config.warm_up, *dreams(config.warm_up, fitted=False)))
     if config.sleep:
-        phases.append(
-            Phase(
-                f"dream of {config.subject}",
-                ends[0],
-                ends[1],
-                math.ceil(config.sleep / (ends[1] - ends[0])),
-                *dreams(config.sleep, fitted=True),
-                before=wake,
-            )
-        )
+        how = dreams(config.sleep, fitted=True)
+        phases.append(phase(1, f"dream of {config.subject}", config.sleep, *how, wake))
     if config.steps:
-        phases.append(
-            Phase(
-                f"fine-tune {seeing}",
-                ends[1],
-                ends[2],
-                math.ceil(config.steps / (ends[2] - ends[1])),
-                trainer,
-                eq8,
-            )
-        )
+        phases.append(phase(2, f"fine-tune {seeing}", config.steps, trainer, eq8))
     return phases
 
 
