@@ -47,9 +47,9 @@ _COPIES = flags.DEFINE_integer(
 _SET = flags.DEFINE_multi_string(
     "set",
     [],
-    "How a trained CAMA answers: m_samples, m_starts and m_steps (a search for the m of each "
-    "single input), m_at_test, num_samples, completions, max_decoder_rows. "
-    "Example: --set m_starts=8 --set m_steps=10",
+    "How a trained CAMA answers: z_steps (ascent to the z of each class), m_samples, m_starts and "
+    "m_steps (a search for the m of each single input), m_at_test, num_samples, completions, "
+    "max_decoder_rows. Example: --set z_steps=20",
 )
 
 

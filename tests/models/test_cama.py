@@ -1,9 +1,11 @@
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from scipy import special, stats
+from tensorflow_probability import distributions as tfd
 
 from tfcama import random
 from tfcama.errors import InputError
@@ -476,9 +478,69 @@ def test_what_is_close_is_completed_again_and_what_is_closest_gets_all_samples(s
     np.testing.assert_allclose(found, scores, rtol=1e-5)
 
 
+def test_z_ascends_by_adam_to_what_is_likelier(shifting, images):
+    x, y, m = tf.constant(images), tf.eye(3)[None], tf.zeros([7, shifting.dim_m])
+    noise = tf.zeros([1, 1, 1, shifting.dim_z])
+
+    def log_joint(z):
+        at_z = tfd.Independent(tfd.Normal(z, q_z.stddev()), 1)
+        return shifting._weigh(x, y=y, m=m, q_z=at_z, noise_z=noise, analytic=True).total()[0]
+
+    q_z = shifting.posterior_z(x, y, m)
+    found = shifting._ascended(q_z, x, y, m, steps=5)
+    z = tf.Variable(q_z.mean())
+    schedule = keras.optimizers.schedules.PolynomialDecay(0.2, 5, end_learning_rate=0.0)
+    adam = keras.optimizers.Adam(schedule, beta_1=0.8, beta_2=0.95, epsilon=1e-6)
+    for _ in range(5):
+        with tf.GradientTape() as tape:
+            loss = -tf.reduce_sum(log_joint(z))
+        adam.apply([tape.gradient(loss, z)], [z])
+    np.testing.assert_allclose(found.mean(), z, atol=2e-3)
+    np.testing.assert_array_equal(found.stddev(), q_z.stddev())
+    won = (log_joint(found.mean()) - log_joint(q_z.mean())).numpy()
+    assert won.min() > 0.0
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        far = tf.reduce_sum(shifting._ascended(q_z, x, y, m, steps=5).mean())
+    assert tape.gradient(far, x) is None
+    alone = shifting._ascended(shifting.posterior_z(x[2:3], y, m[2:3]), x[2:3], y, m[2:3], steps=5)
+    np.testing.assert_allclose(alone.mean()[0], found.mean()[2], atol=2e-3)
+
+
+def test_z_ascends_for_the_best_m_of_every_class_that_may_win(shifting, images):
+    x, y = tf.constant(images), tf.eye(3)[None]
+    model = copied(shifting, m_samples=3, num_samples=1, z_steps=4)
+    noise = model.shared_noise(SEED, num_samples=1, m_samples=3)
+    m, before = model.scores_by_m(x, seed=SEED, z_steps=0)
+    after = []
+    for each, start in zip(m, before, strict=True):
+        q_z = model.posterior_z(x, y, each)
+        ascended = model._ascended(q_z, x, y, each, steps=4)
+        old, new = (
+            model._weigh(x, y=y, m=each, q_z=q, noise_z=noise.z, analytic=False).total()[0]
+            for q in (q_z, ascended)
+        )
+        after.append(start + new - old)
+    by_class = before.numpy().max(axis=0)
+    behind = by_class.max(axis=1, keepdims=True) - by_class
+    margin = float(np.sort(behind.ravel())[[12, 13]].mean()) / 3  # seven are 0
+    near = behind <= 3 * margin
+    contested = near & (near.sum(axis=1, keepdims=True) > 1)
+    assert 0 < contested.sum() < near.sum() < near.size
+    rival = contested & (before.numpy() == by_class)
+    assert rival.sum() == contested.sum()
+    expected = np.where(rival, after, before)
+    assert np.abs(expected - before).max() > 0.1
+    _, found = copied(model, class_margin=margin).scores_by_m(x, seed=SEED)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-3)
+    _, found = model.scores_by_m(x, seed=SEED)  # no margin: all classes
+    np.testing.assert_allclose(found, np.where(before == by_class, after, before), atol=5e-3)
+
+
 @pytest.mark.parametrize("rows", [1, 7, 2048])
 def test_margins_do_not_depend_on_the_batch_or_on_chunks(shifting, images, rows):
-    model = copied(shifting, class_margin=20.0, p_untouched=0.5, num_samples=4)
+    settings = {"class_margin": 20.0, "p_untouched": 0.5, "num_samples": 4, "z_steps": 2}
+    model = copied(shifting, **settings)
     expected = model.log_scores(images, seed=SEED).numpy()
     chunked = copied(model, max_decoder_rows=rows)
     np.testing.assert_allclose(chunked.log_scores(images, seed=SEED), expected, atol=2e-3)
@@ -540,7 +602,7 @@ def test_who_is_untouched_follows_bayes_rule_and_has_no_manipulation(shifting, i
     )[1]
     touched = np.arange(7) % 2 == 0
 
-    def given(x, m, log_weight_m, noise_z):
+    def given(x, m, log_weight_m, noise_z, **_):
         """Touched rows: 5 nats for m, others: 2 nats against it, none for 0."""
         favour = tf.constant(np.where(touched, 5.0, -2.0), tf.float32)[None, :, None]
         np.testing.assert_array_equal(m[1], 0.0)

@@ -44,7 +44,10 @@ class CamaBase(CamaPrediction):
           One-hots y [B, 1, C], and the posterior mean of z [1, B, 1, Z].
         """
         y = self._one_hots(labels)
-        return y, self._best_posterior_z(x, y, m).mean()[None]
+        q_z = self._best_posterior_z(x, y, m)
+        if self.config.z_steps:
+            q_z = self._ascended(q_z, x, y, m, steps=self.config.z_steps)
+        return y, q_z.mean()[None]
 
     def log_p_untouched(self, x: tf.Tensor, *, seed: random.Seed) -> tf.Tensor:
         """Log p(untouched | x), that nothing manipulated each input, [B] nats.
@@ -55,7 +58,8 @@ class CamaBase(CamaPrediction):
             return tf.zeros([tf.shape(x)[0]])
         if not self.config.p_untouched:
             return tf.fill([tf.shape(x)[0]], -math.inf)
-        parts = tf.reduce_logsumexp(self.scores_by_m(x, seed=seed)[1], axis=-1)  # [S, B]
+        _, parts = self.scores_by_m(x, seed=seed, z_steps=0)
+        parts = tf.reduce_logsumexp(parts, axis=-1)  # [S, B]
         return parts[-1] - tf.reduce_logsumexp(parts, axis=0)
 
     @abc.abstractmethod

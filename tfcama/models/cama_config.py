@@ -30,6 +30,9 @@ class CamaBaseConfig:
       m_starts: draws from twice the prior that compete with q(m|x)'s mean to be the centre of the
         proposal for m at prediction; 0 keeps q(m|x).
       m_steps: of gradient ascent from the best of them, on log p(x, m) at the mean of z.
+      z_steps: of gradient ascent on log p(x, z | y, m), from the mean of q(z|x,y,m), of the
+        proposal for z: where m carries a part of x away, q(z|.) is far from the posterior. It is
+        for inputs of which more than one class is within three class_margin, each at its best m.
       p_untouched: how likely an input is that nothing manipulated. Prediction then goes by
         p(m) = p_untouched delta(m) + (1 - p_untouched) N(0, I), a spike and a slab (Mitchell &
         Beauchamp, 1988), so that no q(m|x), however it was adapted, takes what is known of clean
@@ -54,6 +57,7 @@ class CamaBaseConfig:
     m_samples: int = dataclasses.field(default=1, metadata=AT_TEST)
     m_starts: int = dataclasses.field(default=0, metadata=AT_TEST)
     m_steps: int = dataclasses.field(default=0, metadata=AT_TEST)
+    z_steps: int = dataclasses.field(default=0, metadata=AT_TEST)
     p_untouched: float = dataclasses.field(default=0.0, metadata=AT_TEST)
     p_unseen: float = dataclasses.field(default=0.01, metadata=AT_TEST)
     m_at_test: str = dataclasses.field(default="posterior", metadata=AT_TEST)
@@ -64,7 +68,7 @@ class CamaBaseConfig:
 
     def __post_init__(self):
         for minimum, names in (
-            (0, ("dim_z", "dim_m", "m_starts", "m_steps", "class_margin")),
+            (0, ("dim_z", "dim_m", "m_starts", "m_steps", "z_steps", "class_margin")),
             (1, ("num_samples", "m_samples", "max_decoder_rows")),
         ):
             for name in names:

@@ -9,6 +9,7 @@ that may matter: see class_margin.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -23,7 +24,11 @@ from tfcama.networks.heads import moments, normal
 _START_SPREAD = 2.0  # standard deviations of the prior
 _STARTS_SEED = (0, 1)  # the same starts for every prediction
 _STEP = 0.3  # of the ascent, in standard deviations of the prior; falls to a tenth
+_Z_STEP, _Z_MEMORY = 0.2, (0.8, 0.95)  # of the ascent in z, by Adam; the step falls to zero
+_ASCENT_MARGINS = 3.0  # a class that is so far behind may still win by it
 _ENCODED = 10  # rows that may be decoded in the memory that it takes to encode one
+
+_Improve = Callable[[tfd.Distribution, tf.Tensor, tf.Tensor, tf.Tensor], tfd.Distribution]
 
 
 class CamaPrediction(CamaDensities):
@@ -72,6 +77,7 @@ class CamaPrediction(CamaDensities):
         seed: random.Seed,
         num_samples: int | None = None,
         m_samples: int | None = None,
+        z_steps: int | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """What every m of a prediction adds to it.
 
@@ -80,6 +86,8 @@ class CamaPrediction(CamaDensities):
           seed: int32 [2].
           num_samples: K, in place of the configuration's.
           m_samples: the same of m.
+          z_steps: in place of the configuration's; 0 where one m is compared with another, since
+            only the best of them ascend.
 
         Returns:
           m [S, B, M], the last one zero where an input may be untouched, and the logarithms
@@ -94,22 +102,31 @@ class CamaPrediction(CamaDensities):
             of_zero = tf.fill(tf.shape(log_weight_m[:1]), math.log(p_untouched))
             m = tf.concat([m, zero], axis=0)
             log_weight_m = tf.concat([log_weight_m + math.log1p(-p_untouched), of_zero], axis=0)
-        return m, self._scores_at(x, m, log_weight_m, noise.z)
+        steps = self.config.z_steps if z_steps is None else z_steps
+        return m, self._scores_at(x, m, log_weight_m, noise.z, z_steps=steps)
 
     def _scores_at(
-        self, x: tf.Tensor, m: tf.Tensor, log_weight_m: tf.Tensor, noise_z: tf.Tensor
+        self,
+        x: tf.Tensor,
+        m: tf.Tensor,
+        log_weight_m: tf.Tensor,
+        noise_z: tf.Tensor,
+        *,
+        z_steps: int,
     ) -> tf.Tensor:
         """log_weight_m + log p(x, y = c | m), the mean over samples of z, [S, B, C].
 
         Every (m, input, class) is a case: a row and a class. All get one sample of z; rounds of a
         better proposal for z, where the family has one, and K samples are for those that are then
-        close enough to the best to matter, see class_margin: most of several m are not.
+        close enough to the best to matter, see class_margin: most of several m are not. Ascent in z
+        is for the best m of every class that it may bring that close.
 
         Args:
           x: [B, *shape].
           m: [S, B, M].
           log_weight_m: [S, B, C|1].
           noise_z: [K, 1, C, Z].
+          z_steps: of that ascent.
         """
         samples, classes = m.shape[0], self.num_classes
         margin = self.config.class_margin or math.inf
@@ -118,26 +135,37 @@ class CamaPrediction(CamaDensities):
         proposal = self._moments(x, m)  # [S * B, C, 2, Z]
         weight = tf.ones([1, 1, classes]) * log_weight_m
 
-        def of(cases: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        def of(proposal: tf.Tensor, cases: tf.Tensor) -> tuple[tf.Tensor, ...]:
             rows, labels = cases[:, 0], cases[:, 1]
             moments_z = tf.gather_nd(proposal, cases)[:, None]  # [N, 1, 2, Z]
             return tf.gather(x, rows), tf.gather(m, rows), moments_z, labels
 
-        def rescored(scores: tf.Tensor, cases: tf.Tensor, noise_z: tf.Tensor) -> tf.Tensor:
-            found = self._estimates(noise_z, *of(cases))[:, 0]
+        def rescored(
+            proposal: tf.Tensor, scores: tf.Tensor, cases: tf.Tensor, noise_z: tf.Tensor
+        ) -> tf.Tensor:
+            found = self._estimates(noise_z, *of(proposal, cases))[:, 0]
             found += tf.gather_nd(tf.reshape(weight, [-1, classes]), cases)
             flat = tf.tensor_scatter_nd_update(tf.reshape(scores, [-1, classes]), cases, found)
             return tf.reshape(flat, tf.shape(scores))
+
+        def improved(
+            improve: _Improve, proposal: tf.Tensor, scores: tf.Tensor, cases: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.Tensor]:
+            better = self._improved_moments(improve, *of(proposal, cases))[:, 0]
+            proposal = tf.tensor_scatter_nd_update(proposal, cases, better)
+            return proposal, rescored(proposal, scores, cases, noise_z[:1])
 
         scores = self._estimates(noise_z[:1], x, m, proposal)  # [S * B, C]
         scores = tf.reshape(scores, [samples, -1, classes]) + weight
         for left in range(self._rounds, 0, -1):
             cases = _within(scores, left * margin)  # each round that is left may bring one
-            better = self._improved_moments(*of(cases))[:, 0]
-            proposal = tf.tensor_scatter_nd_update(proposal, cases, better)
-            scores = rescored(scores, cases, noise_z[:1])
+            proposal, scores = improved(self._improved, proposal, scores, cases)
+        if z_steps:
+            cases = _rivals(scores, _ASCENT_MARGINS * margin)
+            ascend = functools.partial(self._ascended, steps=z_steps)
+            proposal, scores = improved(ascend, proposal, scores, cases)
         if noise_z.shape[0] > 1:
-            scores = rescored(scores, _within(scores, margin), noise_z)
+            scores = rescored(proposal, scores, _within(scores, margin), noise_z)
         return scores
 
     def _estimates(
@@ -201,21 +229,51 @@ class CamaPrediction(CamaDensities):
         )
 
     def _improved_moments(
-        self, x: tf.Tensor, m: tf.Tensor, proposal: tf.Tensor, labels: tf.Tensor
+        self, improve: _Improve, x: tf.Tensor, m: tf.Tensor, proposal: tf.Tensor, labels: tf.Tensor
     ) -> tf.Tensor:
-        """The moments, [R, 1, 2, Z], of `_improved`, in chunks; arguments as in `_estimates`."""
+        """The moments, [R, 1, 2, Z], that `improve` gives, in chunks; the rest as `_estimates`."""
 
-        def improve(
+        def of_chunk(
             x: tf.Tensor, m: tf.Tensor, proposal: tf.Tensor, labels: tf.Tensor
         ) -> tf.Tensor:
-            return moments(self._improved(normal(proposal), x, self._one_hots(labels), m))
+            return moments(improve(normal(proposal), x, self._one_hots(labels), m))
 
         return _in_chunks(
-            improve,
+            of_chunk,
             (x, m, proposal, labels),
             length=max(1, self.config.max_decoder_rows // _ENCODED),
             shape=(1, 2, self.dim_z),
         )
+
+    def _ascended(
+        self, q_z: tfd.Distribution, x: tf.Tensor, y: tf.Tensor, m: tf.Tensor, *, steps: int
+    ) -> tfd.Distribution:
+        """A proposal for z around a mode of p(z | x, y, m), some steps of Adam from q(z|.)'s mean.
+
+        What one network says of all inputs is a start for each of them: semi-amortized inference
+        (Kim, Wiseman, Miller, Sontag and Rush, 2018). Held fixed under differentiation.
+        """
+        x, start, scale = (tf.stop_gradient(each) for each in (x, q_z.mean(), q_z.stddev()))
+        m, noise = tf.stop_gradient(m), tf.zeros([1, 1, 1, self.dim_z])
+
+        def ascend(step, z, slope, square):
+            at_z = tfd.Independent(tfd.Normal(z, scale), 1)
+            with tf.GradientTape() as tape:
+                tape.watch(z)
+                bound = self._weigh(x, y=y, m=m, q_z=at_z, noise_z=noise, analytic=True).total()
+            gradient = tape.gradient(bound, z)
+            turn = tf.cast(step, tf.float32)
+            decay_slope, decay_square = _Z_MEMORY
+            slope = decay_slope * slope + (1.0 - decay_slope) * gradient
+            square = decay_square * square + (1.0 - decay_square) * tf.square(gradient)
+            direction = slope / (1.0 - decay_slope ** (turn + 1.0))
+            size = tf.sqrt(square / (1.0 - decay_square ** (turn + 1.0))) + 1e-6
+            z += _Z_STEP * (1.0 - turn / steps) * direction / size
+            return step + 1, z, slope, square
+
+        zeros = tf.zeros_like(start)
+        _, z, *_ = _repeat(ascend, steps, start, zeros, zeros)
+        return tfd.Independent(tfd.Normal(tf.stop_gradient(z), scale), 1)
 
     def log_prior_at_test(self, m: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """Log p(m | y) of what was manipulated, as prediction takes it, [S, B, C|1] nats.
@@ -340,6 +398,14 @@ def _within(scores: tf.Tensor, margin: float) -> tf.Tensor:
     return tf.where(tf.reshape(~far, [-1, scores.shape[-1]]))
 
 
+def _rivals(scores: tf.Tensor, margin: float) -> tf.Tensor:
+    """Like `_within`, of every b and c the best s, of b with more than one such c, [N, 2]."""
+    by_class = tf.reduce_max(scores, axis=0)  # [B, C]
+    near = ~(by_class < tf.reduce_max(by_class, axis=1, keepdims=True) - margin)
+    near &= tf.reduce_sum(tf.cast(near, tf.int32), axis=1, keepdims=True) > 1
+    return tf.where(tf.reshape(near & (scores == by_class), [-1, scores.shape[-1]]))
+
+
 def _in_chunks(
     function: Callable[..., tf.Tensor],
     tensors: tuple[tf.Tensor | None, ...],
@@ -360,7 +426,7 @@ def _in_chunks(
     """
     given = [tensor for tensor in tensors if tensor is not None]
     static_size = given[0].shape[0]
-    if static_size is not None and static_size <= length:
+    if static_size and static_size <= length:  # the gradient of convolutions of no images fails
         return function(*given)
     size = tf.shape(given[0])[0]
     number = tf.maximum(1, -(-size // length))

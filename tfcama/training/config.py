@@ -116,6 +116,8 @@ class FinetuneConfig:
         0 keeps the trained model's.
       m_samples: samples of m at prediction from now on, see CamaBaseConfig; 0 keeps the trained
         model's.
+      z_steps: of ascent in z at prediction from now on, see CamaBaseConfig; 0 keeps the trained
+        model's.
       dreams: weight of -log q(m|T_m x) beside Eq. 8, for clean x and dreamt m, see DreamTrainer:
         the sleep phase of wake-sleep, which teaches q(m|x) what the mechanism can do, whatever it
         did do. 0 for none; only mechanisms with parameters dream.
@@ -143,6 +145,7 @@ class FinetuneConfig:
     prior_m: str = ""
     p_untouched: float = 0.0
     m_samples: int = 0
+    z_steps: int = 0
     dreams: float = 0.0
     warm_up: int = 0
     sleep: int = 0
@@ -153,7 +156,7 @@ class FinetuneConfig:
     def __post_init__(self):
         config_lib.check_at_least(self, batch_size=1, num_samples=1)
         config_lib.check_at_least(
-            self, steps=0, m_samples=0, dreams=0, warm_up=0, sleep=0, curriculum=0
+            self, steps=0, m_samples=0, z_steps=0, dreams=0, warm_up=0, sleep=0, curriculum=0
         )
         config_lib.check_positive(self, "learning_rate")
         _fraction(self, "alpha")

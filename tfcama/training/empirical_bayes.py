@@ -75,7 +75,7 @@ def propose(model: CamaBase, x: np.ndarray, *, seed: random.Seed, title: str) ->
 
     @tf.function(reduce_retracing=True)
     def weigh(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        m, parts = model.scores_by_m(x, seed=seed, num_samples=1, m_samples=_PROPOSALS)
+        m, parts = model.scores_by_m(x, seed=seed, num_samples=1, m_samples=_PROPOSALS, z_steps=0)
         log_untouched = tf.fill([tf.shape(x)[0]], -math.inf)
         if model.may_be_untouched:
             log_untouched = tf.reduce_logsumexp(parts[-1], axis=-1)

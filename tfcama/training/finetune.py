@@ -288,7 +288,7 @@ def adapted_config(trained: run.LoadedRun, config: FinetuneConfig) -> RunConfig:
             "change it."
         )
     dim_m = 0 if "mechanism" in changed else before.dim_m
-    for key in ("p_untouched", "m_samples"):
+    for key in ("p_untouched", "m_samples", "z_steps"):
         if getattr(config, key):
             changed[key] = getattr(config, key)
     architecture = dataclasses.replace(before, dim_m=dim_m, **changed)
