@@ -200,8 +200,9 @@ def test_scores_equal_a_loop_over_classes_and_samples(rows):
         np.testing.assert_allclose(scores[:, label], naive, rtol=1e-4, atol=1e-4)
 
 
-def test_chunks_change_nothing(rows):
-    whole, chunked = small(), small(max_decoder_rows=4)
+@pytest.mark.parametrize("z_steps", [0, 2])
+def test_chunks_change_nothing(rows, z_steps):
+    whole, chunked = small(z_steps=z_steps), small(z_steps=z_steps, max_decoder_rows=4)
     x = tf.constant(rows)
     np.testing.assert_allclose(
         chunked.log_scores(x, seed=SEED), whole.log_scores(x, seed=SEED), rtol=1e-5, atol=1e-5

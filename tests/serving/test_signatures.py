@@ -410,7 +410,7 @@ def test_rows_needed_are_the_fewest_that_can_raise_an_alarm(false_alarms):
 
 
 def test_a_mechanism_with_its_search_and_completion_is_served(spec, images, tmp_path):
-    settings = {"mechanism": "translation", "m_starts": 2, "m_steps": 2, "m_samples": 1}
+    settings = {"mechanism": "translation", "m_starts": 2, "m_steps": 2, "z_steps": 2}
     model = untrained("cama", spec, tmp_path, num_samples=1, **settings).classifier
     head = model.q_m.variables[-1]
     head.assign(0.5 * tf.ones_like(head))  # m is not 0: parts of the images leave the frame
