@@ -602,8 +602,9 @@ def test_who_is_untouched_follows_bayes_rule_and_has_no_manipulation(shifting, i
     )[1]
     touched = np.arange(7) % 2 == 0
 
-    def given(x, m, log_weight_m, noise_z, **_):
+    def given(x, m, log_weight_m, noise_z, *, z_steps):
         """Touched rows: 5 nats for m, others: 2 nats against it, none for 0."""
+        assert z_steps == 0
         favour = tf.constant(np.where(touched, 5.0, -2.0), tf.float32)[None, :, None]
         np.testing.assert_array_equal(m[1], 0.0)
         scores = [tf.zeros([1, 7, 3]) + favour - log_ratio, tf.zeros([1, 7, 3])]

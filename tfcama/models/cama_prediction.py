@@ -255,6 +255,7 @@ class CamaPrediction(CamaDensities):
         """
         x, start, scale = (tf.stop_gradient(each) for each in (x, q_z.mean(), q_z.stddev()))
         m, noise = tf.stop_gradient(m), tf.zeros([1, 1, 1, self.dim_z])
+        decay_slope, decay_square = _Z_MEMORY
 
         def ascend(step, z, slope, square):
             at_z = tfd.Independent(tfd.Normal(z, scale), 1)
@@ -263,7 +264,6 @@ class CamaPrediction(CamaDensities):
                 bound = self._weigh(x, y=y, m=m, q_z=at_z, noise_z=noise, analytic=True).total()
             gradient = tape.gradient(bound, z)
             turn = tf.cast(step, tf.float32)
-            decay_slope, decay_square = _Z_MEMORY
             slope = decay_slope * slope + (1.0 - decay_slope) * gradient
             square = decay_square * square + (1.0 - decay_square) * tf.square(gradient)
             direction = slope / (1.0 - decay_slope ** (turn + 1.0))
