@@ -12,7 +12,7 @@ from tfcama.data.base import DataConfig
 from tfcama.data.datasets import DATASETS
 from tfcama.errors import InputError, unknown_name
 from tfcama.models.cama_config import LEARNED, PRIORS, STANDARD
-from tfcama.models.mechanisms.registry import check_mechanism, has_parameters
+from tfcama.models.mechanisms.registry import check_mechanism, has_parameters, only_moves
 from tfcama.models.registry import MODELS
 from tfcama.training import checkpoints, defences, methods
 from tfcama.types import InputSpec
@@ -240,7 +240,7 @@ class RunConfig:
         """
         default = type(self.architecture)()
         if self.finetuned is not None:  # what fine-tuning sets by default goes without saying
-            for key in ("p_untouched", "m_samples"):
+            for key in ("p_untouched", "m_samples", "z_steps"):
                 if getattr(self.finetuned, key):
                     default = dataclasses.replace(default, **{key: getattr(self.finetuned, key)})
             if getattr(self.architecture, "prior_m", "") == LEARNED:
@@ -340,6 +340,7 @@ _WARM_UP = 4000  # steps; of a translation they do alone what 900 of Eq. 8 did (
 _SLEEP = 2000  # steps
 
 _M_SAMPLES = 8  # where q(m|x) is unsure, Eq. 6 finds among so many which one explains x
+_Z_STEPS = 20  # q(z|x,y,m) has learned whole images and misreads what is left of one
 
 
 def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfig:
@@ -352,12 +353,15 @@ def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfi
     does at alpha = 0.5: without, the most flexible of them paid with 1.6 points of clean accuracy.
     What was fine-tuned before has had its warm-up. A fitted p(m) and dreams that go by it then do
     more than Eq. 8, which adds nothing after them on images, and something on tables (BUILD.md).
+    Of images that were only moved prediction then ascends in z, see CamaBaseConfig; at a low
+    contrast p(x|y,z,m) is so flat that classes which explain an image badly gain more (BUILD.md).
 
     Args:
       base: the trained run, with its input_spec.
       mechanism: see FinetuneConfig.
     """
-    parameters = has_parameters(mechanism or getattr(base.architecture, "mechanism", "additive"))
+    by = mechanism or getattr(base.architecture, "mechanism", "additive")
+    parameters = has_parameters(by)
     table = base.input_spec is not None and base.input_spec.kind == "table"
     prior = getattr(base.architecture, "prior_m", STANDARD)
     changes_prior = parameters and prior == STANDARD and base.finetuned is None
@@ -372,6 +376,7 @@ def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfi
         sleep=sleep,
         p_untouched=0.5 * parameters,
         m_samples=_M_SAMPLES * parameters,
+        z_steps=_Z_STEPS * only_moves(by),
     )
 
 

@@ -11,6 +11,7 @@ from tfcama.models.mechanisms.affine import (
     AffineMechanism,
     RotationMechanism,
     TranslationMechanism,
+    WarpMechanism,
     ZoomMechanism,
 )
 from tfcama.models.mechanisms.base import Context, Mechanism
@@ -65,6 +66,11 @@ def check_mechanism(text: str) -> None:
 def has_parameters(text: str) -> bool:
     """Whether any part of a mechanism has numbers that people know."""
     return any(issubclass(MECHANISMS[name], ParametricMechanism) for name, _ in _parse(text))
+
+
+def only_moves(text: str) -> bool:
+    """Whether every part of a mechanism is a warp, which moves intensities and changes none."""
+    return all(issubclass(MECHANISMS[name], WarpMechanism) for name, _ in _parse(text))
 
 
 def _parse(text: str) -> list[tuple[str, float]]:
