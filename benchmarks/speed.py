@@ -145,7 +145,7 @@ def finetune() -> Iterator[Timing]:
 
 
 def predict() -> Iterator[Timing]:
-    """Prediction by Eq. 6, 250 rows, all samples of all classes (see benchmarks.margin)."""
+    """Prediction by Eq. 6, 250 rows, all samples of all classes (see benchmarks.prediction)."""
     x = tf.constant(_rows(250).x)
     for samples in (1, 10):
         for precision in _PRECISIONS:

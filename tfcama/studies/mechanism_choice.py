@@ -62,7 +62,8 @@ def rank_mechanisms(
     """Fine-tunes a CAMA with every mechanism on the same inputs and compares log p(x) on others.
 
     The labels of manipulated inputs are not used; that Eq. 6 is a lower bound in expectation, with
-    the same K for all, makes the comparison fair but for how well each q(m|x) was fitted.
+    the same K and z_steps for all, makes the comparison fair but for how well each q(m|x) was
+    fitted.
 
     Args:
       base: a finished run of a CAMA that was trained on clean data.

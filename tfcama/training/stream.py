@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import numpy as np
+import rich.progress
 import tensorflow as tf
+from rich.console import Console
 
 from tfcama import random
 from tfcama.data import pipeline
@@ -100,7 +102,6 @@ class StreamAdapter:
         """The `warm_up` steps before anything arrived; False where there are none to do."""
         if not self._finetuned.warm_up:
             return False
-        progress(f"{self._finetuned.warm_up} steps of dreams before the stream")
         dreamer = make_dreamer(
             self.classifier,
             self._finetuned,
@@ -109,7 +110,14 @@ class StreamAdapter:
         )
         step = tf.function(dreamer.train_step, jit_compile=self._devices.jit_compile)
         rows = iter(dreams_stream(self._clean, self._finetuned))
-        for _ in range(self._finetuned.warm_up):
+        progress(f"{self._finetuned.warm_up} steps of dreams before the stream")
+        console = Console(stderr=True)
+        for _ in rich.progress.track(
+            range(self._finetuned.warm_up),
+            "dreams",
+            console=console,
+            disable=not console.is_terminal,
+        ):
             step(next(rows))
         return True
 

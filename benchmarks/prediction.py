@@ -1,11 +1,12 @@
-r"""Prints what class_margin is worth on a trained CAMA, and what it changes.
+r"""Prints what the settings of prediction cost on a trained CAMA, and what they change.
 
-    python -m benchmarks.margin --workdir=runs/demo/cama
-    python -m benchmarks.margin --workdir=runs/mnist --data_dir=~/tensorflow_datasets \
-        --manipulation=vertical_shift:0.5 --limit=1000
+    python -m benchmarks.prediction --workdir=runs/demo/cama
+    python -m benchmarks.prediction --workdir=runs/mnist --data_dir=~/tensorflow_datasets \
+        --manipulation=vertical_shift:0.5 --limit=1000 --settings=z_steps=0,z_steps=10,z_steps=20
 
-Prediction gives all samples only to classes that one sample puts within so many nats of the best.
-Test inputs; the first row, margin 0, leaves nothing out, and the others are compared with it.
+Test inputs; the others are compared with the first. The default is class_margin, whose first value
+leaves nothing out: prediction gives all samples only to classes that one sample puts within so
+many nats of the best.
 """
 
 from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
@@ -17,9 +18,8 @@ import numpy as np
 from absl import flags
 from rich.console import Console
 from rich.table import Table
-from scipy.special import logsumexp, softmax
+from scipy.special import log_softmax, logsumexp, softmax
 
-from tfcama import specs
 from tfcama.data import manipulations
 from tfcama.evaluation.predict import Predictor
 from tfcama.evaluation.subject import load_subject
@@ -30,7 +30,11 @@ from trainers.shared_flags import DATA_DIR, WORKDIR
 _MANIPULATION = flags.DEFINE_string(
     "manipulation", "", "Of the inputs; none unless given. Example: --manipulation=rotation:60"
 )
-_MARGINS = flags.DEFINE_string("margins", "10,20,30,40", "In nats. Example: --margins=20,30")
+_SETTINGS = flags.DEFINE_list(
+    "settings",
+    [f"class_margin={nats}" for nats in (0, 10, 20, 30, 40)],
+    "What trainers.evaluate's --set takes, one a row. Example: --settings=m_samples=1,m_samples=8",
+)
 _LIMIT = flags.DEFINE_integer("limit", 500, "Test inputs. Example: --limit=1000")
 
 
@@ -38,41 +42,44 @@ def main() -> None:
     workdir = Workdir(Path(WORKDIR.value).expanduser())
     table = Table(title=f"{_LIMIT.value} test inputs {_MANIPULATION.value}", title_justify="left")
     for heading in (
-        "margin, nats",
+        "setting",
         "inputs/s",
         "speed",
         "accuracy, %",
+        "-log p(y|x), nats",
         "other answers",
         "largest change of p(y|x)",
         "of log p(x), nats",
     ):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="left" if heading == "setting" else "right")
     subject = load_subject(workdir, data_dir=DATA_DIR.value, limit=_LIMIT.value)
     rows, seed = subject.test, subject.loaded.config.seed
     if _MANIPULATION.value:
         move = manipulations.parse(_MANIPULATION.value).fit(subject.dataset)
         rows = manipulations.manipulate(rows, move, seed=seed)
-    exact, slowest = None, 0.0
-    for margin in (0.0, *specs.parse_range(_MARGINS.value, flag="--margins")):
-        loaded = run.load(workdir, at_test=[f"class_margin={margin:g}"])
+    first, slowest = None, 0.0
+    for setting in _SETTINGS.value:
+        loaded = run.load(workdir, at_test=[setting])
         predictor = Predictor(loaded.classifier, seed=seed)
         predictor.log_scores(rows.x)  # compiles
         started = time.perf_counter()
         scores = predictor.log_scores(rows.x)
         seconds = time.perf_counter() - started
-        if exact is None:
-            exact, slowest = scores, seconds
+        if first is None:
+            first, slowest = scores, seconds
         labels = scores.argmax(axis=1)
+        of_truth = log_softmax(scores, axis=1)[np.arange(len(rows)), rows.y]
         table.add_row(
-            f"{margin:g}",
+            setting,
             f"{len(rows) / seconds:,.0f}",
             f"{slowest / seconds:.2f}x",
             f"{100 * np.mean(labels == rows.y):.1f}",
-            str(np.sum(labels != exact.argmax(axis=1))),
-            f"{np.abs(softmax(scores, axis=1) - softmax(exact, axis=1)).max():.1e}",
-            f"{np.abs(logsumexp(scores, axis=1) - logsumexp(exact, axis=1)).max():.1e}",
+            f"{-np.mean(of_truth):.3f}",
+            str(np.sum(labels != first.argmax(axis=1))),
+            f"{np.abs(softmax(scores, axis=1) - softmax(first, axis=1)).max():.1e}",
+            f"{np.abs(logsumexp(scores, axis=1) - logsumexp(first, axis=1)).max():.1e}",
         )
-    Console(width=110).print(table)
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":
