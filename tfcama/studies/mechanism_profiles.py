@@ -114,7 +114,7 @@ _CORE = Profile(
     foresighted=1,
     augmentation=_EVERYTHING,
     additive=1,
-    general=2,
+    general=8,
     fractions=(0.01,),
     limit=1500,
     cross_limit=300,
@@ -133,7 +133,7 @@ PROFILES = {
         attacked_again=500,
     ),
     "core": _CORE,
-    "short": _CORE._replace(adapted=3, additive_steps=400, fractions=(), attacked=0),
+    "short": _CORE._replace(adapted=3, general=2, additive_steps=400, fractions=(), attacked=0),
     "quick": _CORE._replace(
         cama_epochs=1,
         dnn_epochs=1,
