@@ -4,7 +4,7 @@ r"""Prints what the settings of prediction cost on a trained CAMA, and what they
     python -m benchmarks.prediction --workdir=runs/mnist --data_dir=~/tensorflow_datasets \
         --manipulation=vertical_shift:0.5 --limit=1000 --settings=z_steps=0,z_steps=10,z_steps=20
 
-Test inputs; the others are compared with the first. The default is class_margin, whose first value
+Test inputs; all rows are compared with the first. The default is class_margin, whose first value
 leaves nothing out: prediction gives all samples only to classes that one sample puts within so
 many nats of the best.
 """
@@ -57,7 +57,7 @@ def main() -> None:
     if _MANIPULATION.value:
         move = manipulations.parse(_MANIPULATION.value).fit(subject.dataset)
         rows = manipulations.manipulate(rows, move, seed=seed)
-    first, slowest = None, 0.0
+    first, first_seconds = None, 0.0
     for setting in _SETTINGS.value:
         loaded = run.load(workdir, at_test=[setting])
         predictor = Predictor(loaded.classifier, seed=seed)
@@ -66,13 +66,13 @@ def main() -> None:
         scores = predictor.log_scores(rows.x)
         seconds = time.perf_counter() - started
         if first is None:
-            first, slowest = scores, seconds
+            first, first_seconds = scores, seconds
         labels = scores.argmax(axis=1)
         of_truth = log_softmax(scores, axis=1)[np.arange(len(rows)), rows.y]
         table.add_row(
             setting,
             f"{len(rows) / seconds:,.0f}",
-            f"{slowest / seconds:.2f}x",
+            f"{first_seconds / seconds:.2f}x",
             f"{100 * np.mean(labels == rows.y):.1f}",
             f"{-np.mean(of_truth):.3f}",
             str(np.sum(labels != first.argmax(axis=1))),

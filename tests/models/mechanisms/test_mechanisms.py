@@ -6,7 +6,7 @@ from tfcama.data.manipulations import parse
 from tfcama.errors import InputError
 from tfcama.models.mechanisms.base import Context
 from tfcama.models.mechanisms.blur_noise import _expected_clip
-from tfcama.models.mechanisms.registry import MECHANISMS, make_mechanism
+from tfcama.models.mechanisms.registry import MECHANISMS, make_mechanism, only_moves
 from tfcama.types import CHILD, PARENT, Bounds, Column, InputSpec
 
 IMAGE = InputSpec((28, 28, 1), ("a", "b", "c"), Bounds(0.0, 1.0))
@@ -280,3 +280,16 @@ def test_location_scale_needs_a_numeric_child():
     columns = (Column("a1", (PARENT,)), Column("kind", (CHILD,), categories=("p", "q")))
     with pytest.raises(InputError, match="moves numeric children; the table has none"):
         made("location_scale", InputSpec((3,), ("a", "b"), None, columns=columns, target="y"))
+
+
+def test_warps_alone_only_move():
+    for name in sorted(set(MECHANISMS) - {"location_scale", "additive"}):
+        mechanism = made(name)
+        m = tf.fill([1, sum(part.stop - part.start for part in mechanism.parts.values())], 0.5)
+        black = np.array(mechanism.simulate(m, tf.zeros([1, *IMAGE.shape])))
+        white = np.array(mechanism.simulate(m, tf.ones([1, *IMAGE.shape])))
+        moves = np.abs(black).max() < 1e-5 and abs(white[0, 14, 14, 0] - 1.0) < 1e-5
+        assert only_moves(name) == moves, name
+    assert only_moves("rotation+translation")
+    assert not only_moves("affine+photometric")
+    assert not only_moves("additive")
