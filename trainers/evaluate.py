@@ -49,7 +49,7 @@ _SET = flags.DEFINE_multi_string(
     [],
     "How a trained CAMA answers: z_steps (ascent to the z of each class), m_samples, m_starts and "
     "m_steps (a search for the m of each single input), m_at_test, num_samples, completions, "
-    "max_decoder_rows. Example: --set z_steps=20",
+    "max_decoder_rows. Example: --set z_steps=0",
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,17 @@ from tfcama.data.base import Split
 from tfcama.training import checkpoints
 from tfcama.training.trainer import ROBUST_ACCURACY, Trainer
 from tfcama.workdir import Workdir, write_text
+
+
+def tracked(values: Sequence[int], title: str) -> Iterable[int]:
+    """The values, with a bar on a terminal that says how far their reader has come.
+
+    Args:
+      values: to go through.
+      title: of the bar.
+    """
+    console = Console(stderr=True)
+    return rich.progress.track(values, title, console=console, disable=not console.is_terminal)
 
 
 class Progress(keras.callbacks.Callback):

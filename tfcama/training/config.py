@@ -91,6 +91,7 @@ class TrainingConfig:
             )
 
 
+KEPT_AT_ZERO = ("p_untouched", "m_samples", "z_steps")  # the trained model's, see FinetuneConfig
 DREAMS = "dreams"  # what a run was adapted to that has seen nothing else
 
 
@@ -240,7 +241,7 @@ class RunConfig:
         """
         default = type(self.architecture)()
         if self.finetuned is not None:  # what fine-tuning sets by default goes without saying
-            for key in ("p_untouched", "m_samples", "z_steps"):
+            for key in KEPT_AT_ZERO:
                 if getattr(self.finetuned, key):
                     default = dataclasses.replace(default, **{key: getattr(self.finetuned, key)})
             if getattr(self.architecture, "prior_m", "") == LEARNED:
@@ -360,8 +361,8 @@ def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfi
       base: the trained run, with its input_spec.
       mechanism: see FinetuneConfig.
     """
-    by = mechanism or getattr(base.architecture, "mechanism", "additive")
-    parameters = has_parameters(by)
+    acting = mechanism or getattr(base.architecture, "mechanism", "additive")
+    parameters = has_parameters(acting)
     table = base.input_spec is not None and base.input_spec.kind == "table"
     prior = getattr(base.architecture, "prior_m", STANDARD)
     changes_prior = parameters and prior == STANDARD and base.finetuned is None
@@ -376,7 +377,7 @@ def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfi
         sleep=sleep,
         p_untouched=0.5 * parameters,
         m_samples=_M_SAMPLES * parameters,
-        z_steps=_Z_STEPS * only_moves(by),
+        z_steps=_Z_STEPS * only_moves(acting),
     )
 
 

@@ -13,13 +13,12 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import rich.progress
 import tensorflow as tf
-from rich.console import Console
 from scipy import special, stats
 
 from tfcama import random
 from tfcama.models.cama_base import CamaBase
+from tfcama.training import callbacks
 
 _ROWS = 500  # unlabelled inputs that p(m) is fitted to: two numbers a coordinate need no more
 _PROPOSALS = 8  # of m, a row
@@ -70,7 +69,6 @@ def propose(model: CamaBase, x: np.ndarray, *, seed: random.Seed, title: str) ->
       seed: int32 [2].
       title: of the progress bar.
     """
-    console = Console(stderr=True)
     y = tf.eye(model.num_classes)[None]
 
     @tf.function(reduce_retracing=True)
@@ -84,9 +82,7 @@ def propose(model: CamaBase, x: np.ndarray, *, seed: random.Seed, title: str) ->
 
     found = [
         [each.numpy() for each in weigh(tf.constant(x[start : start + _BATCH]))]
-        for start in rich.progress.track(
-            range(0, len(x), _BATCH), title, console=console, disable=not console.is_terminal
-        )
+        for start in callbacks.tracked(range(0, len(x), _BATCH), title)
     ]
     m, log_weights, log_untouched = zip(*found, strict=True)
     return Proposals(

@@ -19,7 +19,7 @@ from tfcama.models.cama_base import CamaBase
 from tfcama.registry import Registry
 from tfcama.training import checkpoints, methods, run, strategy
 from tfcama.training.adapt import adapt
-from tfcama.training.config import DREAMS, FinetuneConfig, RunConfig, claim
+from tfcama.training.config import DREAMS, KEPT_AT_ZERO, FinetuneConfig, RunConfig, claim
 from tfcama.training.phases import epochs_by_phase, make_trainer, phases_of
 from tfcama.workdir import Workdir
 
@@ -288,7 +288,7 @@ def adapted_config(trained: run.LoadedRun, config: FinetuneConfig) -> RunConfig:
             "change it."
         )
     dim_m = 0 if "mechanism" in changed else before.dim_m
-    for key in ("p_untouched", "m_samples", "z_steps"):
+    for key in KEPT_AT_ZERO:
         if getattr(config, key):
             changed[key] = getattr(config, key)
     architecture = dataclasses.replace(before, dim_m=dim_m, **changed)

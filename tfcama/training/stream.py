@@ -11,14 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import numpy as np
-import rich.progress
 import tensorflow as tf
-from rich.console import Console
 
 from tfcama import random
 from tfcama.data import pipeline
 from tfcama.data.base import GeneratedSplit, Split
-from tfcama.training import checkpoints, run
+from tfcama.training import callbacks, checkpoints, run
 from tfcama.training.config import RunConfig
 from tfcama.training.phases import dreams_stream, make_dreamer, make_trainer
 
@@ -111,13 +109,7 @@ class StreamAdapter:
         step = tf.function(dreamer.train_step, jit_compile=self._devices.jit_compile)
         rows = iter(dreams_stream(self._clean, self._finetuned))
         progress(f"{self._finetuned.warm_up} steps of dreams before the stream")
-        console = Console(stderr=True)
-        for _ in rich.progress.track(
-            range(self._finetuned.warm_up),
-            "dreams",
-            console=console,
-            disable=not console.is_terminal,
-        ):
+        for _ in callbacks.tracked(range(self._finetuned.warm_up), "dreams"):
             step(next(rows))
         return True
 
