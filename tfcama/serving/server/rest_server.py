@@ -213,24 +213,35 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(code, Page(_JSON, _error(f"Malformed request: {message or code}")))
 
     def _answer(self, work: Callable[[float], Page]) -> None:
-        """Runs a handler under the request's deadline, then sends and counts its answer."""
+        """Runs a handler under the request's deadline, then counts and sends its answer.
+
+        In this order, so that who has an answer finds it counted.
+        """
         started = time.monotonic()
         self._model = self._api = ""
         self._unread = int(self.headers.get("Content-Length", 0) or 0) if self._has_length() else 0
-        code = Code.OK
-        try:
-            with self.server.request():
+        code, status, page = Code.OK, 200, None
+        with contextlib.ExitStack() as running:
+            try:
+                running.enter_context(self.server.request())
                 page = work(started + self.server.service.limits.http_timeout)
-                self._send(200, page)
-        except ServingError as error:
-            code = error.code
-            self._fail(error)
-        except OSError:  # the client is gone, or too slow
-            self.close_connection = True
-            code = Code.CANCELLED
-        except Exception as error:  # a defect here must not look like the client's
-            code = Code.INTERNAL
-            self._fail(ServingError(code, f"the server failed ({error!r})."))
+            except OSError:  # the client is gone, or too slow
+                code = Code.CANCELLED
+            except Exception as error:
+                if not isinstance(error, ServingError):  # a defect must not look like the client's
+                    error = ServingError(Code.INTERNAL, f"the server failed ({error!r}).")
+                code, status = error.code, error.http_status
+                page = Page(_JSON, _error(error.sentence))
+            self._count(code, started)
+            try:
+                if page is None:
+                    self.close_connection = True
+                else:
+                    self._send(status, page)
+            except OSError:
+                self.close_connection = True
+
+    def _count(self, code: Code, started: float) -> None:
         if self._api:
             served = self._model in self.server.service.manager.names()
             self.server.metrics.record(
@@ -351,12 +362,6 @@ class _Handler(BaseHTTPRequestHandler):
         if not unpacker.eof:
             raise invalid("the body is not gzip (it ends too early).")
         return plain
-
-    def _fail(self, error: ServingError) -> None:
-        try:
-            self._send(error.http_status, Page(_JSON, _error(error.sentence)))
-        except OSError:
-            self.close_connection = True
 
     def _send(self, status: int, page: Page) -> None:
         if self.server.stopping or self._unread:
