@@ -6,10 +6,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from scipy import special, stats
+from tensorflow_probability import distributions as tfd
 
 from tfcama import random
 from tfcama.models.cama import Cama, CamaConfig
-from tfcama.training.empirical_bayes import Proposals, fit_moments, fit_prior, propose
+from tfcama.models.cama_prediction import sampled
+from tfcama.training.empirical_bayes import (
+    Proposals,
+    SparselyToo,
+    fit_moments,
+    fit_prior,
+    propose,
+)
 
 _NOISE, _SAMPLES, _WIDE = 0.3, 100, 0.6
 SEED = (3, 1)
@@ -83,6 +91,45 @@ def test_few_inputs_do_not_make_p_m_a_point(generator, rows):
     loc, scale = fit_moments(proposals, by_class=False, p_unseen=0.0)
     np.testing.assert_allclose(loc, 0.7, rtol=1e-6)
     np.testing.assert_allclose(scale, np.sqrt(10.0 / (rows + 10.0)), rtol=1e-6)
+
+
+def _normal(loc, scale):
+    return tfd.Independent(tfd.Normal(np.float32(loc), np.float32(scale)), 1)
+
+
+def test_sparse_proposals_are_weighted_by_the_density_that_they_are_drawn_from(generator):
+    """Importance weights of a known density have mean 1, and its mean."""
+    size, share, always = [240_000, 4], 0.5, np.array([False, False, False, True])
+    propose_both = SparselyToo(generator.random([160_000, 4]) < share, share=share, always=always)
+    noise = tf.constant(generator.normal(size=size), tf.float32)
+    m, log_proposed = propose_both(_normal([[1.0, -1.0, 0.5, 2.0]], [[0.5] * 4]), noise)
+    target = stats.multivariate_normal([1.1, 0.02, 0.03, 2.1], np.diag([0.3, 0.08, 0.08, 0.4]) ** 2)
+    weights = target.pdf(m.numpy()[:, 0]) / np.exp(log_proposed.numpy()[:, 0])
+    np.testing.assert_allclose(weights.mean(), 1.0, atol=0.03)
+    mean = (weights[:, None] * m.numpy()[:, 0]).mean(axis=0)
+    np.testing.assert_allclose(mean, target.mean, atol=0.05)
+
+
+def test_what_never_happened_is_not_as_wide_as_q_errs(generator):
+    """One parameter in five moves; the inputs say little of the others, of which q(m|x) is sure."""
+    moved = 3.0 * generator.normal(size=[400, 1])
+    errors = np.concatenate([np.zeros([400, 1]), generator.normal(size=[400, 4])], axis=1)
+    q_m = _normal(moved * np.eye(5)[:1] + errors, [[0.2] * 5])
+    noise = tf.constant(generator.normal(size=[24, 5]), tf.float32)
+    both = SparselyToo(generator.random([16, 5]) < 0.4, share=0.4, always=np.zeros(5, bool))
+
+    def fitted(propose_m, noise):
+        m, log_proposed = propose_m(q_m, noise)
+        seen = np.concatenate([moved, np.zeros([400, 4])], axis=1)
+        log_px = stats.norm.logpdf(seen, m.numpy(), [0.2, 2.0, 2.0, 2.0, 2.0]).sum(-1)
+        log_weights = (log_px - log_proposed.numpy() - np.log(len(noise)))[..., None]
+        proposals = Proposals(m.numpy(), log_weights, np.full(400, -np.inf))
+        return fit_moments(proposals, by_class=False, p_unseen=0.0)[1]
+
+    alone, scale = fitted(sampled, noise[:8]), fitted(both, noise)
+    assert alone[1:].min() > 0.6
+    assert scale[1:].max() < 0.3
+    np.testing.assert_allclose(scale[0], moved.std(), rtol=0.05)
 
 
 def _model(spec, **changes):

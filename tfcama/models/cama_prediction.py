@@ -29,6 +29,14 @@ _ASCENT_MARGINS = 3.0  # a class that is so far behind may still win by it
 _ENCODED = 10  # rows that may be decoded in the memory that it takes to encode one
 
 _Improve = Callable[[tfd.Distribution, tf.Tensor, tf.Tensor, tf.Tensor], tfd.Distribution]
+Proposing = Callable[[tfd.Distribution, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+"""Of q(m|x), batch shape [B], and noise [S, M]: m [S, B, M] and its log-density [S, B]."""
+
+
+def sampled(q_m: tfd.Distribution, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Proposes samples of q(m|x), see Proposing."""
+    m = q_m.mean() + q_m.stddev() * noise[:, None]
+    return m, q_m.log_prob(m)
 
 
 class CamaPrediction(CamaDensities):
@@ -78,6 +86,7 @@ class CamaPrediction(CamaDensities):
         num_samples: int | None = None,
         m_samples: int | None = None,
         z_steps: int | None = None,
+        propose: Proposing = sampled,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """What every m of a prediction adds to it.
 
@@ -88,13 +97,15 @@ class CamaPrediction(CamaDensities):
           m_samples: the same of m.
           z_steps: in place of the configuration's; 0 where one m is compared with another, since
             only the best of them ascend.
+          propose: where those m come from, unless the configuration says do_m0.
 
         Returns:
           m [S, B, M], the last one zero where an input may be untouched, and the logarithms
           [S, B, C] of the parts whose sum over S is p(x, y = c).
         """
         noise = self._noise_at_test(seed, num_samples, m_samples)
-        m, log_ratio_m = self._m_at_test(x, noise.m, self._one_hots(None))  # [S, B, M], [S, B, C|1]
+        y = self._one_hots(None)
+        m, log_ratio_m = self._m_at_test(x, noise.m, y, propose)  # [S, B, M], [S, B, C|1]
         log_weight_m = log_ratio_m - math.log(m.shape[0])
         if self.may_be_untouched:
             p_untouched = self.config.p_untouched
@@ -302,7 +313,7 @@ class CamaPrediction(CamaDensities):
         )
 
     def _m_at_test(
-        self, x: tf.Tensor, noise: tf.Tensor, y: tf.Tensor
+        self, x: tf.Tensor, noise: tf.Tensor, y: tf.Tensor, propose: Proposing = sampled
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Samples of m as the configuration's m_at_test says, and their log-ratios.
 
@@ -310,6 +321,7 @@ class CamaPrediction(CamaDensities):
           x: [B, *shape].
           noise: [S, M].
           y: one-hots of all classes.
+          propose: see scores_by_m.
 
         Returns:
           m [S, B, M] and [S, B, C|1], S = 1 but for "posterior".
@@ -323,8 +335,8 @@ class CamaPrediction(CamaDensities):
             q_m = self._sharpened(x, q_m)
         if at_test == "mean":
             noise = tf.zeros_like(noise)
-        m = q_m.mean() + q_m.stddev() * noise[:, None]  # [S, B, M]
-        return m, self.log_prior_at_test(m, y) - q_m.log_prob(m)[..., None]
+        m, log_proposed = propose(q_m, noise)
+        return m, self.log_prior_at_test(m, y) - log_proposed[..., None]
 
     def _sharpened(self, x: tf.Tensor, q_m: tfd.Distribution) -> tfd.Distribution:
         """A proposal for m around a mode of p(m | x) that was searched for, row by row.

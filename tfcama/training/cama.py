@@ -342,9 +342,13 @@ def dreamt(mechanism: Mechanism, draws: random.RowDraws) -> tf.Tensor:
     size = mechanism.size
     if mechanism.moves_together:
         return _ALL * draws.normal(size)
-    share = _FAR_AT_ONCE / len(mechanism.coordinates_of_parameters())
-    far = draws.fold(1).uniform(size) < share
+    far = draws.fold(1).uniform(size) < share_at_once(mechanism)
     return tf.where(far, _FAR, _NEAR) * draws.fold(0).normal(size)
+
+
+def share_at_once(mechanism: Mechanism) -> float:
+    """The share of a mechanism's parameters that do something to one input, in (0, 1]; a guess."""
+    return min(1.0, _FAR_AT_ONCE / len(mechanism.coordinates_of_parameters()))
 
 
 def bounded(loss: tf.Tensor, *, limit: float) -> tf.Tensor:

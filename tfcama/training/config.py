@@ -12,7 +12,12 @@ from tfcama.data.base import DataConfig
 from tfcama.data.datasets import DATASETS
 from tfcama.errors import InputError, unknown_name
 from tfcama.models.cama_config import LEARNED, PRIORS, STANDARD
-from tfcama.models.mechanisms.registry import check_mechanism, has_parameters, only_moves
+from tfcama.models.mechanisms.registry import (
+    check_mechanism,
+    has_parameters,
+    is_versatile,
+    only_moves,
+)
 from tfcama.models.registry import MODELS
 from tfcama.training import checkpoints, defences, methods
 from tfcama.types import InputSpec
@@ -340,7 +345,8 @@ def _field_names(architecture: Any, *, at_test: bool) -> list[str]:
 _WARM_UP = 4000  # steps; of a translation they do alone what 900 of Eq. 8 did (BUILD.md)
 _SLEEP = 2000  # steps
 
-_M_SAMPLES = 8  # where q(m|x) is unsure, Eq. 6 finds among so many which one explains x
+_M_SAMPLES = 8  # where q(m|x) is unsure, Eq. 6 finds among so many which one explains x; a
+# mechanism that can do many things takes twice as many
 _Z_STEPS = 20  # q(z|x,y,m) has learned whole images and misreads what is left of one
 
 
@@ -376,7 +382,7 @@ def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfi
         warm_up=_WARM_UP if parameters and base.finetuned is None else 0,
         sleep=sleep,
         p_untouched=0.5 * parameters,
-        m_samples=_M_SAMPLES * parameters,
+        m_samples=_M_SAMPLES * parameters * (1 + is_versatile(acting)),
         z_steps=_Z_STEPS * only_moves(acting),
     )
 

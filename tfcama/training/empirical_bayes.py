@@ -14,14 +14,21 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 from scipy import special, stats
+from tensorflow_probability import distributions as tfd
 
 from tfcama import random
 from tfcama.models.cama_base import CamaBase
+from tfcama.models.cama_prediction import Proposing, sampled
+from tfcama.models.mechanisms.registry import is_versatile
 from tfcama.training import callbacks
+from tfcama.training.cama import share_at_once
 
 _ROWS = 500  # unlabelled inputs that p(m) is fitted to: two numbers a coordinate need no more
-_PROPOSALS = 8  # of m, a row
+_PROPOSALS = 8  # of m, a row, by q(m|x)
+_SPARSE_PROPOSALS = 16  # more where a mechanism can do many things: a few of them, the rest silent
+_SILENT = 0.1  # standard deviation of what is silent, in those of N(0, I)
 _PRIOR_ROWS = 10.0  # of N(0, I), what s^2 is worth before anything was seen
 _BATCH = 100
 _MAX_ITERATIONS = 200
@@ -61,7 +68,9 @@ def fit_prior(model: CamaBase, x: np.ndarray, *, seed: random.Seed, title: str) 
 
 
 def propose(model: CamaBase, x: np.ndarray, *, seed: random.Seed, title: str) -> Proposals:
-    """Samples of q(m|x) and their weights by Eq. 6, with one sample of z each.
+    """What may have been done to inputs, weighted by Eq. 6 with one sample of z each.
+
+    Most of it are samples of q(m|x); but see SparselyToo.
 
     Args:
       model: whose p(m) will be fitted.
@@ -70,10 +79,13 @@ def propose(model: CamaBase, x: np.ndarray, *, seed: random.Seed, title: str) ->
       title: of the progress bar.
     """
     y = tf.eye(model.num_classes)[None]
+    propose, number = _proposing(model, seed=random.fold_in(seed, 1))
 
     @tf.function(reduce_retracing=True)
     def weigh(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        m, parts = model.scores_by_m(x, seed=seed, num_samples=1, m_samples=_PROPOSALS, z_steps=0)
+        m, parts = model.scores_by_m(
+            x, seed=seed, num_samples=1, m_samples=number, z_steps=0, propose=propose
+        )
         log_untouched = tf.fill([tf.shape(x)[0]], -math.inf)
         if model.may_be_untouched:
             log_untouched = tf.reduce_logsumexp(parts[-1], axis=-1)
@@ -90,6 +102,54 @@ def propose(model: CamaBase, x: np.ndarray, *, seed: random.Seed, title: str) ->
         np.concatenate(log_weights, axis=1),
         np.concatenate(log_untouched),
     )
+
+
+class SparselyToo:
+    """Proposes by q(m|x), and by it for some parameters at random while the others do next to none.
+
+    q(m|x) reads a shift of 7 pixels off an image and, with an error, a rotation, a shear, a gamma
+    as well. p(m) fitted to such proposals alone is as wide in what never happened as q(m|x) errs;
+    it takes proposals in which little happened for the weights to tell that this explains the image
+    as well. The density is of the mixture (the balance heuristic: Veach & Guibas, 1995), so that
+    weights remain those of importance sampling.
+
+    Args:
+      active: [S', M] bool, of each sample after the first S - S', which are of q(m|x), the
+        parameters that are as q(m|x) says. Drawn independently.
+      share: the probability that one is, in (0, 1).
+      always: [M] bool, coordinates which always are.
+    """
+
+    def __init__(self, active: np.ndarray, *, share: float, always: np.ndarray):
+        self._active = tf.constant(active | always)[:, None]
+        self._share = tf.constant(np.where(always, 1.0, share), tf.float32)
+
+    def __call__(self, q_m: tfd.Distribution, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """See Proposing."""
+        few = len(self._active)
+        own, silent = tfd.Normal(q_m.mean(), q_m.stddev()), tfd.Normal(0.0, _SILENT)
+        any_m, _ = sampled(q_m, noise)
+        few_m = tf.where(self._active, any_m[-few:], _SILENT * noise[-few:, None])
+        m = tf.concat([any_m[:-few], few_m], axis=0)
+        log_own = own.log_prob(m)
+        log_few = tf.math.log(self._share) + log_own
+        log_few = tfp.math.log_add_exp(log_few, tf.math.log1p(-self._share) + silent.log_prob(m))
+        part = few / len(noise)
+        return m, tfp.math.log_add_exp(
+            math.log1p(-part) + tf.reduce_sum(log_own, axis=-1),
+            math.log(part) + tf.reduce_sum(log_few, axis=-1),
+        )
+
+
+def _proposing(model: CamaBase, *, seed: random.Seed) -> tuple[Proposing, int]:
+    """Where proposals come from, and how many a row."""
+    mechanism, share = model.mechanism, share_at_once(model.mechanism)
+    if mechanism.moves_together or share == 1.0 or not is_versatile(model.config.mechanism):
+        return sampled, _PROPOSALS
+    known = list(mechanism.coordinates_of_parameters().values())
+    always = ~np.isin(np.arange(mechanism.size), known)
+    active = random.uniform([_SPARSE_PROPOSALS, mechanism.size], seed).numpy() < share
+    return SparselyToo(active, share=share, always=always), _PROPOSALS + _SPARSE_PROPOSALS
 
 
 def fit_moments(

@@ -69,6 +69,7 @@ class AffineMechanism(WarpMechanism):
     """
 
     names: tuple[str, ...] = ("shift_x", "shift_y", "rotation", "zoom", "aspect", "shear")
+    versatile = True
 
     def make_parameters(self, context):
         height, width, _ = context.spec.shape
@@ -115,15 +116,18 @@ class TranslationMechanism(AffineMechanism):
     """A shift alone, in pixels."""
 
     names = ("shift_x", "shift_y")
+    versatile = False
 
 
 class RotationMechanism(AffineMechanism):
     """A rotation about the centre alone, in degrees."""
 
     names = ("rotation",)
+    versatile = False
 
 
 class ZoomMechanism(AffineMechanism):
     """A change of size about the centre alone, as the logarithm of the factor."""
 
     names = ("zoom",)
+    versatile = False

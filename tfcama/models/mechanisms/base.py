@@ -67,6 +67,8 @@ class Mechanism(keras.layers.Layer, abc.ABC):
       code_size: size of code(m), a part of q(z|.)'s first layer; 0 for none.
       hides: whether it may carry a part of the input out of sight, see `visible`.
       moves_together: whether what happens to inputs moves many of its parameters at once.
+      versatile: whether it can do many things, of which few happen to one input; of a composition
+        see registry.is_versatile.
 
     Raises:
       InputError: it does not act on inputs of this kind, or scale is not positive.
@@ -78,6 +80,7 @@ class Mechanism(keras.layers.Layer, abc.ABC):
     code_size: int = 0
     hides: bool = False
     moves_together: bool = False
+    versatile: bool = False
 
     def __init__(self, context: Context, *, part: str, scale: float = 1.0, **kwargs: Any):
         super().__init__(name=part, **kwargs)

@@ -20,6 +20,8 @@ class ElasticMechanism(WarpMechanism):
     (|d'| < 1): the limits of the displacements keep it so but for extreme fields.
     """
 
+    versatile = True
+
     def make_parameters(self, context):
         height, width, _ = context.spec.shape
         scale, limit = min(height, width) / 28, min(height, width) / 7

@@ -73,6 +73,13 @@ def only_moves(text: str) -> bool:
     return all(issubclass(MECHANISMS[name], WarpMechanism) for name, _ in _parse(text))
 
 
+def is_versatile(text: str) -> bool:
+    """Whether a mechanism can do many things: several parts with parameters, or one that can."""
+    parts = [MECHANISMS[name] for name, _ in _parse(text)]
+    known = [part for part in parts if issubclass(part, ParametricMechanism)]
+    return len(known) > 1 or any(part.versatile for part in known)
+
+
 def _parse(text: str) -> list[tuple[str, float]]:
     parsed = []
     for part in text.split("+"):
