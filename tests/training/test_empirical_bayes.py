@@ -160,6 +160,24 @@ def test_proposals_are_the_prediction_without_its_p_m(spec, bars, p_untouched):
     assert np.isfinite(found.log_untouched).all() == bool(p_untouched)
 
 
+def test_a_mechanism_that_can_do_many_things_also_proposes_few_of_them(spec, bars, generator):
+    """What is silent does not look at the input: it is the same for all of them."""
+
+    def proposed(mechanism):
+        model = _model(spec, mechanism=mechanism)
+        for variable in model.trainable_variables:  # a new q(m|x) is the same for all, too
+            variable.assign_add(0.05 * generator.normal(size=variable.shape))
+        return propose(model, bars.test.x[:4], seed=SEED, title="").m
+
+    m = proposed("affine")
+    silent = np.ptp(m, axis=1) == 0.0  # [S, M]
+    assert not silent[:8].any()
+    assert 0.4 < silent[8:].mean() < 0.9
+    assert not silent[8:].all(axis=0).any()  # another one each time
+    assert np.abs(m[:, 0][silent]).max() < 0.5
+    assert not (np.ptp(proposed("translation"), axis=1) == 0.0).any()
+
+
 @pytest.mark.parametrize("kind", ["learned", "class"])
 def test_fitting_moves_p_m_alone_and_makes_the_inputs_likelier(spec, bars, kind):
     model = _model(spec, prior_m=kind, p_untouched=0.5)

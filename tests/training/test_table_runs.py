@@ -225,13 +225,14 @@ def test_tables_and_parameters_infer_m_of_clean_rows_and_the_papers_images_set_i
     )
     assert structured.sleep > 0 == structured.steps
     assert structured.z_steps > 0 == default_finetuning(images).z_steps
-    assert default_finetuning(images, mechanism="affine+photometric").z_steps == 0
+    wide = default_finetuning(images, mechanism="affine+photometric")
+    assert (wide.z_steps, wide.m_samples) == (0, 2 * structured.m_samples)
     # A p(m) that was fine-tuned as N(0, I) is not fitted later.
     fixed = dataclasses.replace(again, architecture=CamaConfig(mechanism="rotation"))
     chosen = default_finetuning(fixed)
     assert (chosen.prior_m, chosen.sleep, chosen.steps) == ("", 0, 600)
     chosen = default_finetuning(table, mechanism="location_scale")
     assert (chosen.prior_m, chosen.sleep, chosen.steps) == ("learned", structured.sleep, 600)
-    assert chosen.z_steps == 0
+    assert (chosen.z_steps, chosen.m_samples) == (0, structured.m_samples)
     following = default_streaming(images, mechanism="rotation")
     assert (following.prior_m, following.sleep) == ("", 0)

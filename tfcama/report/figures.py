@@ -395,7 +395,7 @@ def stream_course(
             xytext=(4, -2), textcoords="offset points", va="top",
         )  # fmt: skip
     upper.set(ylabel="log p(x), nats")
-    upper.legend(fontsize=7.5, frameon=False, loc="lower right")
+    upper.legend(fontsize=7.5, frameon=False, loc="best")
     lower.legend(fontsize=7.5, frameon=False, loc="lower right")
     lower.set(xlabel="inputs", ylabel="accuracy", ylim=(0.0, 1.02))
     lower.set_xlim(0, size)

@@ -6,7 +6,7 @@ from tfcama.data.manipulations import parse
 from tfcama.errors import InputError
 from tfcama.models.mechanisms.base import Context
 from tfcama.models.mechanisms.blur_noise import _expected_clip
-from tfcama.models.mechanisms.registry import MECHANISMS, make_mechanism, only_moves
+from tfcama.models.mechanisms.registry import MECHANISMS, is_versatile, make_mechanism, only_moves
 from tfcama.types import CHILD, PARENT, Bounds, Column, InputSpec
 
 IMAGE = InputSpec((28, 28, 1), ("a", "b", "c"), Bounds(0.0, 1.0))
@@ -293,3 +293,11 @@ def test_warps_alone_only_move():
     assert only_moves("rotation+translation")
     assert not only_moves("affine+photometric")
     assert not only_moves("additive")
+
+
+def test_versatile_is_what_has_several_parts_or_moves_in_many_ways():
+    wide = {name for name in MECHANISMS if is_versatile(name)}
+    assert wide == {"affine", "elastic"}
+    assert is_versatile("rotation+translation")
+    assert is_versatile("additive+affine")
+    assert not is_versatile("additive+translation")  # one part has parameters
