@@ -178,6 +178,14 @@ def test_a_mechanism_that_can_do_many_things_also_proposes_few_of_them(spec, bar
     assert not (np.ptp(proposed("translation"), axis=1) == 0.0).any()
 
 
+@pytest.mark.parametrize("m_at_test", ["mean", "do_m0"])
+def test_what_predicts_by_one_m_proposes_one(spec, bars, m_at_test):
+    model = _model(spec, mechanism="affine", m_at_test=m_at_test)
+    found = propose(model, bars.test.x[:4], seed=SEED, title="")
+    assert found.m.shape == (1, 4, 6)
+    assert np.isfinite(found.log_weights).all()
+
+
 @pytest.mark.parametrize("kind", ["learned", "class"])
 def test_fitting_moves_p_m_alone_and_makes_the_inputs_likelier(spec, bars, kind):
     model = _model(spec, prior_m=kind, p_untouched=0.5)

@@ -144,7 +144,8 @@ class SparselyToo:
 def _proposing(model: CamaBase, *, seed: random.Seed) -> tuple[Proposing, int]:
     """Where proposals come from, and how many a row."""
     mechanism, share = model.mechanism, share_at_once(model.mechanism)
-    if mechanism.moves_together or share == 1.0 or not is_versatile(model.config.mechanism):
+    few_at_once = is_versatile(model.config.mechanism) and not mechanism.moves_together
+    if not few_at_once or share == 1.0 or model.config.m_at_test != "posterior":
         return sampled, _PROPOSALS
     known = list(mechanism.coordinates_of_parameters().values())
     always = ~np.isin(np.arange(mechanism.size), known)
