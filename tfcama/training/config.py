@@ -345,8 +345,8 @@ def _field_names(architecture: Any, *, at_test: bool) -> list[str]:
 _WARM_UP = 4000  # steps; of a translation they do alone what 900 of Eq. 8 did (BUILD.md)
 _SLEEP = 2000  # steps
 
-_M_SAMPLES = 8  # where q(m|x) is unsure, Eq. 6 finds among so many which one explains x; a
-# mechanism that can do many things takes twice as many
+_M_SAMPLES = 8  # where q(m|x) is unsure, Eq. 6 finds among so many which one explains x
+_VERSATILE_M_SAMPLES = 16  # the same of many parameters, one of which q(m|x) likely misses
 _Z_STEPS = 20  # q(z|x,y,m) has learned whole images and misreads what is left of one
 
 
@@ -382,7 +382,7 @@ def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfi
         warm_up=_WARM_UP if parameters and base.finetuned is None else 0,
         sleep=sleep,
         p_untouched=0.5 * parameters,
-        m_samples=_M_SAMPLES * parameters * (1 + is_versatile(acting)),
+        m_samples=(_VERSATILE_M_SAMPLES if is_versatile(acting) else _M_SAMPLES) * parameters,
         z_steps=_Z_STEPS * only_moves(acting),
     )
 

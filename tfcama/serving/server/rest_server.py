@@ -227,19 +227,18 @@ class _Handler(BaseHTTPRequestHandler):
                 page = work(started + self.server.service.limits.http_timeout)
             except OSError:  # the client is gone, or too slow
                 code = Code.CANCELLED
+                self.close_connection = True
             except Exception as error:
                 if not isinstance(error, ServingError):  # a defect must not look like the client's
                     error = ServingError(Code.INTERNAL, f"the server failed ({error!r}).")
                 code, status = error.code, error.http_status
                 page = Page(_JSON, _error(error.sentence))
             self._count(code, started)
-            try:
-                if page is None:
-                    self.close_connection = True
-                else:
+            if page is not None:
+                try:
                     self._send(status, page)
-            except OSError:
-                self.close_connection = True
+                except OSError:
+                    self.close_connection = True
 
     def _count(self, code: Code, started: float) -> None:
         if self._api:
