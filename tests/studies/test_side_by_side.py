@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import io
 import os
 import pickle
@@ -10,29 +11,31 @@ from tfcama.errors import InputError
 from tfcama.models.causal_ib import CausalIbConfig
 from tfcama.studies import causal_ib, sweep
 from tfcama.studies.causal_ib import CausalIbStudy
-from tfcama.studies.side_by_side import run_side_by_side
+from tfcama.studies.side_by_side import Piece, run_side_by_side
 from tfcama.studies.study import Study
 from tfcama.studies.sweep import Sweep
 from tfcama.training.config import RunConfig, TrainingConfig
 
 
 class NotingStudy(Study):
-    """Its profile names its parts, and a part notes who did it."""
+    """Its profile names its pieces, "b<a" is b after a; a piece notes who did it."""
 
     title = "notes"
 
-    def one_seed(self, seed):
-        for name in self.profile:
-            print(f"{name} of seed {seed}")
-            if name == "bad":
-                raise InputError("a bad part was given.")
-            threads = os.environ["TF_NUM_INTRAOP_THREADS"]
-            (self.root / f"{name}_{seed}").write_text(f"{os.getpid()} {threads}")
-        return []
+    def pieces(self, seed):
+        split = [name.partition("<")[::2] for name in self.profile]
+        return {
+            name: Piece(functools.partial(self.note, name, after, seed), (after,) if after else ())
+            for name, after in split
+        }
 
-    @property
-    def parts(self):
-        return {name: dataclasses.replace(self, profile=(name,)) for name in self.profile}
+    def note(self, name, after, seed):
+        print(f"{name} of seed {seed}")
+        if name == "bad":
+            raise InputError("a bad piece was given.")
+        assert not after or (self.root / f"{after}_{seed}").exists()
+        threads = os.environ["TF_NUM_INTRAOP_THREADS"]
+        (self.root / f"{name}_{seed}").write_text(f"{os.getpid()} {threads}")
 
     @property
     def repeated(self):
@@ -53,11 +56,11 @@ def run(study, seeds, *, jobs):
     """Returns what was said meanwhile."""
     said = io.StringIO()
     console = Console(file=said)
-    run_side_by_side(study._pieces(seeds), jobs=jobs, logs=study.root / "logs", console=console)
+    run_side_by_side(study.all_pieces(seeds), jobs=jobs, logs=study.root / "logs", console=console)
     return said.getvalue()
 
 
-def test_every_part_of_every_seed_is_done_elsewhere(tmp_path, monkeypatch):
+def test_every_piece_of_every_seed_is_done_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "7")
     said = run(noting(tmp_path, "a", "b"), [3, 5], jobs=2)
     notes = {path.name: path.read_text().split() for path in tmp_path.iterdir() if path.is_file()}
@@ -70,10 +73,19 @@ def test_every_part_of_every_seed_is_done_elsewhere(tmp_path, monkeypatch):
     assert (tmp_path / "logs" / "seed3_b.log").read_text() == "b of seed 3\n"
 
 
-def test_a_part_that_fails_says_why_and_loses_nothing(tmp_path):
-    with pytest.raises(InputError, match=r"a bad part was given\."):
-        run(noting(tmp_path, "a", "bad"), [0], jobs=1)
+def test_a_piece_waits_for_what_it_goes_on_from(tmp_path):
+    said = run(noting(tmp_path, "c<b", "b<a", "d<a", "a"), [0], jobs=2)
+    done = [line.split(":")[0] for line in said.splitlines()[1:]]
+    assert set(done) == {"seed0_a", "seed0_b", "seed0_c", "seed0_d"}
+    assert done[0] == "seed0_a"
+    assert done.index("seed0_b") < done.index("seed0_c")
+
+
+def test_a_piece_that_fails_says_why_and_loses_nothing(tmp_path):
+    with pytest.raises(InputError, match=r"a bad piece was given\."):
+        run(noting(tmp_path, "a", "bad", "late<bad"), [0], jobs=1)
     assert (tmp_path / "a_0").exists()
+    assert not (tmp_path / "late_0").exists()
     with pytest.raises(InputError, match="0 jobs were given; at least 1 is needed"):
         run(noting(tmp_path, "a"), [0], jobs=0)
 
@@ -95,18 +107,15 @@ def test_a_sweep_hands_out_its_cells(tmp_path, monkeypatch):
     )
     with pytest.raises(InputError, match=r"no cell of the sweep could be trained: not today"):
         made.run(tmp_path / "report", jobs=2)
-    assert [piece()["alpha"] for piece in handed.values()] == ["0", "0.1"]
+    assert [piece.call()["alpha"] for piece in handed.values()] == ["0", "0.1"]
     assert set(handed) == {cell.workdir.root.name for cell in made.cells()}
     sent = pickle.loads(pickle.dumps(made))  # as to another process
     assert [cell.config for cell in sent.cells()] == [cell.config for cell in made.cells()]
 
 
-def test_the_parts_of_a_table_are_its_rows(tmp_path):
+def test_the_pieces_of_a_table_are_its_rows(tmp_path):
     profile = causal_ib.PROFILES["core"]
     study = CausalIbStudy(tmp_path, "mnist", None, profile, "float32", print)
-    parts = study.parts
-    assert tuple(parts) == profile.methods
-    assert {name: part.profile.methods for name, part in parts.items()} == {
-        name: (name,) for name in profile.methods
-    }
-    assert tuple(study.repeated.parts) == profile.repeated
+    assert tuple(study.pieces(0)) == profile.methods
+    assert tuple(study.repeated.pieces(0)) == profile.repeated
+    assert not any(piece.after for piece in study.pieces(0).values())

@@ -40,6 +40,7 @@ from tfcama.studies.causal_ib_methods import (
     published,
     setting,
 )
+from tfcama.studies.side_by_side import Piece
 from tfcama.studies.study import Study, of_first_seed
 from tfcama.training.config import TrainingConfig
 from tfcama.workdir import Workdir
@@ -97,21 +98,18 @@ class CausalIbStudy(Study):
     def setting(self) -> Setting:
         return setting(self.dataset)
 
-    def one_seed(self, seed: int) -> list[Workdir]:
-        return [self._method(name, seed) for name in self.profile.methods]
+    def pieces(self, seed: int) -> dict[str, Piece]:
+        """Its rows."""
+        return {
+            name: Piece(functools.partial(self._method, name, seed))
+            for name in self.profile.methods
+        }
 
     @property
     def repeated(self) -> CausalIbStudy:
         profile = self.profile
         again = tuple(name for name in profile.methods if name in profile.repeated)
         return dataclasses.replace(self, profile=profile._replace(methods=again))
-
-    @property
-    def parts(self) -> dict[str, CausalIbStudy]:
-        return {
-            name: dataclasses.replace(self, profile=self.profile._replace(methods=(name,)))
-            for name in self.profile.methods
-        }
 
     def _picture_bottlenecks(self, workdirs: Sequence[Workdir]) -> None:
         """Codes, information plane and adversarial examples of VIB and CausalIB, once."""

@@ -9,6 +9,7 @@ its image, whatever M may be.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
@@ -26,12 +27,14 @@ from tfcama.models.cama_config import BY_CLASS, LEARNED
 from tfcama.report import figures
 from tfcama.report.pictures import Picture, to_png
 from tfcama.studies import steps
+from tfcama.studies.side_by_side import Piece
 from tfcama.studies.study import FRACTION, Study
 from tfcama.training.config import TrainingConfig
 from tfcama.workdir import Workdir, write_json
 
 _MANIPULATION = "class_rotation"
 _MECHANISM = "rotation"
+_EXPERIMENT = f"manipulation_{_MANIPULATION}"
 _SIX, _NINE = 6, 9
 _CONFUSABLE = 180.0  # the level at which a nine lies as a six does
 _FOUND = "class_rotation.json"
@@ -74,37 +77,52 @@ class ClassRotationStudy(Study):
     def title(self) -> str:
         return f"Digits whose rotation depends on the class: {self.dataset}"
 
-    def one_seed(self, seed: int) -> list[Workdir]:
+    def pieces(self, seed: int) -> dict[str, Piece]:
+        """A CAMA and its dreams of rotations; these adapted to each level, by each p(m)."""
+        first = {"cama": Piece(functools.partial(self._cama, seed))}
+        return first | {
+            f"cama_{level:g}_{prior}": Piece(
+                functools.partial(self._adapted, level, prior, seed), ("cama",)
+            )
+            for level in self.profile.levels
+            for prior in _PRIORS
+        }
+
+    def _cama(self, seed: int) -> Workdir:
+        workdir, _ = self._dreamt(seed)
+        self.once(workdir, _EXPERIMENT, self._accuracies, limit=self.profile.limit)
+        return workdir
+
+    def _dreamt(self, seed: int) -> tuple[Workdir, Workdir]:
+        """A CAMA as trained, and after its dreams."""
         training = TrainingConfig(epochs=self.profile.epochs, precision=self.precision)
         cama = self.trained("cama", seed, model="cama", training=training)
-        name = f"manipulation_{_MANIPULATION}"
-        self.once(cama, name, self._accuracies, limit=self.profile.limit)
         dreams = steps.adaptation(
             cama, mechanism=_MECHANISM, warm_up=self.profile.warm_up, seed=seed
         )
-        ready = steps.prepared(cama, dreams, data_dir=self.data_dir)
-        workdirs = [cama]
-        for level in self.profile.levels:
-            for prior in _PRIORS:
-                config = steps.adaptation(
-                    ready,
-                    mechanism=_MECHANISM,
-                    subject=f"{_MANIPULATION}:{level:g}",
-                    prior_m=prior,
-                    fraction=FRACTION,
-                    sleep=self.profile.sleep,
-                    seed=seed,
-                )
-                workdirs.append(steps.finetuned(ready, config, data_dir=self.data_dir))
+        return cama, steps.prepared(cama, dreams, data_dir=self.data_dir)
 
-                def score(subject: Subject, level: float = level) -> list[Row]:
-                    self._look(subject, level)
-                    return curves.manipulation_curve(
-                        subject, _MANIPULATION, (0.0, level), progress=self.progress
-                    )
+    def _adapted(self, level: float, prior: str, seed: int) -> Workdir:
+        _, dreamt = self._dreamt(seed)
+        config = steps.adaptation(
+            dreamt,
+            mechanism=_MECHANISM,
+            subject=f"{_MANIPULATION}:{level:g}",
+            prior_m=prior,
+            fraction=FRACTION,
+            sleep=self.profile.sleep,
+            seed=seed,
+        )
+        workdir = steps.finetuned(dreamt, config, data_dir=self.data_dir)
 
-                self.once(workdirs[-1], name, score, limit=self.profile.limit)
-        return workdirs
+        def score(subject: Subject) -> list[Row]:
+            self._look(subject, level)
+            return curves.manipulation_curve(
+                subject, _MANIPULATION, (0.0, level), progress=self.progress
+            )
+
+        self.once(workdir, _EXPERIMENT, score, limit=self.profile.limit)
+        return workdir
 
     def _accuracies(self, subject: Subject) -> list[Row]:
         levels = (0.0, *self.profile.levels)

@@ -9,6 +9,8 @@ structural equations (effects of a shifted co-parent, wrong graphs) on `measurem
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -29,6 +31,7 @@ from tfcama.specs import with_number
 from tfcama.studies import steps
 from tfcama.studies.attacked_adaptation import AttackedAdaptation
 from tfcama.studies.measurement_claims import claims
+from tfcama.studies.side_by_side import Piece
 from tfcama.studies.study import FRACTION, Study, finetuned_experiment, fraction_pictures
 from tfcama.training.config import FinetuneConfig, TrainingConfig
 from tfcama.types import COPARENT
@@ -161,30 +164,65 @@ class MeasurementStudy(Study):
         del workdirs
         return {"Do the papers' claims hold?": claims(rows)}
 
-    def one_seed(self, seed: int) -> list[Workdir]:
-        dnn = self._model("dnn", seed, "measurement_dnn")
-        cama = self._model("cama", seed, "measurement_cama")
-        workdirs = [dnn, cama]
-        for workdir in workdirs:
-            self._curves(workdir)
-            self._attacks(workdir, seed)
-        self.once(dnn, "bayes", self._bayes)
-        workdirs += self._finetune_all(cama, seed)
-        if self.profile.quadratic and _has_coparents(cama):
-            quadratic = {"coparent_features": "quadratic"}
-            workdirs.append(self._model("cama_quadratic", seed, "measurement_cama", quadratic))
-            self._curves(workdirs[-1])
+    def pieces(self, seed: int) -> dict[str, Piece]:
+        """Models as trained; the fine-tunings of the CAMA."""
+        partial = functools.partial
+        found = {name: Piece(partial(self._usual, name, seed)) for name in ("dnn", "cama")}
+        for manipulation, level, fraction in self._finetunings:
+            found[f"cama_to_{slug(with_number(manipulation, level))}_{fraction:g}"] = Piece(
+                partial(self._finetune, manipulation, level, fraction, seed), ("cama",)
+            )
+        for attack, eps in itertools.product(_ATTACKS, self.profile.adapted_radii):
+            found[f"cama_to_{slug(attack)}_{eps:g}"] = Piece(
+                partial(self._finetune_on_attack, attack, eps, seed), ("cama",)
+            )
+        if self.profile.quadratic:
+            found["cama_quadratic"] = Piece(partial(self._quadratic, seed), ("cama",))
         for name, declared in self._wrong_graphs().items():
-            usual = self.data if isinstance(self.data, MeasurementConfig) else MeasurementConfig()
-            data = dataclasses.replace(usual, declared=declared)
-            workdirs.append(self._model(f"cama_{name}", seed, "measurement_cama", data=data))
-            self._curves(workdirs[-1])
-        return workdirs
+            found[f"cama_{name}"] = Piece(partial(self._wrong, name, declared, seed))
+        return found
+
+    @property
+    def _finetunings(self) -> list[tuple[str, float, float]]:
+        """Manipulation, level and share of the test rows."""
+        profile = self.profile
+        matched = [
+            (m, level, FRACTION) for m, levels in profile.finetuned.items() for level in levels
+        ]
+        return matched + [(CHILDREN_UP, profile.fraction_level, f) for f in profile.fractions]
+
+    def _usual(self, name: str, seed: int) -> Workdir:
+        workdir = self._model(name, seed, f"measurement_{name}")
+        self._curves(workdir)
+        self._attacks(workdir, seed)
+        if name == "dnn":
+            self.once(workdir, "bayes", self._bayes)
+        return workdir
+
+    def _quadratic(self, seed: int) -> Workdir | None:
+        """A CAMA with a quadratic NNpC; None where there are no co-parents."""
+        if not _has_coparents(self._cama(seed)):
+            return None
+        quadratic = {"coparent_features": "quadratic"}
+        workdir = self._model("cama_quadratic", seed, "measurement_cama", quadratic)
+        self._curves(workdir)
+        return workdir
+
+    def _wrong(self, name: str, declared: tuple[str, ...], seed: int) -> Workdir:
+        """A CAMA that was told a wrong graph."""
+        usual = self.data if isinstance(self.data, MeasurementConfig) else MeasurementConfig()
+        data = dataclasses.replace(usual, declared=declared)
+        workdir = self._model(f"cama_{name}", seed, "measurement_cama", data=data)
+        self._curves(workdir)
+        return workdir
+
+    def _cama(self, seed: int) -> Workdir:
+        return Workdir(self.root / f"seed{seed}" / "cama")
 
     def adapted(self, seed: int) -> Workdir:
         """CAMA, fine-tuned on the first of the shifts."""
         manipulation, levels = next(iter(self.profile.finetuned.items()))
-        cama = Workdir(self.root / f"seed{seed}" / "cama")
+        cama = self._cama(seed)
         subject = with_number(manipulation, levels[0])
         return steps.finetuned_workdir(cama, self._finetuning(cama, subject, FRACTION, seed))
 
@@ -257,28 +295,9 @@ class MeasurementStudy(Study):
                 subject = self.subject(workdir).first(limit)
                 steps.attack(subject, attack, radii, progress=self.progress)
 
-    def _finetune_all(self, cama: Workdir, seed: int) -> list[Workdir]:
-        profile = self.profile
-        adapted = [
-            self._finetune(cama, manipulation, level, FRACTION, seed)
-            for manipulation, levels in profile.finetuned.items()
-            for level in levels
-        ]
-        adapted += [
-            self._finetune(cama, CHILDREN_UP, profile.fraction_level, fraction, seed)
-            for fraction in profile.fractions
-        ]
-        adapted += [
-            self._finetune_on_attack(cama, attack, eps, seed)
-            for attack in _ATTACKS
-            for eps in profile.adapted_radii
-        ]
-        return adapted
-
-    def _finetune(
-        self, cama: Workdir, manipulation: str, level: float, fraction: float, seed: int
-    ) -> Workdir:
+    def _finetune(self, manipulation: str, level: float, fraction: float, seed: int) -> Workdir:
         """Fine-tunes on one shift; scores that shift and, with the papers' share, clean rows."""
+        cama = self._cama(seed)
         config = self._finetuning(cama, with_number(manipulation, level), fraction, seed)
         workdir = steps.finetuned(cama, config, data_dir=self.data_dir)
         experiment = finetuned_experiment(fraction)
@@ -297,7 +316,8 @@ class MeasurementStudy(Study):
         self.once(workdir, experiment, score)
         return workdir
 
-    def _finetune_on_attack(self, cama: Workdir, attack: str, eps: float, seed: int) -> Workdir:
+    def _finetune_on_attack(self, attack: str, eps: float, seed: int) -> Workdir:
+        cama = self._cama(seed)
         config = self._finetuning(cama, f"{attack} eps {eps:g}", 1.0, seed)
         workdir = steps.finetuned_workdir(cama, config)
         if not has_rows(workdir, "attack_static"):

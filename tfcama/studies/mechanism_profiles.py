@@ -53,7 +53,7 @@ class Profile(NamedTuple):
 
     Attributes:
       kind: of inputs, see InputSpec.
-      cama_epochs, dnn_epochs, cnn_epochs: of training; of what has none, there are no models.
+      cama_epochs, dnn_epochs, cnn_epochs: of training; with cnn_epochs=0 there are no CNNs.
       warm_up: steps of dreams before any fine-tuning by a mechanism with parameters.
       sleep, steps: of each such fine-tuning, see FinetuneConfig.
       additive_steps: of Eq. 8 by the papers' mechanism, which does not dream.

@@ -11,6 +11,8 @@ against training on the shift.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -31,6 +33,7 @@ from tfcama.studies import steps
 from tfcama.studies.mechanism_claims import claims
 from tfcama.studies.mechanism_profiles import ASKED, GENERAL, PROFILES, Case, Profile
 from tfcama.studies.mechanism_table import matrix, to_csv
+from tfcama.studies.side_by_side import Piece
 from tfcama.studies.study import FRACTION, Study, finetuned_experiment, of_first_seed
 from tfcama.training.config import RunConfig, TrainingConfig
 from tfcama.workdir import Workdir, write_json
@@ -55,36 +58,40 @@ class MechanismStudy(Study):
         profile = self.profile
         return dataclasses.replace(self, profile=profile._replace(attacked=profile.attacked_again))
 
-    def one_seed(self, seed: int) -> list[Workdir]:
+    def pieces(self, seed: int) -> dict[str, Piece]:
+        """A CAMA and what becomes of it; its rivals."""
         profile, kind = self.profile, DATASETS[self.dataset].kind
         if kind != profile.kind:
             raise InputError(
                 f"{self.dataset} holds {kind}s, the profile is for {profile.kind}s; take one of "
                 f"{', '.join(n for n, p in self.PROFILES.items() if p.kind == kind)}."
             )
-        families = (
-            (self._causal, profile.cama_epochs),
-            (self._discriminative, profile.dnn_epochs),
-            (self._convolutional, profile.cnn_epochs),
-        )
-        return [each for family, epochs in families if epochs for each in family(seed)]
+        families = (self._causal, self._discriminative, self._convolutional)
+        return {name: piece for family in families for name, piece in family(seed).items()}
+
+    def _causal(self, seed: int) -> dict[str, Piece]:
+        """A CAMA; what it dreams by every mechanism; these, adapted; attacks."""
+        profile, partial = self.profile, functools.partial
+        found = {"cama": Piece(partial(self._cama, seed))}
+        planned = self._planned
+        for mechanism in dict.fromkeys(case.mechanism for case, _ in planned if case.mechanism):
+            found[_dreams(mechanism)] = Piece(partial(self._dreamt, mechanism, seed), ("cama",))
+        for case, fraction in planned:
+            found[_adapted(case, fraction)] = Piece(
+                partial(self._adapt, case, fraction, seed), (_dreams(case.mechanism),)
+            )
+        if profile.attacked:
+            own = {case.mechanism: case for case in profile.adapted_cases[::-1]}
+            found["attack_cama"] = Piece(partial(self._attacked, None, seed), ("cama",))
+            for case in own.values():
+                adapted = _adapted(case, FRACTION)
+                found[f"attack_{adapted}"] = Piece(partial(self._attacked, case, seed), (adapted,))
+        return found
 
     @property
-    def parts(self) -> Mapping[str, Study]:
-        """By family of models."""
-        families = ("cama_epochs", "dnn_epochs", "cnn_epochs")
-        return {
-            family.removesuffix("_epochs"): dataclasses.replace(
-                self, profile=self.profile._replace(**{f: 0 for f in families if f != family})
-            )
-            for family in families
-            if getattr(self.profile, family)
-        }
-
-    def _causal(self, seed: int) -> list[Workdir]:
-        """A CAMA, and what becomes of it."""
+    def _planned(self) -> list[tuple[Case, float]]:
+        """What a CAMA is adapted to, by which mechanism, and the share of the test inputs."""
         profile = self.profile
-        cama = self._train("cama", seed, epochs=profile.cama_epochs, precision=self.precision)
         first = profile.cases[0]
         planned = [(case, FRACTION) for case in profile.adapted_cases]
         for fraction in profile.fractions:
@@ -92,54 +99,61 @@ class MechanismStudy(Study):
         for mechanism, count in (("", profile.additive), (GENERAL, profile.general)):
             cases = [case._replace(mechanism=mechanism) for case in profile.cases[:count]]
             planned += [(case, FRACTION) for case in cases]
-        mechanisms = dict.fromkeys(case.mechanism for case, _ in planned)
-        ready = {mechanism: self._prepare(cama, mechanism, seed) for mechanism in mechanisms}
-        runs = {
-            (case, fraction): self._adapt(ready[case.mechanism], case, fraction, seed)
-            for case, fraction in planned
-        }
-        workdirs = [*dict.fromkeys([cama, *ready.values()]), *runs.values()]
-        if profile.attacked:
-            self._attack(cama)
-            own = {case.mechanism: runs[case, FRACTION] for case in profile.adapted_cases[::-1]}
-            for workdir in own.values():
-                self._attack(workdir, source=cama)
-        return workdirs
+        return planned
 
-    def _discriminative(self, seed: int) -> list[Workdir]:
+    def _discriminative(self, seed: int) -> dict[str, Piece]:
         """A DNN, also with test-time augmentation, and those with foresight."""
+        profile, partial = self.profile, functools.partial
+        found = {"dnn": Piece(partial(self._dnn, seed))}
+        for case in profile.cases[: profile.foresighted] + self._augmentation:
+            found[f"dnn_{slug(case.text)}"] = Piece(
+                partial(self._train, "dnn", seed, epochs=profile.dnn_epochs, case=case)
+            )
+        return found
+
+    def _convolutional(self, seed: int) -> dict[str, Piece]:
+        """A spatial transformer, what is adapted by its batch statistics, and foresight."""
+        profile, partial = self.profile, functools.partial
+        epochs = profile.cnn_epochs
+        if not epochs:
+            return {}
+        found = {
+            model: Piece(partial(self._train, model, seed, epochs=epochs))
+            for model in ("stn_cnn", "cnn_bn")
+        }
+        for case, method in itertools.product(profile.adapted_cases, ("batch_norm", "tent")):
+            found[f"cnn_bn_{method}_{slug(case.text)}"] = Piece(
+                partial(self._adapt_normalised, case, method, seed), ("cnn_bn",)
+            )
+        for case in profile.cases[:2] + self._augmentation:
+            found[f"cnn_{slug(case.text)}"] = Piece(
+                partial(self._train, "cnn", seed, epochs=epochs, case=case)
+            )
+        return found
+
+    def _cama(self, seed: int) -> Workdir:
+        epochs = self.profile.cama_epochs
+        return self._train("cama", seed, epochs=epochs, precision=self.precision)
+
+    def _dnn(self, seed: int) -> Workdir:
         profile = self.profile
-        dnn = self._train("dnn", seed, epochs=profile.dnn_epochs)
+        workdir = self._train("dnn", seed, epochs=profile.dnn_epochs)
         if profile.kind == "image":
             for case in profile.cases:
-                self._score(dnn, case, augmentation=case.text)
+                self._score(workdir, case, augmentation=case.text)
         if profile.attacked:
-            self._attack(dnn)
-        return [
-            dnn,
-            *(
-                self._train("dnn", seed, epochs=profile.dnn_epochs, case=case)
-                for case in profile.cases[: profile.foresighted] + self._augmentation
-            ),
-        ]
+            self._attack(workdir)
+        return workdir
 
-    def _convolutional(self, seed: int) -> list[Workdir]:
-        """A spatial transformer, what is adapted by its batch statistics, and foresight."""
-        epochs = self.profile.cnn_epochs
-        stn = self._train("stn_cnn", seed, epochs=epochs)
-        normalised = self._train("cnn_bn", seed, epochs=epochs)
-        workdirs = [stn, normalised]
-        for case in self.profile.adapted_cases:
-            for method in ("batch_norm", "tent"):
-                config = steps.adaptation(
-                    normalised, method=method, subject=case.text, fraction=FRACTION, seed=seed
-                )
-                adapted = steps.finetuned(normalised, config, data_dir=self.data_dir)
-                self._score(adapted, case)
-                workdirs.append(adapted)
-        for case in self.profile.cases[:2] + self._augmentation:
-            workdirs.append(self._train("cnn", seed, epochs=epochs, case=case))
-        return workdirs
+    def _adapt_normalised(self, case: Case, method: str, seed: int) -> Workdir:
+        """What has batch statistics, adapted to a case; scored."""
+        normalised = self._train("cnn_bn", seed, epochs=self.profile.cnn_epochs)
+        config = steps.adaptation(
+            normalised, method=method, subject=case.text, fraction=FRACTION, seed=seed
+        )
+        workdir = steps.finetuned(normalised, config, data_dir=self.data_dir)
+        self._score(workdir, case)
+        return workdir
 
     @property
     def _augmentation(self) -> tuple[Case, ...]:
@@ -174,11 +188,12 @@ class MechanismStudy(Study):
         self._score(workdir, case)
         return workdir
 
-    def _prepare(self, cama: Workdir, mechanism: str, seed: int) -> Workdir:
+    def _dreamt(self, mechanism: str, seed: int) -> Workdir:
         """The CAMA after dreams of what a mechanism does; the CAMA itself where that has no dreams.
 
         The general mechanism and the first case's are scored as they then are.
         """
+        cama = self._cama(seed)
         config = steps.adaptation(cama, mechanism=mechanism, seed=seed)
         if not config.warm_up:
             return cama
@@ -188,9 +203,10 @@ class MechanismStudy(Study):
             self._score(workdir, None)
         return workdir
 
-    def _adapt(self, base: Workdir, case: Case, fraction: float, seed: int) -> Workdir:
+    def _adapt(self, case: Case, fraction: float, seed: int) -> Workdir:
         """Fine-tunes a CAMA, which has dreamt, to a case; scores it and what it found."""
         profile = self.profile
+        base = self._dreamt(case.mechanism, seed)
         how = {"steps": profile.additive_steps}
         if case.mechanism:
             how = {"sleep": profile.sleep, "steps": profile.steps}
@@ -252,6 +268,16 @@ class MechanismStudy(Study):
         about = f"_{slug(augmentation)}" if augmentation else ""
         self.once(workdir, f"own{about}", own, limit=self.profile.limit)
         self.once(workdir, f"others{about}", others, limit=self.profile.cross_limit)
+
+    def _attacked(self, case: Case | None, seed: int) -> Workdir:
+        """The CAMA, or adapted to a case, under attack."""
+        cama = self._cama(seed)
+        if case is None:
+            self._attack(cama)
+            return cama
+        workdir = self._adapt(case, FRACTION, seed)
+        self._attack(workdir, source=cama)
+        return workdir
 
     def _attack(self, workdir: Workdir, *, source: Workdir | None = None) -> None:
         """Attacks a run itself, which knows of its adaptation, and by what fools `source`."""
@@ -355,6 +381,16 @@ class MechanismStudy(Study):
 
 
 _RECOVERED = "recovered.json"
+
+
+def _dreams(mechanism: str) -> str:
+    """The piece that an adaptation goes on from."""
+    return f"dreams_{slug(mechanism)}" if mechanism else "cama"
+
+
+def _adapted(case: Case, fraction: float) -> str:
+    """The piece that is an adaptation."""
+    return f"{slug(case.mechanism or 'additive')}_to_{slug(case.text)}_{fraction:g}"
 
 
 def _errors(workdirs: Sequence[Workdir]) -> dict[str, list[float]]:

@@ -7,6 +7,7 @@ range on half of the shifted test images, without labels; everything is tested o
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
@@ -19,6 +20,7 @@ from tfcama.report.pictures import Picture, to_png
 from tfcama.specs import with_number
 from tfcama.studies import steps
 from tfcama.studies.orderings import orderings
+from tfcama.studies.side_by_side import Piece
 from tfcama.studies.study import FRACTION, Study, finetuned_experiment, fraction_pictures
 from tfcama.training.config import FinetuneConfig, TrainingConfig
 from tfcama.workdir import Workdir
@@ -117,20 +119,40 @@ class ShiftStudy(Study):
         del workdirs
         return {"Do the papers' orderings hold?": orderings(rows)}
 
-    def one_seed(self, seed: int) -> list[Workdir]:
-        workdirs = []
+    def pieces(self, seed: int) -> dict[str, Piece]:
+        """Models as trained; each CAMA's fine-tunings."""
+        pieces = {}
         for model in ("dnn", "cama"):
             for augmented in ("", *self.profile.augmented[model]):
-                trained = self._train(model, augmented, seed)
-                workdirs.append(trained)
-                if model == "cama":
-                    workdirs += self._finetune_all(trained, augmented, seed)
-        return workdirs
+                name = _name(model, augmented)
+                pieces[name] = Piece(functools.partial(self._train, model, augmented, seed))
+                for finetuning in self._finetunings(augmented) if model == "cama" else ():
+                    manipulation, level, fraction = finetuning
+                    pieces[f"{name}_to_{manipulation}_{level:g}_{fraction:g}"] = Piece(
+                        functools.partial(self._finetune, augmented, *finetuning, seed), (name,)
+                    )
+        return pieces
+
+    def _finetunings(self, augmented: str) -> list[tuple[str, float, float]]:
+        """Manipulation, level and share of the test inputs, of a CAMA that was trained so."""
+        profile = self.profile
+        if augmented:
+            return [
+                (direction, level, FRACTION)
+                for direction in profile.augmented["cama"]
+                for level in profile.finetuned_augmented
+            ]
+        matched = [
+            (manipulation, level, FRACTION)
+            for manipulation, levels in profile.finetuned.items()
+            for level in levels
+        ]
+        return matched + [(VERTICAL, _FRACTION_RANGE, fraction) for fraction in profile.fractions]
 
     def _train(self, model: str, augmented: str, seed: int) -> Workdir:
         augment = f"{augmented}:{_AUGMENTED_RANGE}" if augmented else ""
         workdir = self.trained(
-            f"{model}_{augmented}" if augmented else model,
+            _name(model, augmented),
             seed,
             model=model,
             training=TrainingConfig(
@@ -145,28 +167,11 @@ class ShiftStudy(Study):
             self.curve_once(workdir, direction, ranges, limit=self.profile.limit)
         return workdir
 
-    def _finetune_all(self, trained: Workdir, augmented: str, seed: int) -> list[Workdir]:
-        if augmented:
-            ranges = self.profile.finetuned_augmented
-            directions = self.profile.augmented["cama"]
-            return [
-                self._finetune(trained, d, r, FRACTION, seed) for d in directions for r in ranges
-            ]
-        matched = [
-            self._finetune(trained, manipulation, level, FRACTION, seed)
-            for manipulation, levels in self.profile.finetuned.items()
-            for level in levels
-        ]
-        few = [
-            self._finetune(trained, VERTICAL, _FRACTION_RANGE, fraction, seed)
-            for fraction in self.profile.fractions
-        ]
-        return matched + few
-
     def _finetune(
-        self, trained: Workdir, manipulation: str, level: float, fraction: float, seed: int
+        self, augmented: str, manipulation: str, level: float, fraction: float, seed: int
     ) -> Workdir:
         """Fine-tunes at one range; scores that range in both directions, and clean images."""
+        trained = self._train("cama", augmented, seed)
         config = FinetuneConfig(
             subject=with_number(manipulation, level), fraction=fraction, seed=seed
         )
@@ -184,6 +189,10 @@ class ShiftStudy(Study):
 
         self.once(workdir, experiment, score, limit=self.profile.limit)
         return workdir
+
+
+def _name(model: str, augmented: str) -> str:
+    return f"{model}_{augmented}" if augmented else model
 
 
 def shift_figures(rows: Sequence[Row], *, chance: float) -> list[Picture]:

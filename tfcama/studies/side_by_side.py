@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import graphlib
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import rich.progress
 from rich.console import Console
@@ -17,8 +19,20 @@ from tfcama.errors import InputError
 _THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
 
+class Piece(NamedTuple):
+    """Work that is done by itself, once what it goes on from is done.
+
+    Attributes:
+      call: does it, and leaves what it made in a workdir; can be pickled.
+      after: names of the pieces that it goes on from.
+    """
+
+    call: Callable[[], Any]
+    after: tuple[str, ...] = ()
+
+
 def run_side_by_side(
-    pieces: Mapping[str, Callable[[], object]],
+    pieces: Mapping[str, Piece],
     *,
     jobs: int,
     logs: Path,
@@ -29,7 +43,7 @@ def run_side_by_side(
     A piece that fails stops none that has begun; those that have not are left for the next time.
 
     Args:
-      pieces: by name; they can be pickled, and need nothing of each other.
+      pieces: by name.
       jobs: processes at a time; the cores are divided among them.
       logs: directory of what the pieces print, a file each, which grows.
       console: where to tell what is done; standard error by default.
@@ -57,17 +71,25 @@ def run_side_by_side(
         about = f"{len(pieces)} pieces, {jobs} at a time"
         task = bar.add_task(about, total=len(pieces))
         console.print(f"{about}; what they say is in {logs}")
-        begun = {
-            pool.submit(_run, piece, logs / f"{name}.log"): name for name, piece in pieces.items()
-        }
-        for count, future in enumerate(concurrent.futures.as_completed(begun), start=1):
-            try:
-                future.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-            bar.update(task, completed=count)
-            console.print(f"{begun[future]}: done, {count} of {len(pieces)}")
+        order = graphlib.TopologicalSorter({name: each.after for name, each in pieces.items()})
+        order.prepare()
+        begun, count = dict[concurrent.futures.Future, str](), 0
+        while order.is_active():
+            for name in order.get_ready():
+                begun[pool.submit(_run, pieces[name].call, logs / f"{name}.log")] = name
+            ended, _ = concurrent.futures.wait(
+                begun, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for future in ended:
+                try:
+                    future.result()
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+                name, count = begun.pop(future), count + 1
+                order.done(name)
+                bar.update(task, completed=count)
+                console.print(f"{name}: done, {count} of {len(pieces)}")
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,7 +21,7 @@ from tfcama.report.build import write_report
 from tfcama.report.pictures import Picture, slug, to_png
 from tfcama.specs import with_number
 from tfcama.studies import steps
-from tfcama.studies.side_by_side import run_side_by_side
+from tfcama.studies.side_by_side import Piece, run_side_by_side
 from tfcama.training.config import RunConfig, TrainingConfig
 from tfcama.workdir import Workdir
 
@@ -61,7 +60,7 @@ class Study(abc.ABC):
         Args:
           seeds: a whole study each.
           target: where the report goes.
-          jobs: `parts` of seeds that are computed at once, see run_side_by_side.
+          jobs: pieces of seeds that are computed at once, see run_side_by_side.
 
         Returns:
           The report's index.html.
@@ -70,7 +69,7 @@ class Study(abc.ABC):
           InputError: see run_side_by_side; or of a run.
         """
         if jobs > 1:
-            run_side_by_side(self._pieces(seeds), jobs=jobs, logs=self.root / "logs")
+            run_side_by_side(self.all_pieces(seeds), jobs=jobs, logs=self.root / "logs")
         return self._report(self.all_seeds(seeds), target)
 
     def report_finished(self, seeds: Sequence[int], target: Path) -> Path:
@@ -119,8 +118,21 @@ class Study(abc.ABC):
         """Of the report."""
 
     @abc.abstractmethod
+    def pieces(self, seed: int) -> dict[str, Piece]:
+        """Everything for one seed, by name, in an order in which it can be done.
+
+        A piece returns the run that it scored, or None; what was done before is not done again.
+        """
+
+    @property
+    def repeated(self) -> Study:
+        """The study of seeds after the first, which may leave out what costs most."""
+        return self
+
     def one_seed(self, seed: int) -> list[Workdir]:
-        """Everything for one seed; returns the runs that have results."""
+        """Everything for one seed, piece by piece; returns the runs that have results."""
+        scored = [piece.call() for piece in self.pieces(seed).values()]
+        return list(dict.fromkeys(filter(None, scored)))
 
     def all_seeds(self, seeds: Sequence[int]) -> list[Workdir]:
         """`one_seed` of the first, and `repeated`'s of the others."""
@@ -128,23 +140,15 @@ class Study(abc.ABC):
         workdirs = self.one_seed(seeds[0])
         return workdirs + [workdir for seed in seeds[1:] for workdir in again.one_seed(seed)]
 
-    @property
-    def repeated(self) -> Study:
-        """The study of seeds after the first, which may leave out what costs most."""
-        return self
-
-    def _pieces(self, seeds: Sequence[int]) -> dict[str, Callable[[], object]]:
-        """What `all_seeds` does, in pieces that need nothing of each other, by name."""
+    def all_pieces(self, seeds: Sequence[int]) -> dict[str, Piece]:
+        """The pieces that `all_seeds` does, by name."""
         return {
-            f"seed{seed}" + (f"_{name}" if name else ""): functools.partial(part.one_seed, seed)
+            f"seed{seed}_{name}": piece._replace(
+                after=tuple(f"seed{seed}_{other}" for other in piece.after)
+            )
             for place, seed in enumerate(seeds)
-            for name, part in (self.repeated if place else self).parts.items()
+            for name, piece in (self.repeated if place else self).pieces(seed).items()
         }
-
-    @property
-    def parts(self) -> Mapping[str, Study]:
-        """Studies of less that need nothing of each other and together do this one's work."""
-        return {"": self}
 
     @abc.abstractmethod
     def pictures(

@@ -23,7 +23,7 @@ from tfcama.report import figures, labels
 from tfcama.report.build import write_report
 from tfcama.report.pictures import Picture, slug, to_png
 from tfcama.studies import steps
-from tfcama.studies.side_by_side import run_side_by_side
+from tfcama.studies.side_by_side import Piece, run_side_by_side
 from tfcama.studies.steps import Progress
 from tfcama.training import checkpoints
 from tfcama.training.config import RunConfig
@@ -92,7 +92,9 @@ class Sweep:
             if attack:
                 registry.parse(attack, eps=eps)
         if jobs > 1:
-            pieces = {cell.workdir.root.name: functools.partial(self._line, cell) for cell in cells}
+            pieces = {
+                cell.workdir.root.name: Piece(functools.partial(self._line, cell)) for cell in cells
+            }
             run_side_by_side(pieces, jobs=jobs, logs=self.root / "logs")
         lines = [self._line(cell) for cell in cells]
         scored_cells = [cell for cell, line in zip(cells, lines, strict=True) if not line["error"]]
