@@ -7,11 +7,11 @@
 --rollback drops the canary; where there is none, the version that was stable before is stable
 again. All files of --config (see export.config) are written anew. A server of docker compose reads
 models.config within 30 seconds; Kubernetes gets it by `kubectl apply -f deploy/kubernetes.yaml`.
+Let servers take one step before the next: they move a label only to a version that is loaded.
 """
 
 from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
 
-import dataclasses
 from pathlib import Path
 
 from absl import flags
@@ -39,7 +39,10 @@ def main() -> None:
     elif _ROLLBACK.value:
         after = before.rolled_back()
     else:
-        after = dataclasses.replace(before, canary=_CANARY.value)
+        after = before.with_canary(_CANARY.value)
+        base = Path(before.models) / before.name
+        if base.is_dir():  # as a server on this machine sees it
+            operations.check_version(base, _CANARY.value)
     operations.write(after, directory)
     print(f"{after.name}: {_labels(before)}  ->  {_labels(after)}")
 

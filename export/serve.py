@@ -33,6 +33,7 @@ from absl import flags
 from tfcama.errors import InputError
 from tfcama.serving.errors import ServingError
 from tfcama.serving.server import config, request_log
+from tfcama.serving.server.grpc_server import address
 from tfcama.serving.server.server import Server
 
 _MODEL_BASE_PATH = flags.DEFINE_string(
@@ -62,10 +63,8 @@ _HOST = flags.DEFINE_string(
     "Address to listen at. There is no encryption and no password: anything but the loopback "
     "address lets the network in. Example: --host=0.0.0.0",
 )
-_PORT = flags.DEFINE_integer("port", 8500, "gRPC; 0 takes a free port.", lower_bound=0)
-_REST_API_PORT = flags.DEFINE_integer(
-    "rest_api_port", 8501, "REST; 0 takes a free port.", lower_bound=0
-)
+_PORT = flags.DEFINE_integer("port", 8500, "gRPC; 0 takes a free port.", 0, 65535)
+_REST_API_PORT = flags.DEFINE_integer("rest_api_port", 8501, "REST; 0 takes a free port.", 0, 65535)
 _REST_API_TIMEOUT = flags.DEFINE_integer(
     "rest_api_timeout_in_ms", 30_000, "For one REST request.", lower_bound=1
 )
@@ -105,7 +104,7 @@ _SAMPLING_RATE = flags.DEFINE_float(
     "request_log_sampling_rate", 1.0, "Share of the requests that are kept.", 0.0, 1.0
 )
 _GRACE = flags.DEFINE_float(
-    "shutdown_grace_seconds", 10.0, "How long running requests may take to end.", lower_bound=0.0
+    "shutdown_grace_seconds", 10.0, "How long running requests may take to end.", 0.0, 86400.0
 )
 _SETTLED = 0.2  # seconds
 _NOTICE = (
@@ -138,8 +137,8 @@ def main() -> None:
         log=_log,
         request_log=kept,
     )
-    print(f"gRPC at {_HOST.value}:{server.grpc_port}", flush=True)
-    print(f"REST at http://{_HOST.value}:{server.rest_port}", flush=True)
+    print(f"gRPC at {address(_HOST.value, server.grpc_port)}", flush=True)
+    print(f"REST at http://{address(_HOST.value, server.rest_port)}", flush=True)
     watched = _Watched(server, models, name=_MODEL_CONFIG_FILE.value or "")
     looked = time.monotonic()
     while not asked:  # a wait without end may never see a signal that another thread received
@@ -162,7 +161,8 @@ class _Watched:
     """
 
     def __init__(self, server: Server, models: config.ModelServerConfig, *, name: str):
-        self._server, self._models, self._name = server, models, name
+        self._server, self._name = server, name
+        self._models: config.ModelServerConfig | None = models
         self._told = ""
 
     def look(self) -> None:
@@ -183,7 +183,10 @@ class _Watched:
             if isinstance(found, str):
                 raise InputError(found)
             self._server.manager.reload(found)
-        except (InputError, ServingError) as error:
+        except InputError as error:
+            return f"{self._name} was not taken: {error}"
+        except ServingError as error:
+            self._models = None  # perhaps a part was: whatever the file says next is news
             return f"{self._name} was not taken: {error}"
         self._models = found
         return f"took the changes of {self._name}."

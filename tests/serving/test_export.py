@@ -53,6 +53,14 @@ def test_versions_count_up_and_are_never_overwritten(small, tmp_path):
         publish(small, tmp_path, version=1)
     with pytest.raises(InputError, match="--version=0 was given"):
         publish(small, tmp_path, version=0)
+    with pytest.raises(InputError, match=r"at least 1 and below 2\^63"):
+        publish(small, tmp_path, version=2**63)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is no directory"):
+        publish(small, tmp_path / "file")
+    with pytest.raises(InputError, match="cannot be written: Not a directory"):
+        publish(small, tmp_path / "file" / "cama")
+    (tmp_path / "file").unlink()
     assert publish(small, tmp_path, version=9).name == "9"
     assert publish(small, tmp_path).name == "10"
     assert (tmp_path / "1" / "tfcama.json").read_bytes() == before

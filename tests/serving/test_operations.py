@@ -102,12 +102,21 @@ def test_kubernetes_mounts_the_same_configuration():
     (container,) = pod["spec"]["containers"]
     compose = yaml.safe_load(made["docker-compose.yaml"])
     assert container["args"] == compose["services"]["cama"]["command"]
+    ready = container["readinessProbe"]["httpGet"]["path"]
+    assert ready == "/v1/models/cama/labels/stable/metadata"  # the state alone is always answered
     assert container["resources"]["limits"]["memory"] == "512Mi"
     assert deployment["spec"]["replicas"] == 3
     assert service["spec"]["selector"] == pod["metadata"]["labels"] == {"app": "cama"}
     model = operations.files(Deployment("measurement_cama", stable=1))["kubernetes.yaml"]
     for resource in yaml.safe_load_all(model):
         assert resource["metadata"]["name"] == "measurement-cama"
+    for name in ("on", "null"):  # words of YAML's own
+        made = operations.files(Deployment(name, stable=1))
+        assert set(yaml.safe_load(made["docker-compose.yaml"])["services"]) == {name, "prometheus"}
+        assert yaml.safe_load(made["prometheus.yaml"])["scrape_configs"][0]["job_name"] == name
+        for resource in yaml.safe_load_all(made["kubernetes.yaml"]):
+            assert resource["metadata"]["name"] == name
+        assert resource["spec"]["selector"] == {"app": name}
     volumes = {volume["name"] for volume in pod["spec"]["volumes"]}
     assert {mount["name"] for mount in container["volumeMounts"]} == volumes
 
@@ -132,6 +141,20 @@ def test_versions_are_those_of_the_base_path(tmp_path):
     ("options", "sentence"),
     [
         ({"name": "My model"}, "small letters, digits, '-' and '_' are allowed"),
+        ({"name": "3d_digits"}, "the first a letter"),
+        ({"name": "a" * 64}, "at most 63"),
+        ({"canary": 0}, "version 0 cannot be canary; it must be at least 1"),
+        ({"stable": 2**63}, "cannot be stable; it must be at least 1 and below"),
+        (
+            {"models": "/"},
+            "models=/ was given; an absolute path is needed, but neither / nor /config",
+        ),
+        ({"models": "exports"}, "an absolute path is needed"),
+        ({"models": "/config/"}, "neither / nor /config"),
+        (
+            {"image": 'bad image: "x"'},
+            'image=bad image: "x" was given; one like tensorflow/serving',
+        ),
         ({"canary": 1}, "version 1 cannot be stable and canary at once"),
         ({"previous": 1}, "version 1 cannot be stable and previous at once"),
         ({"memory": "2 GB"}, "a number of Mi or Gi is needed"),
@@ -153,7 +176,10 @@ def test_files_are_written_together(tmp_path):
 
 def test_a_version_comes_as_canary_is_promoted_and_is_rolled_back():
     first = Deployment("cama", stable=3, cores=7)
-    trial = dataclasses.replace(first, canary=4)
+    trial = first.with_canary(4)
+    assert trial == trial.with_canary(4) == dataclasses.replace(first, canary=4)
+    with pytest.raises(InputError, match=r"version 4 is canary; --rollback it .* then take 5\."):
+        trial.with_canary(5)
     promoted = trial.promoted()
     assert promoted.labels == {"stable": 4, "previous": 3}
     (model,) = operations.models_config([promoted]).model_config_list.config
@@ -178,6 +204,32 @@ def test_what_was_written_is_read_and_other_directories_are_refused(tmp_path):
     (tmp_path / operations.STATE).write_text('{"name": "cama"}')
     with pytest.raises(InputError, match=r"deployment.json cannot be read"):
         operations.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "flag", ["port=65536", "rest_api_port=65536", "shutdown_grace_seconds=inf"]
+)
+def test_flags_that_no_server_can_have_are_refused(tmp_path, flag):
+    done = call("export.serve", f"--model_base_path={tmp_path}", f"--{flag}", timeout=20.0)
+    assert done.returncode != 0
+    assert "flag --" + flag in done.stderr
+
+
+def test_a_canary_that_no_server_would_take_is_refused(tmp_path):
+    """A server moves no label to a version that it has not loaded yet."""
+    found = base(tmp_path, 3, 4)
+    before = Deployment("cama", stable=3, models=str(found.parent))
+    operations.write(before, tmp_path / "deploy")
+    for version, sentence in ((7, "has no version 7; it has 3, 4."), (0, "cannot be canary")):
+        done = call("export.rollout", f"--config={tmp_path / 'deploy'}", f"--canary={version}")
+        assert done.returncode == 2
+        assert sentence in done.stderr
+        assert operations.read(tmp_path / "deploy") == before
+    for version, status in ((4, 0), (5, 2)):
+        done = call("export.rollout", f"--config={tmp_path / 'deploy'}", f"--canary={version}")
+        assert done.returncode == status, done.stderr
+        assert operations.read(tmp_path / "deploy").canary == 4
+    assert "version 4 is canary; --rollback it and wait" in done.stderr
 
 
 def test_rolling_back_is_one_command(tmp_path):

@@ -89,6 +89,7 @@ def models(tmp_path_factory):
         (root / name).mkdir()
         save_tiny(root / name / "1", factor=1)
     told = described(input=inputs_of(table_spec()).metadata(), signatures={})
+    told["input"]["columns"][1]["categories"] = ["don't know", "m"]
     (root / "table" / "1" / "tfcama.json").write_text(json.dumps(told))
     shutil.copytree(root / "plain" / "1", root / "plain" / "2")
     (root / "plain" / "2" / "saved_model.pb").write_bytes(b"no graph")
@@ -246,7 +247,20 @@ def test_models_that_cannot_be_drawn_for_say_so(endpoint, browser):
     assert "takes rows of a table" in told
     assert "/v1/models/table:predict" in told
     assert all(name in told for name in NAMES)
+    assert r"don'\''t know" in told  # as a shell needs it
     choose(browser, "#model", "plain")
     browser.wait("!document.getElementById('problem').hidden")
     assert "no version with a tfcama.json" in browser.text("#problem")
     assert "version 2 is not served" in browser.text("#about")
+
+
+@needs_browser
+def test_a_server_that_was_away_is_no_problem_any_more(endpoint, browser):
+    browser.open(f"{endpoint.rest}/#model=thirds")
+    browser.run("window.real = window.fetch; window.fetch = () => Promise.reject(Error('away'))")
+    browser.run("void refresh()")
+    browser.wait(
+        "document.getElementById('problem').textContent.includes('does not answer (away)')"
+    )
+    browser.run("window.fetch = window.real; void refresh()")
+    browser.wait("document.getElementById('problem').hidden")

@@ -110,7 +110,7 @@ def test_a_better_model_is_published_as_canary_and_the_stable_one_stays(
         with pytest.raises(InputError, match="the disk is full"):
             adapt(base, shifted, stable, deploy, target=target)
     assert files(stable) == before
-    assert not deploy.exists()
+    assert operations.read(deploy).labels == {"stable": 1}  # whatever is published from now on
     epochs = [json.loads(line)["epoch"] for line in target.metrics_file.read_text().splitlines()]
     assert epochs == [1, 2, 3]  # the killed one continued
     told = []
@@ -136,6 +136,28 @@ def test_a_better_model_is_published_as_canary_and_the_stable_one_stays(
     operations.write(outcome.deployment.promoted(), deploy)
     assert "no sure gain" in adapt(base, shifted, stable, deploy, target=target).refusal
     assert files(stable) == after
+
+
+def test_labels_that_moved_meanwhile_stay(base, stable, shifted, tmp_path, monkeypatch):
+    shutil.copytree(stable / "1", stable / "2")
+    deploy = tmp_path / "deploy"
+    operations.write(operations.Deployment("cama", stable=2, previous=1), deploy)
+
+    def trained(*arguments, **options):
+        operations.write(operations.read(deploy).rolled_back(), deploy)
+        return run.load(base)
+
+    better = Comparison(100, 50, measured(0.97), measured(0.97), 9.0, 1.0)
+    monkeypatch.setattr(redeploy, "finetune", trained)
+    monkeypatch.setattr(redeploy, "compare", lambda *arguments, **options: better)
+    with pytest.raises(InputError, match="version 1 became stable meanwhile; run it again"):
+        adapt(base, shifted, stable, deploy)
+    assert operations.read(deploy).labels == {"stable": 1}
+    # A second canary is refused before anything is trained.
+    monkeypatch.setattr(redeploy, "finetune", None)
+    operations.write(operations.Deployment("cama", stable=1, canary=2), deploy)
+    with pytest.raises(InputError, match=r"version 2 is canary; --rollback it .* then take 3"):
+        adapt(base, shifted, stable, deploy)
 
 
 def test_a_poisoned_batch_is_refused_with_a_sentence_and_a_table(base, stable, dataset, tmp_path):

@@ -34,7 +34,8 @@ _TEMPLATES = ("prometheus.yaml", "docker-compose.yaml", "kubernetes.yaml")
 _DEFAULT_ROWS = 64
 _METRICS_PATH = "/monitoring/prometheus/metrics"
 _MONITORING = f'prometheus_config {{ enable: true path: "{_METRICS_PATH}" }}\n'
-_NAME = re.compile("[a-z0-9]([a-z0-9_-]*[a-z0-9])?")  # Kubernetes' rule, and "_"
+_NAME = re.compile("[a-z]([a-z0-9_-]{0,61}[a-z0-9])?")  # a Kubernetes Service's, and "_"
+_IMAGE = re.compile(r"\w[\w./:@-]*", re.ASCII)
 _QUANTITY = re.compile("[1-9][0-9]*(Mi|Gi)")
 
 
@@ -73,11 +74,25 @@ class Deployment:
         if not _NAME.fullmatch(self.name):
             raise InputError(
                 f"the model's name '{self.name}' was given; small letters, digits, '-' and "
-                "'_' are allowed."
+                "'_' are allowed, at most 63, the first a letter."
             )
+        for label, version in self.labels.items():
+            if not 1 <= version < 2**63:
+                raise InputError(
+                    f"version {version} cannot be {label}; it must be at least 1 and below 2^63."
+                )
         if self.stable in (self.canary, self.previous):
             label = CANARY if self.canary == self.stable else PREVIOUS
             raise InputError(f"version {self.stable} cannot be stable and {label} at once.")
+        if not self.models.startswith("/") or self.models.rstrip("/") in ("", "/config"):
+            raise InputError(
+                f"models={self.models} was given; an absolute path is needed, but neither / nor "
+                "/config."
+            )
+        if not _IMAGE.fullmatch(self.image):
+            raise InputError(
+                f"image={self.image} was given; one like {Deployment.image} is needed."
+            )
         if not _QUANTITY.fullmatch(self.memory):
             raise InputError(f"memory={self.memory} was given; a number of Mi or Gi is needed.")
         for field in ("cores", "replicas", "rows"):
@@ -94,6 +109,20 @@ class Deployment:
         """Version of every label."""
         labels = {STABLE: self.stable, CANARY: self.canary, PREVIOUS: self.previous}
         return {label: version for label, version in labels.items() if version is not None}
+
+    def with_canary(self, version: int) -> Deployment:
+        """A version has become the canary.
+
+        Raises:
+          InputError: another one is. A server moves labels before it loads versions, and refuses
+            to move one that it knows to a version that is not loaded.
+        """
+        if self.canary not in (None, version):
+            raise InputError(
+                f"version {self.canary} is canary; --rollback it and wait until servers have taken "
+                f"that (30 s), then take {version}."
+            )
+        return dataclasses.replace(self, canary=version)
 
     def promoted(self) -> Deployment:
         """The canary has become stable.
@@ -146,6 +175,14 @@ def versions(base: Path) -> list[int]:
     return sorted(int(name) for name in found if name.isdigit())
 
 
+def check_version(base: Path, version: int) -> None:
+    """Raises InputError unless a model's base path has this whole version."""
+    known = versions(base)
+    if version not in known:
+        found = ", ".join(map(str, known)) or "none"
+        raise InputError(f"{base} has no version {version}; it has {found}.")
+
+
 def deployment(base: Path, *, stable: int | None, canary: int | None, **options) -> Deployment:
     """The deployment of the versions that a model's base path has.
 
@@ -158,13 +195,11 @@ def deployment(base: Path, *, stable: int | None, canary: int | None, **options)
     Raises:
       InputError: there is no such version.
     """
-    known = versions(base)
     if stable is None:
-        stable = max((v for v in known if v != canary), default=None)
+        stable = max((v for v in versions(base) if v != canary), default=None)
     for version in (stable, canary):
-        if version is not None and version not in known:
-            found = ", ".join(map(str, known)) or "none"
-            raise InputError(f"{base} has no version {version}; it has {found}.")
+        if version is not None:
+            check_version(base, version)
     if stable is None:
         raise InputError(f"{base} has no version that could be stable; export one first.")
     metadata = json.loads((base / str(stable) / description.FILE).read_text())

@@ -55,14 +55,17 @@ def publish(
       The version's directory.
 
     Raises:
-      InputError: the version exists or is not positive, the columns of a table cannot be inputs,
-        there are too few clean rows for the share of false alarms, the disk is full, an op is one
-        that servers lack, or the reloaded module answers something else or no finite numbers.
+      InputError: the base path cannot be written or is no directory, the version exists or is not
+        positive, the columns of a table cannot be inputs, there are too few clean rows for the
+        share of false alarms, the disk is full, an op is one that servers lack, or the reloaded
+        module answers something else or no finite numbers.
     """
+    if base.exists() and not base.is_dir():
+        raise InputError(f"{base} is no directory, so no version can be published there.")
     version = _next_version(base) if version is None else version
     target = base / str(version)
-    if version < 1:
-        raise InputError(f"--version={version} was given; it must be at least 1.")
+    if not 1 <= version < 2**63:
+        raise InputError(f"--version={version} was given; it must be at least 1 and below 2^63.")
     if target.exists():
         raise _taken(target)
     if clean is not None:
@@ -103,6 +106,8 @@ def publish(
     except (OSError, tf.errors.OpError) as error:
         if is_disk_full(error):
             raise InputError(f"the disk is full; {target} was not written.") from error
+        if isinstance(error, OSError):
+            raise InputError(f"{target} cannot be written: {error.strerror}.") from error
         raise
     return target
 

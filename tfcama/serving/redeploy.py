@@ -27,7 +27,7 @@ from tfcama.serving.operations import Deployment
 from tfcama.serving.publish import fingerprint, held_out, publish
 from tfcama.training import run
 from tfcama.training.config import FinetuneConfig, RunConfig
-from tfcama.training.finetune import finetune
+from tfcama.training.finetune import finetune, is_finished
 from tfcama.types import Generative
 from tfcama.workdir import Workdir
 
@@ -175,10 +175,13 @@ def redeploy(
       progress: told what happens.
 
     Raises:
-      InputError: there is no stable version, it or the run has no log p(x), their inputs differ, or
-        the inputs are too few; or see `finetune` and `publish`.
+      InputError: there is no stable version, it or the run has no log p(x), their inputs differ,
+        the inputs are too few, another version is canary, or another one became stable meanwhile;
+        or see `finetune` and `publish`.
     """
     deployment = _deployment(export_dir, config_dir)
+    if not is_finished(target, config):  # it becomes the next version
+        deployment.with_canary(max(operations.versions(export_dir)) + 1)
     stable = export_dir / str(deployment.stable)
     before = published_classifier(stable)
     run_config = RunConfig.from_json(base.read_config())
@@ -196,12 +199,17 @@ def redeploy(
     refusal = comparison.refusal(conditions)
     if refusal is not None:
         return Outcome(comparison, refusal, deployment)
+    if not (config_dir / operations.STATE).exists():
+        operations.write(deployment, config_dir)  # else the version to come would count as stable
     version = _published(export_dir, loaded.classifier)
     if version is None:
         clean = held_out(loaded, data_dir=data_dir, progress=progress)
         version = int(publish(loaded, export_dir, clean=clean).name)
         progress(f"published {export_dir / str(version)}")
-    deployment = dataclasses.replace(deployment, canary=version)
+    now = operations.read(config_dir)
+    if now.stable != deployment.stable:
+        raise InputError(f"version {now.stable} became stable meanwhile; run it again.")
+    deployment = now.with_canary(version)
     operations.write(deployment, config_dir)
     return Outcome(comparison, None, deployment)
 

@@ -7,7 +7,7 @@ Python. Where it differs from the original:
 - it listens on 127.0.0.1 unless told otherwise, and caps requests (`Limits`);
 - one bad request never fails those that it was batched with;
 - a version that failed to load is tried again when its files change;
-- labels may name versions that are not there yet, as with
-  --allow_version_labels_for_unavailable_models, but only in the file that it starts with;
+- new labels may name versions that are not there yet, as with
+  --allow_version_labels_for_unavailable_models;
 - Regress and MultiInference answer UNIMPLEMENTED: no classifier has such signatures.
 """

@@ -70,7 +70,7 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise ServingError(Code.UNAVAILABLE, "the server is shutting down.")
-            if sum(other.rows for other in self._waiting) + task.rows > most:
+            if sum(t.rows for t in self._waiting if not t.given_up) + task.rows > most:
                 raise ServingError(
                     Code.UNAVAILABLE, f"more than {most} rows wait to be answered; try again later."
                 )

@@ -30,6 +30,16 @@ _SERVICES = (
 )
 
 
+def address(host: str, port: int) -> str:
+    """host:port; an address of IPv6 in brackets.
+
+    Example:
+      >>> address("::1", 8500)
+      '[::1]:8500'
+    """
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class GrpcServer:
     """Listens from its construction on.
 
@@ -67,7 +77,7 @@ class GrpcServer:
         self._health = _Health()
         self._server.add_generic_rpc_handlers((self._health.handler(),))
         try:
-            self.port = self._server.add_insecure_port(f"{host}:{port}")
+            self.port = self._server.add_insecure_port(address(host, port))
         except RuntimeError:
             raise InputError(
                 f"--port={port} cannot be listened at on {host}; take another, or end the server "

@@ -46,7 +46,7 @@ def signature_name(request: dict[str, Any]) -> str:
     name = request.get("signature_name", "")
     if not isinstance(name, str):
         raise invalid("'signature_name' key must be a string value.")
-    return name
+    return _name(name)
 
 
 def inputs_of(request: dict[str, Any], definition: Any) -> tuple[Arrays, bool]:
@@ -278,7 +278,7 @@ def _fill_example(example: tf.train.Example, features: Any) -> None:
         raise invalid(f"Example must be JSON object but got JSON {_kind(features)}")
     for name, content in features.items():
         values = content if isinstance(content, list) else [content]
-        feature = example.features.feature[name]
+        feature = example.features.feature[_name(name)]
         kinds = set(map(type, values))
         if kinds <= {int, bool} and kinds:
             _in_range(values, -(2**63), 2**63 - 1, tf.int64)
@@ -316,6 +316,18 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "Number")
 
 
+def _name(text: str) -> str:
+    """A name that a message can hold; JSON also has halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise invalid(f"{_shown(text)} is no name: it is not valid Unicode.") from None
+    return text
+
+
 def _shown(value: Any) -> str:
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        return "lists that are nested too deeply"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -96,9 +96,9 @@ class ModelManager:
 
         A model without a version that can be loaded is no error: one may come.
         """
-        self._apply(config)
+        with self._changing:
+            self._apply(config)
         for model in config.model_config_list.config:
-            self._models[model.name].labels = dict(model.version_labels)
             if not self._available(model.name):
                 self._log(f"{model.name}: no version can be served yet; waiting for one.")
         self._thread = threading.Thread(target=self._watch, name="versions", daemon=True)
@@ -108,22 +108,23 @@ class ModelManager:
         """Takes another configuration: models come, go, or change their versions and labels.
 
         Raises:
-          ServingError: INVALID_ARGUMENT, nothing was changed; UNKNOWN, a new model has no version
-            that can be loaded; FAILED_PRECONDITION, a label names a version that is not there, and
-            that model keeps the labels it had.
+          ServingError: INVALID_ARGUMENT, or FAILED_PRECONDITION, a label would move to a version
+            that is not loaded: nothing was changed; UNKNOWN, a new model has no version that can
+            be loaded.
         """
         found = problem(config)
         if found:
             raise invalid(found)
-        new = {model.name for model in config.model_config_list.config} - self.names()
-        self._apply(config)
-        missing = sorted(name for name in new if not self._available(name))
-        wrong = [w for m in config.model_config_list.config if (w := self._label(m)) is not None]
+        with self._changing:
+            wrong = [w for model in config.model_config_list.config for w in self._stuck(model)]
+            if wrong:
+                raise ServingError(Code.FAILED_PRECONDITION, " ".join(wrong))
+            new = {model.name for model in config.model_config_list.config} - self.names()
+            self._apply(config)
+            missing = sorted(name for name in new if not self._available(name))
         if missing:
             sentence = f"Some models did not become available: {', '.join(missing)}."
             raise ServingError(Code.UNKNOWN, sentence)
-        if wrong:
-            raise ServingError(Code.FAILED_PRECONDITION, " ".join(wrong))
 
     def names(self) -> set[str]:
         """The models of the configuration."""
@@ -199,22 +200,21 @@ class ModelManager:
                 self._log(f"looking for new versions failed: {error!r}")
 
     def _apply(self, config: ModelServerConfig) -> None:
+        """Moves the labels, then loads and unloads versions; `_changing` is held."""
         given = {model.name: model for model in config.model_config_list.config}
-        with self._changing:
-            left: list[_Entry] = []
-            with self._lock:
-                for name in given.keys() | self._models.keys():
-                    model = self._models.setdefault(name, _Model(None))
-                    old, model.config = model.config, given.get(name)
-                    if model.config is None:
-                        model.labels = {}
-                    elif old is not None and old.base_path != model.config.base_path:
-                        left += model.entries.values()  # the same numbers are other versions now
-                        model.entries = {}
-            for entry in left:
-                self._unload(entry)
-            for name in list(self._models):
-                self._update(name)
+        left: list[_Entry] = []
+        with self._lock:
+            for name in given.keys() | self._models.keys():
+                model = self._models.setdefault(name, _Model(None))
+                old, model.config = model.config, given.get(name)
+                model.labels = {} if model.config is None else dict(model.config.version_labels)
+                if old and model.config and old.base_path != model.config.base_path:
+                    left += model.entries.values()  # the same numbers are other versions now
+                    model.entries = {}
+        for entry in left:
+            self._unload(entry)
+        for name in list(self._models):
+            self._update(name)
 
     def _update(self, name: str) -> None:
         model = self._models[name]
@@ -326,27 +326,24 @@ class ModelManager:
             entries = self._models[name].entries
             return [n for n, entry in entries.items() if entry.state == State.AVAILABLE]
 
-    def _label(self, config: ModelConfig) -> str | None:
-        """Sets a model's labels, or says why not."""
-        served = self._available(config.name)
-        wrong = {n: v for n, v in config.version_labels.items() if v not in served}
-        if wrong:
-            label, number = min(wrong.items())
-            return (
-                f"Request to assign label '{label}' to version {number} of model {config.name}, "
-                "which is not currently available for inference."
-            )
-        with self._lock:
-            self._models[config.name].labels = dict(config.version_labels)
-        return None
+    def _stuck(self, config: ModelConfig) -> list[str]:
+        """The labels that would move to a version that is not loaded, a sentence each."""
+        known = self.labels(config.name)
+        return [
+            f"Request to assign label '{label}' to version {number} of model {config.name}, "
+            "which is not currently available for inference."
+            for label, number in sorted(config.version_labels.items())
+            if known.get(label, number) != number and number not in self._available(config.name)
+        ]
 
 
 def version_directories(base: Path) -> dict[int, Path]:
-    """The children of a base path that are versions: directories whose name is a number."""
+    """The children of a base path that are versions: directories named by an int64."""
     return {
         int(child.name): child
         for child in base.iterdir()
-        if child.name.isascii() and child.name.isdecimal() and child.is_dir()
+        if child.name.isascii() and child.name.isdecimal() and int(child.name) < 2**63
+        if child.is_dir()
     }
 
 

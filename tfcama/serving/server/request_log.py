@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import classification_pb2, prediction_log_pb2
 
 from tfcama.errors import InputError
@@ -40,7 +41,8 @@ class RequestLog:
       log: takes a line for each event.
 
     Raises:
-      InputError: the rate or the size is not allowed, or the directory is none.
+      InputError: the rate or the size is not allowed, the directory is none, or what is at the
+        path is no log of requests.
     """
 
     def __init__(
@@ -59,6 +61,8 @@ class RequestLog:
             raise InputError(f"a request log of {max_bytes} bytes was asked for; take at least 1.")
         if not path.parent.is_dir():
             raise InputError(f"the request log's directory {path.parent} does not exist.")
+        if path.exists() and not (path.is_file() and _is_log(path)):
+            raise InputError(f"{path} is there and is no log of requests; name another file.")
         self._path = path
         self._rate = sampling_rate
         self._max_bytes = max_bytes
@@ -132,3 +136,13 @@ class RequestLog:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def _is_log(path: Path) -> bool:
+    """Whether a file is empty or begins with a PredictionLog."""
+    parsed = prediction_log_pb2.PredictionLog.FromString
+    try:
+        records = tf.data.TFRecordDataset(str(path)).take(1)
+        return all(parsed(record.numpy()).WhichOneof("log_type") for record in records)
+    except (tf.errors.OpError, DecodeError):
+        return False

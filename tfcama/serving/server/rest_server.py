@@ -290,13 +290,14 @@ class _Handler(BaseHTTPRequestHandler):
         found = _POST.fullmatch(path)
         if found is None:
             raise self._malformed(path)
+        self._check_origin()
         spec = _spec(found)
         self._model, self._api = spec.name, found["api"].capitalize()
         service = self.server.service
         size, packed = self._length(), self._packed()
         room = service.limits.request_bytes if packed else size
         with self.server.memory(room, deadline=deadline):
-            body = self._body(size, packed)
+            body = self._body(packed, deadline)
             if self._api == "Predict":
                 answer = service.predict_json(spec, body, deadline=deadline)
             elif self._api == "Classify":
@@ -314,6 +315,16 @@ class _Handler(BaseHTTPRequestHandler):
         if path.lower().startswith("/v1/"):
             return invalid(sentence)
         return ServingError(Code.NOT_FOUND, sentence)
+
+    def _check_origin(self) -> None:
+        """Refuses what a browser sends for another site's page; nobody asked its user."""
+        origin, host = self.headers.get("Origin"), self.headers.get("Host", "")
+        if origin is not None and origin.partition("://")[2].lower() != host.lower():
+            raise _HttpError(
+                403,
+                Code.PERMISSION_DENIED,
+                f"pages of {origin[:100]} may not ask this server; its own at / may.",
+            )
 
     def _has_length(self) -> bool:
         given = self.headers.get("Content-Length", "")
@@ -343,11 +354,28 @@ class _Handler(BaseHTTPRequestHandler):
             raise _HttpError(415, Code.INVALID_ARGUMENT, sentence)
         return encoding == "gzip"
 
-    def _body(self, size: int, packed: bool) -> bytes:
-        body = self.rfile.read(size)
-        self._unread = 0
-        if len(body) < size:
-            raise ConnectionError("the client closed the connection in mid-request.")
+    def _read(self, deadline: float) -> bytes:
+        """The whole body, which must be there by the deadline."""
+        parts = []
+        try:
+            while self._unread:
+                left = deadline - time.monotonic()
+                if left <= 0.0:
+                    raise TimeoutError
+                self.connection.settimeout(min(_IDLE, left))
+                parts.append(self.rfile.read1(min(self._unread, 1 << 16)))
+                if not parts[-1]:
+                    raise ConnectionError("the client closed the connection in mid-request.")
+                self._unread -= len(parts[-1])
+        except TimeoutError:
+            sentence = "the request's body did not arrive in time."
+            raise ServingError(Code.DEADLINE_EXCEEDED, sentence) from None
+        finally:
+            self.connection.settimeout(_IDLE)
+        return b"".join(parts)
+
+    def _body(self, packed: bool, deadline: float) -> bytes:
+        body = self._read(deadline)
         if not packed:
             return body
         most = self.server.service.limits.request_bytes
