@@ -7,6 +7,7 @@ Nothing is converted silently: a value of the wrong type or an unknown key is an
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterable
@@ -116,6 +117,8 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         return float(value)
     if typing.get_origin(plain) is tuple and isinstance(value, (list, tuple)):
         return tuple(value)
+    if plain is float and isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{where} must be a finite number; {value!r} was given.")
     if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
         raise InputError(f"{where} must be {plain.__name__}; {value!r} was given.")
     return value
@@ -132,9 +135,10 @@ def _parsed(text: str, hint: Any, name: str) -> Any:
     if typing.get_origin(plain) is tuple:
         return tuple(text.split(","))
     try:
-        return plain(text)
+        value = plain(text)
     except ValueError:
         raise InputError(f"{name} must be {plain.__name__}; '{text}' was given.") from None
+    return _checked(value, hint, name)
 
 
 def check_at_least(config: Any, **minima: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -124,11 +125,14 @@ def make(
 
 
 def to_number(text: str, what: str) -> float:
-    """A float, or InputError with a sentence."""
+    """A finite float, or InputError with a sentence."""
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise InputError(f"{what} must be a number; '{text}' was given.") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{what} must be a number; '{text}' was given.")
+    return value
 
 
 def parse_range(text: str, *, flag: str) -> list[float]:

@@ -573,6 +573,20 @@ def test_an_interpolation_moves_one_parameter_and_holds_the_rest(shifting, image
     assert np.abs(along[1] - along[0]).max() > 1e-3
 
 
+def test_an_interpolation_goes_by_the_p_m_that_was_learned(shifting, images):
+    model = Cama(shifting.spec, dataclasses.replace(shifting.config, prior_m="learned"))
+    model.adopt(shifting)
+    loc, scale = np.array([0.5, -1.0, 0.0], np.float32), np.array([0.1, 3.0, 1.0], np.float32)
+    model.prior_m.set_moments(loc, scale)
+    expected = [loc - 2 * scale, loc + scale]
+    np.testing.assert_allclose(model.m_along((-2.0, 1.0)), expected, rtol=1e-5)
+    found = model.interpolate(images[:2], (-2.0, 1.0), seed=SEED)
+    for name, place in model.mechanism.coordinates_of_parameters().items():
+        at = [float(m[place]) for m in expected]
+        same = shifting.interpolate(images[:2], at, seed=SEED)[name]  # by N(0, I)
+        np.testing.assert_allclose(found[name], same, atol=1e-5)
+
+
 def test_the_manipulation_that_is_read_off_is_the_prediction_s_own(shifting, images):
     noise = shifting.shared_noise(SEED, num_samples=2)
     q_m = shifting.posterior_m(tf.constant(images))

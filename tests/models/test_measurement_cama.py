@@ -156,6 +156,21 @@ def test_the_likelihood_is_normal_and_categorical_and_missing_values_add_nothing
     np.testing.assert_allclose(p_x.mean()[:, 1:4], np.exp(log_p), rtol=1e-4)
 
 
+def test_a_shift_that_is_known_changes_nothing_where_a_child_is_missing(rows):
+    """X' = X + d and m = d are X and m = 0, also to q(z|.), whatever is missing."""
+    model = small(mechanism="location_scale", dim_m=0)
+    shift = np.array([3.0, -2.0], np.float32)  # of x and w
+    m = model.mechanism.m_of(tf.constant([[*shift, 0.0, 0.0]]))
+    x = rows.copy()
+    x[::2, 3], x[1::3, 7] = np.nan, np.nan
+    moved = x.copy()
+    moved[:, [3, 7]] += shift
+    y = tf.eye(3)[None]
+    before = model.posterior_z(tf.constant(x), y, tf.zeros([6, 4]))
+    after = model.posterior_z(tf.constant(moved), y, tf.repeat(m, 6, axis=0))
+    np.testing.assert_allclose(after.mean(), before.mean(), atol=1e-5)
+
+
 def test_a_missing_value_has_no_gradient_and_spoils_none(rows):
     model = small()
     x = rows.copy()

@@ -13,6 +13,7 @@ from tfcama.config import check_at_least
 from tfcama.models.discriminative import Discriminative, Stage
 from tfcama.networks.backbones import registry
 from tfcama.networks.backbones.base import Backbone
+from tfcama.networks.initializers import check_initializer
 from tfcama.types import InputSpec
 
 
@@ -30,6 +31,7 @@ class BackboneConfig:
 
     def __post_init__(self):
         registry.parse(self.backbone)
+        check_initializer(self.kernel_initializer)
 
     def make_backbone(self, spec: InputSpec) -> Backbone:
         """The backbone.

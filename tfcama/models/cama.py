@@ -252,7 +252,6 @@ class Cama(CamaBase):
         self.q_z = EncoderZ(
             sizes, dim_z=self.dim_z, mechanism=self.mechanism, config=config, spec=spec
         )
-        self.posterior_m(tf.zeros([1, *shape]))  # m_at_test="do_m0" would not build it
         self._create_variables()
 
     def posterior_m(self, x: tf.Tensor) -> tfd.Distribution:
@@ -302,7 +301,8 @@ class Cama(CamaBase):
         )
         code = self.mechanism.code(tf.repeat(m, classes, axis=0))
         mean = self.p(y, z[None], tf.zeros_like(m)).mean()[0]  # [b, C|1, H, W, channels]
-        whole = tf.reshape(seen * back + (1.0 - seen) * mean, [-1, *self.spec.shape])
+        # What is resampled at the frame's edge is weighted by `seen` as it is.
+        whole = tf.reshape(back + (1.0 - seen) * mean, [-1, *self.spec.shape])
         features = self.q_z.encode(whole if self.q_x is None else self.q_x(whole))
         q_z = self.q_z(features, code, y_each)
         return tf.stop_gradient(tf.reshape(moments(q_z), [-1, classes, 2, self.dim_z]))

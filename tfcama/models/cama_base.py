@@ -98,7 +98,7 @@ class CamaBase(CamaPrediction):
 
         Args:
           x: [B, *shape].
-          steps: what a parameter's coordinate is set to, in standard deviations of p(m).
+          steps: see `m_along`.
           seed: of the prediction.
 
         Returns:
@@ -113,8 +113,14 @@ class CamaBase(CamaPrediction):
         for name, place in places.items():
             along = tf.one_hot(place, self.dim_m)
             rest = m * (1.0 - along)
-            found[name] = tf.stack([self._mean(x, y, z, rest + step * along) for step in steps])
+            moved = [rest + at * along for at in tf.unstack(self.m_along(steps))]
+            found[name] = tf.stack([self._mean(x, y, z, at) for at in moved])
         return found
+
+    def m_along(self, steps: Sequence[float]) -> tf.Tensor:
+        """Every coordinate of m so many standard deviations of p(m) from its mean, [steps, M]."""
+        loc, scale = self.moments_of_m()
+        return loc + tf.constant(steps, tf.float32)[:, None] * scale
 
     def simulate(self, m: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
         """What clean inputs [B, *shape] would become under do(m), m [B, M]."""

@@ -6,6 +6,7 @@ import dataclasses
 
 from tfcama.errors import InputError, unknown_name
 from tfcama.models.mechanisms.registry import check_mechanism
+from tfcama.networks.initializers import check_initializer
 
 AT_TEST = {"at_test": True}  # decides predictions and no variable: may be set after training
 
@@ -83,6 +84,7 @@ class CamaBaseConfig:
             if getattr(self, name) not in allowed:
                 raise unknown_name(name, getattr(self, name), allowed)
         check_mechanism(self.mechanism)
+        check_initializer(self.kernel_initializer)
 
 
 _M_AT_TEST = ("posterior", "mean", "do_m0")

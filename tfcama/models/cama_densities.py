@@ -162,6 +162,11 @@ class CamaDensities(ClassifierModel, abc.ABC):
         del x
         return None
 
+    def _create_variables(self) -> None:
+        noise = self.shared_noise(tf.constant([0, 0]), num_samples=1)
+        self.log_weights(tf.zeros([1, *self.spec.shape]), noise=noise)
+        self.built = True
+
     # --- priors --------------------------------------------------------------------------------
 
     def prior_z(self) -> tfd.Distribution:

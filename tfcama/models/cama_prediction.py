@@ -21,7 +21,7 @@ from tfcama import random
 from tfcama.models.cama_densities import CamaDensities, Noise
 from tfcama.networks.heads import moments, normal
 
-_START_SPREAD = 2.0  # standard deviations of the prior
+_START_SPREAD = 2.0  # standard deviations of p(m)
 _STARTS_SEED = (0, 1)  # the same starts for every prediction
 _STEP = 0.3  # of the ascent, in standard deviations of the prior; falls to a tenth
 _Z_STEP, _Z_MEMORY = 0.2, (0.8, 0.95)  # of the ascent in z, by Adam; the step falls to zero
@@ -63,14 +63,17 @@ class CamaPrediction(CamaDensities):
     def log_scores_and_m(self, x: tf.Tensor, *, seed: random.Seed) -> tuple[tf.Tensor, tf.Tensor]:
         """What `log_scores` gives, [B, C] nats, and the m that stands for it, [B, M].
 
-        That m is the prediction's first sample; where an input may be untouched, whichever of the
-        prediction's explains it best, which may be m = 0.
+        That m is the prediction's first sample; where an input may be untouched, 0 if that is
+        likelier than not, as `log_p_untouched` says, or else the sample that explains it best.
         """
         m, parts = self.scores_by_m(x, seed=seed)
         scores = tf.reduce_logsumexp(parts, axis=0)
-        if not self.config.p_untouched:
+        if not self.may_be_untouched:
             return scores, m[0]
-        best = tf.argmax(tf.reduce_logsumexp(parts, axis=-1), axis=0)  # [B]
+        by_m = tf.reduce_logsumexp(parts, axis=-1)  # [S + 1, B]
+        touched = tf.reduce_logsumexp(by_m[:-1], axis=0) > by_m[-1]
+        zero = tf.cast(m.shape[0] - 1, tf.int64)
+        best = tf.where(touched, tf.argmax(by_m[:-1], axis=0), zero)  # [B]
         return scores, tf.gather(tf.transpose(m, [1, 0, 2]), best, batch_dims=1)
 
     @property
@@ -286,6 +289,11 @@ class CamaPrediction(CamaDensities):
         _, z, *_ = _repeat(ascend, steps, start, zeros, zeros)
         return tfd.Independent(tfd.Normal(tf.stop_gradient(z), scale), 1)
 
+    def moments_of_m(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Mean and standard deviation of p(m), [M]; of N(0, I) where p(m|y) is by class."""
+        p_m = self.prior_m(None if self.prior_m.by_class else self._one_hots(None))
+        return p_m.mean()[0, 0], p_m.stddev()[0, 0]
+
     def log_prior_at_test(self, m: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         """Log p(m | y) of what was manipulated, as prediction takes it, [S, B, C|1] nats.
 
@@ -355,7 +363,8 @@ class CamaPrediction(CamaDensities):
 
         best = q_m.mean()
         best_value = log_joint(best)
-        starts = _START_SPREAD * random.normal(
+        loc, scale = self.moments_of_m()
+        starts = loc + _START_SPREAD * scale * random.normal(
             [self.config.m_starts, self.dim_m], tf.constant(_STARTS_SEED)
         )
 

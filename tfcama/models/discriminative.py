@@ -17,6 +17,7 @@ from tfcama import random
 from tfcama.errors import InputError
 from tfcama.models.base import ClassifierModel
 from tfcama.networks.dropout import dropout
+from tfcama.networks.initializers import check_initializer
 from tfcama.types import InputSpec, VariableGroups
 
 
@@ -29,6 +30,9 @@ class DiscriminativeConfig:
     """
 
     kernel_initializer: str = "he_normal"
+
+    def __post_init__(self):
+        check_initializer(self.kernel_initializer)
 
 
 Stage = tuple[keras.layers.Layer, float]

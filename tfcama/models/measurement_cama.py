@@ -233,7 +233,6 @@ class MeasurementCama(CamaBase):
         self.p_x = ChildrenP(spec, mechanism=self.mechanism, config=config)
         self.q_m = EncoderM(dim_m=self.dim_m, config=config)
         self.q_z = EncoderZ(spec, dim_z=self.dim_z, mechanism=self.mechanism, config=config)
-        self.posterior_m(tf.zeros([1, *spec.shape]))  # m_at_test="do_m0" would not build it
         self._create_variables()
 
     def effects(self, x: tf.Tensor) -> tf.Tensor:
@@ -249,7 +248,8 @@ class MeasurementCama(CamaBase):
         return self.q_m(self._seen(x))
 
     def posterior_z(self, x: tf.Tensor, y: tf.Tensor, m: tf.Tensor) -> tfd.Distribution:
-        children = self.mechanism.invert(m, self._seen(x))
+        missing = tf.math.is_nan(self.effects(x))  # zero behind T_m^-1, whatever m is
+        children = tf.where(missing, 0.0, self.mechanism.invert(m, self._seen(x)))
         others = np.concatenate([self._parents, self._coparents])
         observed = tf.concat([children, tf.gather(x, others, axis=1)], axis=1)
         return self.q_z(observed, self.mechanism.code(m), y)

@@ -41,3 +41,26 @@ def sample_bilinear(images: tf.Tensor, points: tf.Tensor) -> tf.Tensor:
     upper = at(0) * (1.0 - right_share) + at(1) * right_share
     lower = at(width + 2) * (1.0 - right_share) + at(width + 3) * right_share
     return upper * (1.0 - bottom_share) + lower * bottom_share
+
+
+def sample_upright(images: tf.Tensor, columns: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """`sample_bilinear` at all crossings of columns and rows, as two products of matrices.
+
+    Args:
+      images: [..., B, N, H, W] float32.
+      columns: [B, w], in pixels from the centre of the frame.
+      rows: [B, h], likewise.
+
+    Returns:
+      [..., B, N, h, w].
+    """
+    height, width = images.shape[-2:]
+    across = tf.matmul(images, _shares(columns, width)[:, None], transpose_b=True)
+    return tf.matmul(_shares(rows, height)[:, None], across)
+
+
+def _shares(points: tf.Tensor, size: int) -> tf.Tensor:
+    """How much of each of `size` pixels a point [B, n] shows, [B, n, size]."""
+    away = points[..., None] - (tf.range(size, dtype=tf.float32) - (size - 1) / 2)
+    share = tf.where(away >= 0.0, 1.0 - away, 1.0 + away)
+    return tf.where((away >= -1.0) & (away < 1.0), share, 0.0)

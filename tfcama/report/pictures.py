@@ -184,17 +184,17 @@ def interpolation_grid(subject: Subject, manipulation: str, level: float) -> Pic
     if not isinstance(classifier, CamaBase) or not _pictured(subject):
         return None
     parameters = {each.name: each for each in classifier.mechanism.parameters}
-    coordinates = classifier.mechanism.coordinates_of_parameters()
-    if not coordinates:
+    if not classifier.mechanism.coordinates_of_parameters():
         return None
     x, draw = _manipulated(subject, manipulation, level)
     along = classifier.interpolate(x[:1], _STEPS, seed=draw)
+    reached = classifier.mechanism.values(classifier.m_along(_STEPS)).numpy()  # [steps, P]
     rows = []
-    for name, place in coordinates.items():
-        most = classifier.mechanism.values(_STEPS[-1] * tf.one_hot(place, classifier.dim_m))
-        last = float(most[list(parameters).index(name)])
-        label = f"{name}, ±{abs(last):.2g} {parameters[name].unit}".rstrip()
-        rows.append((label, along[name][:, 0].numpy()))
+    for name, values in zip(parameters, reached.T, strict=True):
+        if name in along:
+            ends = f"{values[0]:.2g} to {values[-1]:.2g}"
+            label = f"{name}, {ends} {parameters[name].unit}".rstrip()
+            rows.append((label, along[name][:, 0].numpy()))
     about = f"{labels.manipulation_name(manipulation)} {level:g}"
     captions = [f"{step:+g} sd" for step in _STEPS]
     title = f"{_who(subject)}: {about}"
@@ -203,8 +203,8 @@ def interpolation_grid(subject: Subject, manipulation: str, level: float) -> Pic
         section="shift",
         title=f"Along each parameter of M: {_who(subject)}, {about}",
         caption="The model's explanation of one image, with one coordinate of m at a time set to "
-        "so many standard deviations of p(m), and the rest held. On the left, how far the outer "
-        "ones are: a parameter that fine-tuning had no use for does next to nothing.",
+        "so many standard deviations of p(m), and the rest held. On the left, from where to where: "
+        "a parameter that fine-tuning had no use for does next to nothing.",
         png=to_png(figures.image_rows(rows, title=title, captions=captions)),
     )
 

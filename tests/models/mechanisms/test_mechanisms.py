@@ -157,6 +157,19 @@ def test_inversion_changes_the_sign_of_logits():
     np.testing.assert_allclose(mechanism.apply(m, logits), -logits, atol=0.02)
 
 
+def test_an_inverted_image_is_as_likely_as_the_image():
+    """Inversion is a bijection: log p(1 - x | inverted) = log p(x), however sure p(x|.) is."""
+    mechanism, m = fixed("photometric", contrast=-2.0)
+    logits = tf.constant(np.linspace(-25, 25, 784).reshape([1, 1, 1, 28, 28, 1]), tf.float32)
+    x = tf.cast(logits > 0, tf.float32)
+
+    def log_px(logits, x):
+        return -tf.nn.sigmoid_cross_entropy_with_logits(logits=logits, labels=x)
+
+    inverted = log_px(mechanism.apply(m, logits), 1.0 - x)
+    np.testing.assert_allclose(inverted, log_px(logits, x), rtol=1e-3, atol=1e-10)
+
+
 def test_gamma_is_a_power_of_the_mean():
     mechanism, m = fixed("photometric", gamma=0.5)
     logits = tf.clip_by_value(logits_like()[:, :1], -4.0, 4.0)
@@ -171,6 +184,28 @@ def test_noise_makes_a_pixel_the_mean_of_its_clipped_draws():
         assert float(_expected_clip(tf.constant(mean), tf.constant(noise))) == pytest.approx(
             expected, abs=3e-3
         )
+
+
+def test_denoising_has_the_derivatives_of_an_inverse():
+    mechanism, m = fixed("blur_noise", noise=0.3)
+    x = tf.constant(np.linspace(0.2, 0.8, 784).reshape([1, 28, 28, 1]), tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        found = mechanism.invert(m, x)
+    again = _expected_clip(found, tf.fill([1, 1, 1, 1], 0.3))
+    np.testing.assert_allclose(again, x, atol=2e-6)
+    step = 0.01
+    more, less = (mechanism.invert(m, x + by) for by in (step, -step))
+    np.testing.assert_allclose(
+        tape.gradient(found, x), (more - less) / (2 * step), rtol=0.02, atol=0.01
+    )
+    along = tf.constant([[0.0, step]])  # of m: blur, noise
+    more, less = (mechanism.invert(m + by, x) for by in (along, -along))
+    difference = tf.reduce_sum(tf.square(more) - tf.square(less))
+    with tf.GradientTape() as tape:
+        tape.watch(m)
+        total = tf.reduce_sum(tf.square(mechanism.invert(m, x)))
+    np.testing.assert_allclose(tape.gradient(total, m)[0, 1], difference / (2 * step), rtol=0.02)
 
 
 def test_blur_is_a_gaussian_and_keeps_the_sum(blobs):
@@ -257,6 +292,8 @@ def tape_gradient_nonzero(mechanism, m, logits):
         ("rotation+rotation", IMAGE, r"names 'rotation' twice"),
         ("rotation:scale=0", IMAGE, "the scale of a prior must be positive"),
         ("rotation:scale=-1", IMAGE, "the scale of a prior must be positive"),
+        ("rotation:scale=inf", IMAGE, "scale of 'rotation:scale=inf' must be a number"),
+        ("affine+translation", IMAGE, r"'affine\+translation' has shift_x, shift_y twice"),
         ("rotation:scale=big", IMAGE, "scale of 'rotation:scale=big' must be a number"),
         ("rotation:3", IMAGE, "takes no number"),
         ("rotation:spread=3", IMAGE, "unknown option of mechanism rotation 'spread'"),
@@ -280,6 +317,17 @@ def test_location_scale_needs_a_numeric_child():
     columns = (Column("a1", (PARENT,)), Column("kind", (CHILD,), categories=("p", "q")))
     with pytest.raises(InputError, match="moves numeric children; the table has none"):
         made("location_scale", InputSpec((3,), ("a", "b"), None, columns=columns, target="y"))
+
+
+@pytest.mark.parametrize("text", ["translation", "zoom", "affine", "rotation+translation"])
+def test_what_a_frame_s_edge_hides_is_what_resampling_takes_from_white(text):
+    """Completion adds (1 - visible) times its own image to T_m^-1 x."""
+    mechanism = made(text)
+    m = tf.constant(np.random.default_rng(0).normal(0, 3, (4, mechanism.size)), tf.float32)
+    white = tf.ones([4, *IMAGE.shape])
+    hidden = 1.0 - mechanism.visible(m, white)
+    assert np.mean(hidden) > 0.05
+    np.testing.assert_allclose(mechanism.invert(m, white) + hidden, white, atol=1e-5)
 
 
 def test_warps_alone_only_move():

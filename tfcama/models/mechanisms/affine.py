@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfcama.models.mechanisms.base import Context, Parameter
 from tfcama.models.mechanisms.parametric import ParametricMechanism
-from tfcama.networks.warp import pixel_grid, sample_bilinear
+from tfcama.networks.warp import pixel_grid, sample_bilinear, sample_upright
 
 OUTSIDE = -9.0  # logit of what comes into the frame from outside: black, with p = 1e-4
 
@@ -52,20 +52,25 @@ class WarpMechanism(ParametricMechanism, abc.ABC):
         return tf.ensure_shape(moved, outputs.shape)
 
     def simulate(self, m, x):
-        return sample_bilinear(x, self.source(self.values(m)))
+        return self._sampled(x, self.source(self.values(m)))
 
     def visible(self, m, shown):
-        return sample_bilinear(shown, self.target(self.values(m)))
+        return self._sampled(shown, self.target(self.values(m)))
 
     def invert(self, m, x):
-        return sample_bilinear(x, self.target(self.values(m)))
+        return self._sampled(x, self.target(self.values(m)))
+
+    def _sampled(self, images: tf.Tensor, points: tf.Tensor) -> tf.Tensor:
+        """Images [B, H, W, channels] at points [B, H, W, 2]."""
+        return sample_bilinear(images, points)
 
 
 class AffineMechanism(WarpMechanism):
     """Shear, aspect, zoom and rotation about the centre of the image, in this order, then a shift.
 
     shift_x, shift_y in pixels, to the right and down; rotation in degrees, counter-clockwise; zoom
-    and aspect as logarithms of a factor (both axes; width against height); shear as a tangent.
+    and aspect as logarithms of a factor (of both axes; of the width, by which the height is
+    divided); shear as a tangent.
     """
 
     names: tuple[str, ...] = ("shift_x", "shift_y", "rotation", "zoom", "aspect", "shear")
@@ -78,7 +83,7 @@ class AffineMechanism(WarpMechanism):
             "shift_y": Parameter("shift_y", "pixels", height / 14, height),
             "rotation": Parameter("rotation", "degrees", 8.0, 120.0),
             "zoom": Parameter("zoom", "log factor", 0.1, math.log(4.0)),
-            "aspect": Parameter("aspect", "log ratio", 0.05, math.log(2.0)),
+            "aspect": Parameter("aspect", "log factor", 0.05, math.log(2.0)),
             "shear": Parameter("shear", "tangent", 0.05, 1.0),
         }
         return tuple(known[name] for name in self.names)
@@ -112,11 +117,33 @@ class AffineMechanism(WarpMechanism):
         return tf.einsum("bij,hwj->bhwi", inverse, self._grid) + shift[:, None, None]
 
 
-class TranslationMechanism(AffineMechanism):
+class UprightMechanism(AffineMechanism, abc.ABC):
+    """Rows stay rows and columns columns: resampling is two small products of matrices."""
+
+    versatile = False
+
+    def apply(self, m, outputs):
+        planes = tf.transpose(outputs - OUTSIDE, [0, 1, 2, 5, 3, 4])  # [K, B, C, channels, H, W]
+        shape = tf.shape(planes)
+        planes = tf.reshape(planes, tf.concat([shape[:2], [-1], shape[4:]], axis=0))
+        moved = sample_upright(planes, *_axes(self.source(self.values(m))))
+        moved = tf.transpose(tf.reshape(moved, shape), [0, 1, 2, 4, 5, 3]) + OUTSIDE
+        return tf.ensure_shape(moved, outputs.shape)
+
+    def _sampled(self, images, points):
+        moved = sample_upright(tf.transpose(images, [0, 3, 1, 2]), *_axes(points))
+        return tf.transpose(moved, [0, 2, 3, 1])
+
+
+def _axes(points: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The columns [B, W] and rows [B, H] of an upright grid of points [B, H, W, 2]."""
+    return points[:, 0, :, 0], points[:, :, 0, 1]
+
+
+class TranslationMechanism(UprightMechanism):
     """A shift alone, in pixels."""
 
     names = ("shift_x", "shift_y")
-    versatile = False
 
 
 class RotationMechanism(AffineMechanism):
@@ -126,8 +153,7 @@ class RotationMechanism(AffineMechanism):
     versatile = False
 
 
-class ZoomMechanism(AffineMechanism):
+class ZoomMechanism(UprightMechanism):
     """A change of size about the centre alone, as the logarithm of the factor."""
 
     names = ("zoom",)
-    versatile = False

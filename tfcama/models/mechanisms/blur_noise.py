@@ -10,6 +10,7 @@ from tfcama.models.mechanisms.base import Parameter
 from tfcama.models.mechanisms.parametric import ParametricMechanism
 
 _FLOOR = 1e-7
+_LEAST_NOISE, _LEAST_SLOPE = 1e-4, 0.05
 _RADIUS = 4  # pixels of the blur's kernel to each side
 _REGULARISATION = 0.05  # of the Wiener filter: noise power over signal power
 
@@ -61,8 +62,11 @@ class BlurNoiseMechanism(ParametricMechanism):
             middle = 0.5 * (low + high)
             above = _expected_clip(middle, noise) > x
             low, high = tf.where(above, low, middle), tf.where(above, middle, high)
-        del high
-        clean = tf.where(noise == 0.0, x, low)
+        # One step of Newton's, whose derivatives in x and noise are those of the inverse.
+        root = tf.stop_gradient(low)
+        slope = tf.stop_gradient(tf.maximum(_slope_of_expected_clip(root, noise), _LEAST_SLOPE))
+        root = tf.clip_by_value(root + (x - _expected_clip(root, noise)) / slope, 0.0, 1.0)
+        clean = tf.where(noise == 0.0, x, root)
         rows = _wiener(_blur_matrix(blur, x.shape[1]))
         columns = _wiener(_blur_matrix(blur, x.shape[2]))
         sharp = tf.einsum("bij,bjkc,blk->bilc", rows, clean, columns)
@@ -90,10 +94,16 @@ def _wiener(matrix: tf.Tensor) -> tf.Tensor:
 
 def _expected_clip(mean: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
     """E[clip(mean + noise e, 0, 1)], e ~ N(0, 1)."""
-    noise = tf.maximum(tf.abs(noise), 1e-4)
+    noise = tf.maximum(tf.abs(noise), _LEAST_NOISE)
 
     def positive_part(z: tf.Tensor) -> tf.Tensor:  # E[max(z + e, 0)]
         density = tf.exp(-0.5 * tf.square(z)) / math.sqrt(2.0 * math.pi)
         return z * 0.5 * tf.math.erfc(-z / math.sqrt(2.0)) + density
 
     return noise * (positive_part(mean / noise) - positive_part((mean - 1.0) / noise))
+
+
+def _slope_of_expected_clip(mean: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
+    """Its derivative in the mean: the probability that nothing is clipped."""
+    width = math.sqrt(2.0) * tf.maximum(tf.abs(noise), _LEAST_NOISE)
+    return 0.5 * (tf.math.erf(mean / width) - tf.math.erf((mean - 1.0) / width))

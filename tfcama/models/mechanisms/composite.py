@@ -22,7 +22,8 @@ class CompositeMechanism(Mechanism):
       makers: a mechanism's maker a part, in the order in which they act.
 
     Raises:
-      InputError: `dim_m` was given, or a part that adds features to the decoder is not the first.
+      InputError: `dim_m` was given, a part that adds features to the decoder is not the first, or
+        two parts have a parameter of the same name.
     """
 
     kinds = ("image", "table")
@@ -43,6 +44,12 @@ class CompositeMechanism(Mechanism):
                     f"'{part}' has no inverse: '{mechanism.name}' acts inside the decoder and "
                     f"cannot be undone after '{self.mechanisms[0].name}'; name it first."
                 )
+        names = [parameter.name for parameter in self.parameters]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InputError(
+                f"'{part}' has {', '.join(twice)} twice; leave out one of the parts that have it."
+            )
         self.size = sum(mechanism.size for mechanism in self.mechanisms)
         self.feature_size = self.mechanisms[0].feature_size
         self.code_size = self.mechanisms[0].code_size

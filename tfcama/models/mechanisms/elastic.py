@@ -9,7 +9,7 @@ from tfcama.models.mechanisms.affine import WarpMechanism
 from tfcama.models.mechanisms.base import Parameter
 
 _CONTROLS = 4  # points along each side
-_ITERATIONS = 6  # of the fixed point that inverts the field
+_ITERATIONS = 5  # of the fixed point that inverts the field: within 0.002 pixels of dreamt ones
 
 
 class ElasticMechanism(WarpMechanism):
@@ -39,24 +39,24 @@ class ElasticMechanism(WarpMechanism):
 
     def _displacement(self, values: tf.Tensor, points: tf.Tensor) -> tf.Tensor:
         """D at points [B or 1, H, W, 2], [B, H, W, 2]."""
-        controls = tf.reshape(values, [-1, _CONTROLS, _CONTROLS, 2])
+        controls = tf.reshape(values, [-1, _CONTROLS**2, 2])
         places = points / self._spacing + (_CONTROLS - 1) / 2  # in units of the grid
         at = tf.range(_CONTROLS, dtype=tf.float32)
-        columns = _cubic(places[..., 0:1] - at)  # [B, H, W, controls]
+        columns = _cubic(places[..., 0:1] - at)  # [B or 1, H, W, controls]
         rows = _cubic(places[..., 1:2] - at)
-        columns, rows = (
-            tf.broadcast_to(basis, tf.concat([tf.shape(controls)[:1], tf.shape(basis)[1:]], 0))
-            for basis in (columns, rows)
-        )
-        return tf.einsum("bhwr,bhwc,brcd->bhwd", rows, columns, controls)
+        basis = rows[..., :, None] * columns[..., None, :]
+        basis = tf.reshape(basis, [-1, np.prod(points.shape[1:3]), _CONTROLS**2])
+        if points.shape[0] == 1:
+            moved = tf.einsum("pk,bkd->bpd", basis[0], controls)
+        else:
+            moved = tf.matmul(basis, controls)
+        return tf.reshape(moved, [-1, *points.shape[1:]])
 
     def source(self, values):
         return self._grid + self._displacement(values, self._grid[None])
 
     def target(self, values):
-        points = tf.broadcast_to(
-            self._grid, tf.concat([tf.shape(values)[:1], tf.shape(self._grid)], 0)
-        )
+        points = self._grid[None]
         for _ in range(_ITERATIONS):
             points = self._grid - self._displacement(values, points)
         return points

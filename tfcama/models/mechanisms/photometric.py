@@ -37,11 +37,14 @@ class PhotometricMechanism(ParametricMechanism):
         log_mean = -tf.nn.softplus(-outputs) * power
         # expm1 keeps 1 - mean of bright pixels; at g = 1 it is the logistic function of -l.
         mean, rest = tf.exp(log_mean), -tf.math.expm1(log_mean)
-        low = 0.5 * (1.0 - contrast) + brightness  # what black becomes
-        bright, dark = low + contrast * mean, (1.0 - low - contrast) + contrast * rest
+        # c mean is |c| rest - |c| where c < 0: no difference of numbers close to 1.
+        upright, size = contrast >= 0.0, tf.abs(contrast)
+        bottom, top = tf.where(upright, mean, rest), tf.where(upright, rest, mean)
+        low = 0.5 * (1.0 - size) + brightness  # what the darker of black and white becomes
+        bright, dark = low + size * bottom, (1.0 - low - size) + size * top
         # A pixel that was surer than the floor may stay so: do(m = 0) changes nothing.
-        bright = tf.maximum(bright, tf.clip_by_value(mean, _TINY, _FLOOR))
-        dark = tf.maximum(dark, tf.clip_by_value(rest, _TINY, _FLOOR))
+        bright = tf.maximum(bright, tf.clip_by_value(bottom, _TINY, _FLOOR))
+        dark = tf.maximum(dark, tf.clip_by_value(top, _TINY, _FLOOR))
         return tf.math.log(bright) - tf.math.log(dark)
 
     def invert(self, m, x):
