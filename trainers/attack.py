@@ -108,7 +108,9 @@ def main() -> None:
         found = steps.attack(subject, attack, radii, source=source, progress=print)
         if adaptation is not None:
             for eps in radii:
-                _adapt(AttackedAdaptation(subject, attack, eps, adaptation, found[eps].x, print))
+                x = found[eps].x
+                made_for = source.loaded.config.model if source else ""
+                _adapt(AttackedAdaptation(subject, attack, eps, adaptation, x, print, made_for))
     if _SANITY.value:
         checks = robustness.sanity_checks(subject, eps=max(radii), transfer_from=source)
         robustness.save_checks(workdir, checks)

@@ -72,6 +72,55 @@ def test_square_gets_near_it_without_gradients():
     assert np.all(gained > 0.6 * EPS * np.abs(w).sum())
 
 
+def test_a_lucky_draw_does_not_stop_square():
+    """Offsets far larger than what a square gains: compared across draws, one of them wins."""
+    _, w = binary()
+
+    class Offset(Linear):
+        def log_scores(self, x, *, seed):
+            scores = super().log_scores(x, seed=seed)
+            return scores + 30.0 * random.normal([1, 2], seed)
+
+    model = Offset(np.stack([np.zeros(16), w.ravel()], axis=1), shape=(4, 4, 1), noise=1.0)
+    quiet, _ = binary()
+    x, y = inputs(), np.array([0, 1, 0, 1, 0, 1])
+    found = parse("square:queries=800", eps=EPS)(model, x, y, seed=0)
+    gained = margins(quiet, found.x, y) - margins(quiet, x, y)
+    assert np.all(gained > 0.6 * EPS * np.abs(w).sum())
+
+
+@pytest.mark.parametrize(("noise", "asked"), [(0.0, 7), (1.0, 6)])
+def test_square_asks_as_often_as_it_may(noise, asked):
+    class Counting(Linear):
+        calls = 0
+
+        def log_scores(self, x, *, seed):
+            tf.py_function(self._count, [], [])
+            return super().log_scores(x, seed=seed)
+
+        def _count(self):
+            type(self).calls += 1
+
+    model = Counting(np.eye(16)[:, :2], shape=(4, 4, 1), noise=noise)
+    parse("square:queries=7", eps=EPS)(model, inputs(), np.zeros(6, np.int32), seed=0)
+    assert Counting.calls == asked
+
+
+def test_pgd_climbs_where_the_mask_lets_it_stay():
+    """Off the mask the slope would turn; nobody may go there."""
+    mask = tf.constant([1.0, 0.0])
+
+    class Turning(Linear):
+        def log_scores(self, x, *, seed):
+            slope = tf.where(tf.abs(x[:, 1]) < 0.01, 1.0, -1.0)
+            return tf.stack([slope * x[:, 0], tf.zeros_like(x[:, 0])], axis=1)
+
+    model = Turning(np.zeros([2, 2]), shape=(2,), bounds=None, mask=mask)
+    x = np.zeros([4, 2], np.float32)
+    found = parse("pgd:steps=10", eps=0.5)(model, x, np.zeros(4, np.int32), seed=0)
+    np.testing.assert_allclose(found.x, [[-0.5, 0.0]] * 4, atol=1e-6)
+
+
 @pytest.mark.parametrize("text", texts())
 def test_rows_of_a_table_move_where_the_mask_allows_and_missing_values_stay(text):
     mask = tf.constant([0.0, 1.0, 1.0, 0.0, 1.0, 1.0])

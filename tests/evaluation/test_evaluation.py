@@ -111,6 +111,19 @@ def test_a_transfer_attack_is_named_after_its_source(halves):
     assert rows[0].attack == "fgsm from dnn"
 
 
+def test_a_transfer_attack_moves_the_subject_s_own_rows(halves):
+    subject = subject_of(half_classifier(), halves)
+    order = np.argsort(halves.test.y, kind="stable")[::-1]
+    source = dataclasses.replace(subject, test=halves.test.take(order))
+    (row,), found = robustness.attack_curve(subject, "fgsm", [0.0], source=source)
+    assert row.accuracy == 1.0
+    np.testing.assert_array_equal(found[0.0].x, halves.test.x)
+    spec = halves.spec._replace(class_names=("left", "right"))
+    other = dataclasses.replace(subject, dataset=halves._replace(spec=spec))
+    with pytest.raises(InputError, match="transferred between runs on the same data set"):
+        robustness.attack_curve(subject, "fgsm", [0.1], source=other)
+
+
 def test_strong_attacks_on_stochastic_models_are_scored_by_several_draws(halves, monkeypatch):
     seen = []
     original = Predictor.hits
@@ -123,7 +136,8 @@ def test_strong_attacks_on_stochastic_models_are_scored_by_several_draws(halves,
     subject = subject_of(half_classifier(noise=0.1), halves)
     robustness.attack_curve(subject, "fgsm", [0.1])
     robustness.attack_curve(subject, "pgd_eot:steps=2:draws=2", [0.1])
-    assert seen == [1, robustness.SCORING_DRAWS]
+    robustness.attack_curve(subject, "fgsm", [0.1], source=subject)
+    assert seen == [1, robustness.SCORING_DRAWS, robustness.SCORING_DRAWS]
 
 
 def test_an_honest_linear_model_passes_every_check(halves):

@@ -50,6 +50,15 @@ def row(**changes):
             {"experiment": "attack_static_clean", "finetuned_on": "fgsm eps 0.1"},
             "CAMA, fine-tuned on FGSM of each eps (clean inputs)",
         ),
+        (
+            {"experiment": "fraction_0.01_held_out", "finetuned_on": "rotation:30"},
+            "CAMA, fine-tuned on rotation 30, 1 % of inputs (unseen inputs)",
+        ),
+        (
+            {"experiment": "attack_adaptive", "finetuned_on": "fgsm eps 0.1 round 1"},
+            "CAMA, fine-tuned on fgsm eps 0.1 round 1, what it adapted to",
+        ),
+        ({"experiment": "stream_as_it_came"}, "CAMA, as it came"),
         ({"model": "measurement_dnn", "variant": "hidden=16"}, "DNN (hidden=16)"),
         (
             {"model": "measurement_cama", "variant": "coparent_features=quadratic"},
@@ -228,7 +237,26 @@ def test_clean_images_of_a_static_fine_tuning_stand_under_clean():
 def test_a_cell_is_of_the_largest_test_set():
     few = results.scored(np.zeros(2, bool), **{**ROW, "level": 0.0})
     cell = _summary([few, row(level=0.0)])["lines"]["CAMA"]["clean", 0.0]
-    assert (cell["n"], cell["accuracy"]) == (4, 0.75)
+    assert cell == {"accuracy": 0.75, "small": "30.1–95.4, n = 4"}
+
+
+def test_the_table_shows_the_strongest_and_what_seeds_say():
+    rows = [row(level=level) for level in (0.0, 0.1, 0.2, 0.3, 0.9)]
+    rows.append(results.scored(np.zeros(4, bool), **{**ROW, "level": 0.9, "seed": ROW["seed"] + 1}))
+    summary = _summary(rows)
+    about = labels.manipulation_name(ROW["manipulation"])
+    assert summary["columns"] == [("clean", 0.0), (about, 0.1), (about, 0.3), (about, 0.9)]
+    cell = summary["lines"]["CAMA"][about, 0.9]
+    assert cell == {"accuracy": 0.375, "small": "± 53.0, 2 seeds, n = 4"}
+
+
+def test_lines_can_be_told_apart():
+    lines = [labels.line_of(row(finetuned_on=f"rotation:{level}")) for level in range(15)]
+    lines += [labels.line_of(row(model=model)) for model in ("dnn", "cama")]
+    styles = figures._styles(lines)
+    assert len(set(styles.values())) == len(lines)
+    unseen = [line._replace(held_out=True) for line in lines]
+    assert list(figures._styles(lines + unseen).values()) == 2 * list(styles.values())
 
 
 def test_a_report_holds_json_pictures_and_a_page(studied, tmp_path):

@@ -23,19 +23,29 @@ from tfcama.types import Classifier
 
 
 class _Scores:
-    """log_scores as CleverHans calls it, logits of x alone; a fresh noise draw every call."""
+    """log_scores as CleverHans calls it, logits of x alone; a fresh noise draw every call.
+
+    CleverHans knows of no mask: what an attack may not move is put back before it is scored, so
+    that no step counts on it.
+    """
 
     def __init__(self, classifier: Classifier):
         self._classifier = classifier
         self._seed = tf.Variable([0, 0], dtype=tf.int32, trainable=False)
         self._calls = tf.Variable(0, dtype=tf.int32, trainable=False)
+        shape = [None, *classifier.input_shape]
+        self._origin = tf.Variable(tf.zeros([0, *shape[1:]]), shape=shape, trainable=False)
 
-    def reset(self, seed: np.ndarray) -> None:
+    def reset(self, seed: np.ndarray, origin: tf.Tensor) -> None:
         self._seed.assign(seed)
         self._calls.assign(0)
+        self._origin.assign(origin)
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         draw = self._calls.assign_add(1)
+        mask = self._classifier.attack_mask
+        if mask is not None:
+            x = tf.where(mask > 0, x, self._origin)
         return self._classifier.log_scores(x, seed=random.fold_in(self._seed, draw))
 
 
@@ -73,7 +83,7 @@ class FastGradientSign(_CleverHansAttack):
     def _perturb(self, prepared: _Scores, x, y, *, seed):
         from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 
-        prepared.reset(seed)
+        prepared.reset(seed, x)
         return fast_gradient_method(
             prepared, x, self.eps, np.inf, loss_fn=_LOSS_FNS[self.loss], y=y
         )
@@ -103,7 +113,7 @@ class ProjectedGradientDescent(_CleverHansAttack):
         from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
 
         bounds = prepared._classifier.bounds
-        prepared.reset(seed)
+        prepared.reset(seed, x)
         tf.random.set_seed(int(seed[0]))  # CleverHans draws its start from the global generator
         step_size = self.step_size or max(0.01, 2.5 * self.eps / self.steps)
         return projected_gradient_descent(

@@ -17,6 +17,7 @@ from tfcama.attacks.losses import margin
 from tfcama.errors import InputError
 from tfcama.types import Classifier
 
+_REDRAWS = 20  # of a square that changes nothing
 _HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries, as published
 
 
@@ -25,10 +26,11 @@ class Square(Attack):
     """Random search: a square of random place and sign, kept where the margin grows.
 
     A row of a table is taken for an image of height 1, its squares for runs of columns, each column
-    with its own sign.
+    with its own sign. What changes nothing is drawn again.
 
     Attributes:
-      queries: of the classifier, an input.
+      queries: of the classifier, an input; of a stochastic one half of them ask about the best so
+        far again, under the draw of the trial that is compared with it.
       share: of the pixels or columns that the first square covers.
     """
 
@@ -66,32 +68,43 @@ class Square(Attack):
         count = len(origin)
         shape = (count, 1, x.shape[1], 1) if table else origin.shape
         _, height, width, channels = shape
-        clean = origin.reshape(shape)
+        lowest, highest = (
+            self._project(classifier, origin + by, origin).reshape(shape)
+            for by in (-self.eps, self.eps)
+        )
         # Vertical stripes to start with, as published.
         signs = generator.choice([-1.0, 1.0], size=(count, 1, width, channels))
-        start = (clean + self.eps * signs).astype(np.float32).reshape(origin.shape)
-        best = self._project(classifier, start, origin)
-        best_margin = query(best, y, random.fold_in(seed, 0)).numpy()
-        for number in range(1, self.queries):
-            tall, wide = self._sides(number, height, width)
+        best = np.where(signs > 0, highest, lowest).reshape(origin.shape)
+        # Where answers are drawn, both sides of a comparison are under one draw: the best of many
+        # draws is a lucky one, which nothing would ever beat.
+        drawn = classifier.stochastic
+        best_margin = None if drawn else query(best, y, seed).numpy()
+        trials = self.queries // 2 if drawn else self.queries - 1
+        for number in range(1, trials + 1):
+            tall, wide = self._sides(number / trials, height, width)
             trial = best.copy()
             moved = trial.reshape(shape)  # a view
             for row in range(count):
-                top = generator.integers(0, height - tall + 1)
-                left = generator.integers(0, width - wide + 1)
-                window = (row, slice(top, top + tall), slice(left, left + wide))
-                sign = generator.choice([-1.0, 1.0], size=(1, wide if table else 1, channels))
-                moved[window] = clean[window] + self.eps * sign
-            trial = self._project(classifier, trial, origin)
-            reached = query(trial, y, random.fold_in(seed, number)).numpy()
-            better = reached > best_margin
+                for _ in range(_REDRAWS):
+                    top = generator.integers(0, height - tall + 1)
+                    left = generator.integers(0, width - wide + 1)
+                    window = (row, slice(top, top + tall), slice(left, left + wide))
+                    sign = generator.choice([-1.0, 1.0], size=(1, wide if table else 1, channels))
+                    tried = np.where(sign > 0, highest[window], lowest[window])
+                    if not np.array_equal(tried, moved[window], equal_nan=True):
+                        break
+                moved[window] = tried
+            draw = random.fold_in(seed, number)
+            reached = query(trial, y, draw).numpy()
+            known = query(best, y, draw).numpy() if drawn else best_margin
+            better = reached > known
             best[better] = trial[better]
-            best_margin = np.maximum(best_margin, reached)
+            best_margin = np.where(better, reached, known)
         return tf.constant(best)
 
-    def _sides(self, number: int, height: int, width: int) -> tuple[int, int]:
-        published = number * 10_000 / self.queries
-        share = self.share / 2 ** sum(published > step for step in _HALVINGS)
+    def _sides(self, done: float, height: int, width: int) -> tuple[int, int]:
+        """Of the square after this share of the trials."""
+        share = self.share / 2 ** sum(10_000 * done > step for step in _HALVINGS)
         if height == 1:
             return 1, max(1, round(share * width))
         side = max(1, min(height, width, round(np.sqrt(share * height * width))))

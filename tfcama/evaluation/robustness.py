@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfcama import random
 from tfcama.attacks import losses, registry
 from tfcama.attacks.base import Attack, Attacked
+from tfcama.errors import InputError
 from tfcama.evaluation.results import Row, scored
 from tfcama.evaluation.subject import Subject
 from tfcama.workdir import Workdir, write_json
@@ -31,34 +32,47 @@ def attack_curve(
 ) -> tuple[list[Row], dict[float, Attacked]]:
     """Accuracy on attacked test rows at every radius.
 
-    Paper-protocol attacks are scored by one draw of a stochastic model's noise, as deployed; all
-    others by the mean over `SCORING_DRAWS` draws that the attack did not see.
+    Paper-protocol attacks are scored by one draw of a stochastic model's noise, as deployed;
+    others, and what is transferred, by the mean over `SCORING_DRAWS` draws that it did not see.
 
     Args:
       subject: a finished run, attacked as it is, its weights frozen.
       attack: `name[:key=value…]`, see `attacks.registry.parse`.
       radii: eps of each point.
-      source: craft on this run instead (a transfer attack).
+      source: craft on this run instead (a transfer attack), of the subject's own test rows.
       progress: called with a line of text after each radius.
 
     Returns:
       A row a radius, and the attacked inputs by radius.
+
+    Raises:
+      InputError: of the attack; or the source takes other inputs.
     """
     rows, found = [], {}
     attacks = {eps: registry.parse(attack, eps=eps) for eps in radii}  # bad input before any work
     for eps, made in attacks.items():
-        found[eps] = craft(source or subject, made)
-        hits = attacked_hits(subject, found[eps].x, draws=scoring_draws(made))
+        found[eps] = craft(subject, made, on=source)
+        draws = scoring_draws(made) if source is None else SCORING_DRAWS
+        hits = attacked_hits(subject, found[eps].x, draws=draws)
         name = attack if source is None else f"{attack} from {source.loaded.config.model}"
         rows.append(scored(hits, **subject.identity("attack", attack=name, eps=eps)))
         progress(f"{name} eps {eps:g}: accuracy {rows[-1].accuracy:.4f}")
     return rows, found
 
 
-def craft(subject: Subject, attack: Attack) -> Attacked:
-    """The subject's test rows, attacked on what answers for it."""
+def craft(subject: Subject, attack: Attack, *, on: Subject | None = None) -> Attacked:
+    """The subject's test rows, attacked on what answers for it, or for another run.
+
+    Raises:
+      InputError: the other run takes other inputs.
+    """
+    if on is not None and on.dataset.spec != subject.dataset.spec:
+        raise InputError(
+            f"{on.workdir.root} takes other inputs than {subject.workdir.root}; an attack is "
+            "transferred between runs on the same data set."
+        )
     seed = subject.loaded.config.seed
-    return attack(subject.classifier, subject.test.x, subject.test.y, seed=seed)
+    return attack((on or subject).classifier, subject.test.x, subject.test.y, seed=seed)
 
 
 def attacked_hits(subject: Subject, x: np.ndarray, *, draws: int) -> np.ndarray:
@@ -118,7 +132,7 @@ def sanity_checks(
 
     def accuracy(attack: str, radius: float, source: Subject | None = None) -> float:
         made = registry.parse(attack, eps=radius)
-        x = craft(source or subject, made).x
+        x = craft(subject, made, on=source).x
         return float(attacked_hits(subject, x, draws=draws).mean())
 
     pgd = f"pgd:steps={steps}"

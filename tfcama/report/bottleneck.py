@@ -106,7 +106,7 @@ def adversarial_side_by_side(subjects: Sequence[Subject], attack: str, eps: floa
         found = made(subject.classifier, few.x, few.y, seed=seed).x
         hits = subject.predictor.hits(found, few.y).mean()
         who = labels.model_name(subject.loaded.config.model)
-        rows.append((f"{who}, {100 * (1 - hits):.0f} % fooled", found))
+        rows.append((f"{who}, {round(len(few) * (1 - hits))} of {len(few)} fooled", found))
     about = f"{labels.attack_name(attack)}, eps {eps:.3g}"
     return Picture(
         name=f"side_by_side_{slug(attack)}",

@@ -14,6 +14,7 @@ import jinja2
 
 from tfcama.data.manipulations import MANIPULATIONS
 from tfcama.errors import InputError
+from tfcama.evaluation.over_seeds import OverSeeds
 from tfcama.evaluation.results import Row, load_rows
 from tfcama.evaluation.robustness import Check, load_checks
 from tfcama.evaluation.subject import load_spec
@@ -228,10 +229,10 @@ def _html(
 
 
 def _summary(rows: Sequence[Row]) -> dict[str, Any]:
-    """One line a model; columns: clean, and up to three strengths of every condition.
+    """One line a model; columns: clean, and the least, the middle and the largest strength.
 
-    A cell is the mean over seeds; its interval reaches from the lowest to the highest. Of rows that
-    were scored on different numbers of inputs only those of the most count.
+    A cell is the mean over seeds, with their standard deviation; of one seed with its interval. Of
+    rows that were scored on different numbers of inputs only those of the most count.
     """
     chosen = [row for row in rows if not row.experiment.endswith("_held_out")]
     strengths: dict[str, set[float]] = defaultdict(set)
@@ -244,22 +245,23 @@ def _summary(rows: Sequence[Row]) -> dict[str, Any]:
     columns = []
     for about in sorted(strengths, key=lambda about: (about != _CLEAN, "eps" in about)):
         values = sorted(strengths[about])
-        picked = {values[0], values[len(values) // 4], values[len(values) // 2]}
+        picked = {values[0], values[len(values) // 2], values[-1]}
         columns += [(about, value) for value in sorted(picked)]
     cells = {
-        line: {
-            column: {
-                "accuracy": sum(r.accuracy for r in group) / len(group),
-                "low": min(r.low for r in group),
-                "high": max(r.high for r in group),
-                "n": group[0].n,
-                "seeds": len({r.seed for r in group}),
-            }
-            for column, group in ((c, _of_most_inputs(g)) for c, g in conditions.items())
-        }
+        line: {column: _cell(_of_most_inputs(group)) for column, group in conditions.items()}
         for line, conditions in lines.items()
     }
     return {"columns": columns, "lines": cells}
+
+
+def _cell(rows: Sequence[Row]) -> dict[str, Any]:
+    found = OverSeeds({row.seed: row.accuracy for row in rows})
+    first = rows[0]
+    if len(found.by_seed) > 1:
+        small = f"± {100 * found.spread:.1f}, {len(found.by_seed)} seeds"
+    else:
+        small = f"{100 * first.low:.1f}–{100 * first.high:.1f}"
+    return {"accuracy": found.mean, "small": f"{small}, n = {first.n}"}
 
 
 def _of_most_inputs(rows: Sequence[Row]) -> list[Row]:

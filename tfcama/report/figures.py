@@ -50,17 +50,18 @@ def curve_points(rows: Sequence[Row], axis: str) -> dict[labels.Line, list[Point
         grouped[labels.line_of(row)][getattr(row, axis)].append(row)
     curves = {}
     for line, by_x in grouped.items():
-        points = []
-        for x, same in sorted(by_x.items()):
-            values = np.array([row.accuracy for row in same])
-            mean = float(values.mean())
-            if len(same) == 1:
-                points.append(Point(x, mean, same[0].low, same[0].high))
-            else:
-                spread = float(values.std(ddof=1))
-                points.append(Point(x, mean, mean - spread, mean + spread))
-        curves[line] = points
+        curves[line] = [_point(x, same) for x, same in sorted(by_x.items())]
     return curves
+
+
+def _point(x: float, rows: Sequence[Row]) -> Point:
+    """Of one line at x, a row a seed."""
+    values = np.array([row.accuracy for row in rows])
+    mean = float(values.mean())
+    if len(rows) == 1:
+        return Point(x, mean, rows[0].low, rows[0].high)
+    spread = float(values.std(ddof=1))
+    return Point(x, mean, mean - spread, mean + spread)
 
 
 def accuracy_curves(
@@ -109,7 +110,8 @@ def _styles(lines: Iterable[labels.Line]) -> dict[labels.Line, tuple[str, str]]:
         for place, models in enumerate((("dnn", "measurement_dnn"), ("cama", "measurement_cama")))
         for model in models
     }
-    free = itertools.cycle(range(2, len(COLOURS)))
+    kept = len(set(papers.values()))
+    free = itertools.count(kept)
     places: dict[labels.Line, int] = {}
     for line in lines:
         curve = line._replace(held_out=False)
@@ -117,7 +119,14 @@ def _styles(lines: Iterable[labels.Line]) -> dict[labels.Line, tuple[str, str]]:
             known = papers.get((line.model, line.trained_on, line.finetuned_on, line.variant))
             places[curve] = next(free) if known is None else known
         places[line] = places[curve]
-    return {line: (COLOURS[place], _MARKERS[place]) for line, place in places.items()}
+
+    def style(place: int) -> tuple[str, str]:
+        """Once all colours are taken the same ones come with other markers."""
+        lap, turn = divmod(place - kept, len(COLOURS) - kept)
+        colour = place if place < kept else kept + turn
+        return COLOURS[colour], _MARKERS[(colour + max(0, lap)) % len(_MARKERS)]
+
+    return {line: style(place) for line, place in places.items()}
 
 
 def image_rows(
@@ -155,22 +164,20 @@ def _show(axes: Axes, image: np.ndarray) -> None:
 
 
 def accuracy_by_fraction(rows: Mapping[float, Sequence[Row]], *, title: str) -> Figure:
-    """Accuracy against the share of test images that fine-tuning saw (the papers' Figure 8).
+    """Accuracy against the share of test inputs that fine-tuning saw (the papers' Figure 8).
 
     Args:
-      rows: share in [0, 1] -> rows, one a seed; 0 is the model as trained.
+      rows: share in [0, 1] -> rows, one a seed; 0 is the model as trained. Bands as curve_points.
       title: above.
     """
     figure = Figure(figsize=(6.4, 3.6), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     shares = sorted(rows)
-    means = [float(np.mean([row.accuracy for row in rows[share]])) for share in shares]
-    lows = [min(row.low for row in rows[share]) for share in shares]
-    highs = [max(row.high for row in rows[share]) for share in shares]
+    _, means, lows, highs = np.array([_point(share, rows[share]) for share in shares]).T
     axes.fill_between(range(len(shares)), lows, highs, color=COLOURS[2], alpha=0.15, linewidth=0)
     axes.plot(range(len(shares)), means, color=COLOURS[2], marker=_MARKERS[2], linewidth=1.6)
     axes.set_xticks(range(len(shares)), [f"{100 * share:g} %" for share in shares])
-    axes.set(xlabel="share of the test images", ylabel="accuracy", title=title)
+    axes.set(xlabel="share of the test inputs", ylabel="accuracy", title=title)
     tidy(axes)
     return figure
 

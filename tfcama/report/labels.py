@@ -44,6 +44,8 @@ _MATCHED = {
     STATIC_CLEAN: "eps",
 }
 _HELD_OUT = "_held_out"
+_FRACTION = "fraction_"
+_HOW = {"attack_adaptive": "what it adapted to", "stream_as_it_came": "as it came"}
 _RADII = {"image": "full scale = 1", "table": "training standard deviations"}
 _VARIANTS = {"coparent_features=quadratic": "quadratic NNpC"}
 
@@ -56,6 +58,7 @@ class Line(NamedTuple):
       matched: what every point was fine-tuned at its own value of, "range" or "eps"; else "".
       held_out: scored on the images that fine-tuning did not see.
       clean: of an attack, scored on the clean images.
+      how: what else tells rows of one model apart, a share of the inputs for example; "" for none.
     """
 
     model: str
@@ -65,6 +68,7 @@ class Line(NamedTuple):
     held_out: bool
     clean: bool
     variant: str = ""
+    how: str = ""
 
     @property
     def label(self) -> str:
@@ -78,6 +82,8 @@ class Line(NamedTuple):
             text += f", {adaptation_name(self.finetuned_on, name=name)}"
         if self.matched:
             text += f" of each {self.matched}"
+        if self.how:
+            text += f", {self.how}"
         if self.clean:
             text += " (clean inputs)"
         return text + (" (unseen inputs)" if self.held_out else "")
@@ -99,7 +105,14 @@ def line_of(row: Row) -> Line:
         held_out=row.experiment.endswith(_HELD_OUT),
         clean=row.experiment in (STATIC_CLEAN, MATCHED_CLEAN),
         variant=row.variant,
+        how=_how(row.experiment.removesuffix(_HELD_OUT)),
     )
+
+
+def _how(experiment: str) -> str:
+    if experiment.startswith(_FRACTION):
+        return f"{100 * float(experiment.removeprefix(_FRACTION)):g} % of inputs"
+    return _HOW.get(experiment, "")
 
 
 def model_name(name: str) -> str:

@@ -251,7 +251,7 @@ def adversarial_examples(
         captions = [f"{names[answers[0][c]]} → {names[answers[-1][c]]}" for c in range(columns)]
     about = labels.attack_name(f"{attack} from {source}" if source else attack)
     return Picture(
-        name=f"adversarial_{slug(attack)}",
+        name=f"adversarial_{slug(f'{attack}_from_{source}' if source else attack)}",
         section="attack",
         title=f"{_who(subject)} under {about}",
         caption="Rows: the same images, attacked within a growing max-norm radius. Below: the "

@@ -26,8 +26,9 @@ class AttackedAdaptation:
       attack: see `attacks.registry.parse`.
       eps: radius.
       config: how to adapt; fraction and subject are set here.
-      adversarial: the attacked inputs, made for the subject.
+      adversarial: the attacked inputs, made for the subject or another run.
       progress: called with lines of text.
+      source: the model of that other run; "" for the subject's own.
     """
 
     subject: Subject
@@ -36,6 +37,7 @@ class AttackedAdaptation:
     config: FinetuneConfig
     adversarial: np.ndarray
     progress: Progress
+    source: str = ""
 
     def static(self) -> tuple[Subject, Row]:
         """The papers' way to defend: attack the model, adapt to all attacked inputs, score those.
@@ -47,8 +49,8 @@ class AttackedAdaptation:
           The adapted model, and its row on the attacked inputs.
         """
         adapted = self._adapted(self.adversarial, self._name)
-        attacked = self._row(adapted, self.adversarial, "attack_static")
-        clean = self._row(adapted, self.subject.test.x, "attack_static_clean")
+        attacked = self._row(adapted, self.adversarial, "attack_static", self._attack)
+        clean = self._row(adapted, self.subject.test.x, "attack_static_clean", self._attack)
         results.save_rows(adapted.workdir, "attack_static", [attacked, clean])
         self.progress(
             f"{self._name}, adapted: attacked {attacked.accuracy:.4f}, clean {clean.accuracy:.4f}"
@@ -78,11 +80,11 @@ class AttackedAdaptation:
         found = [attacked.accuracy]
         for number in range(1, rounds + 1):
             x = robustness.craft(adapted, self._made).x
-            frozen = self._row(adapted, x, "attack")
+            frozen = self._row(adapted, x, "attack", self.attack)
             results.save_rows(adapted.workdir, "attack_after", [frozen])
             name = f"{self._name} round {number}"
             adapted = self._adapted(x, name)
-            row = self._row(adapted, x, "attack_adaptive")
+            row = self._row(adapted, x, "attack_adaptive", self.attack)
             results.save_rows(adapted.workdir, "attack_adaptive", [row])
             found.append(row.accuracy)
             self.progress(
@@ -120,7 +122,7 @@ class AttackedAdaptation:
         before, after = self._hits(self.subject, batch), self._hits(adapted, batch)
         rows = [
             results.scored(
-                after[:, chosen], **adapted.identity(experiment, attack=self.attack, eps=eps)
+                after[:, chosen], **adapted.identity(experiment, attack=self._attack, eps=eps)
             )
             for experiment, chosen, eps in (
                 ("attack_malicious", malicious, self.eps),
@@ -135,8 +137,12 @@ class AttackedAdaptation:
         )
 
     @property
+    def _attack(self) -> str:
+        return f"{self.attack} from {self.source}" if self.source else self.attack
+
+    @property
     def _name(self) -> str:
-        return f"{self.attack} eps {self.eps:g}"
+        return f"{self._attack} eps {self.eps:g}"
 
     @property
     def _made(self) -> Attack:
@@ -158,6 +164,6 @@ class AttackedAdaptation:
         draws = robustness.scoring_draws(self._made)
         return robustness.attacked_hits(subject, x, draws=draws)
 
-    def _row(self, adapted: Subject, x: np.ndarray, experiment: str) -> Row:
-        identity = adapted.identity(experiment, attack=self.attack, eps=self.eps)
+    def _row(self, adapted: Subject, x: np.ndarray, experiment: str, attack: str) -> Row:
+        identity = adapted.identity(experiment, attack=attack, eps=self.eps)
         return results.scored(self._hits(adapted, x), **identity)

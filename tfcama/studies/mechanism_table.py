@@ -36,9 +36,6 @@ def matrix(
         place = places.get(("clean" if row.level == 0 else row.manipulation, row.level))
         if place is not None:
             name = labels.line_of(row)._replace(held_out=False).label
-            if row.experiment.startswith("fraction_"):
-                share = float(row.experiment.removeprefix("fraction_").removesuffix("_held_out"))
-                name += f", {100 * share:g} % of inputs"
             found.setdefault(name, [{} for _ in columns])[place][row.seed] = row.accuracy
     named = [
         "clean"
