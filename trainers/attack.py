@@ -7,7 +7,8 @@ r"""Attacks a trained classifier and writes a report.
         --mechanism=photometric
 
 fgsm and pgd are CleverHans' (the papers' protocol), pgd_eot and square belong to the strong
-protocol, noise is a control. Rows, pictures and the page go to <workdir>/report/.
+protocol, noise is a control; of several attacks the worst, input by input, is told as well. Rows,
+pictures and the page go to <workdir>/report/.
 """
 
 from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
@@ -104,13 +105,16 @@ def main() -> None:
         adaptation = config_lib.override(adaptation, _SET.value)
         check_has_m(subject.loaded, workdir)
         adapted_config(subject.loaded, adaptation)
+    found = {}
     for attack in _ATTACK.value:
-        found = steps.attack(subject, attack, radii, source=source, progress=print)
+        found[attack] = steps.attack(subject, attack, radii, source=source, progress=print)
         if adaptation is not None:
             for eps in radii:
-                x = found[eps].x
+                x = found[attack][eps].x
                 made_for = source.loaded.config.model if source else ""
                 _adapt(AttackedAdaptation(subject, attack, eps, adaptation, x, print, made_for))
+    if len(found) > 1:
+        steps.worst_case(subject, found, source=source, progress=print)
     if _SANITY.value:
         checks = robustness.sanity_checks(subject, eps=max(radii), transfer_from=source)
         robustness.save_checks(workdir, checks)

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests.doubles import Linear, Masked, subject_of
+from tfcama.attacks.base import Attacked
 from tfcama.data.base import Dataset, Split
 from tfcama.errors import InputError
 from tfcama.evaluation import curves, robustness
@@ -138,6 +139,34 @@ def test_strong_attacks_on_stochastic_models_are_scored_by_several_draws(halves,
     robustness.attack_curve(subject, "pgd_eot:steps=2:draws=2", [0.1])
     robustness.attack_curve(subject, "fgsm", [0.1], source=subject)
     assert seen == [1, robustness.SCORING_DRAWS, robustness.SCORING_DRAWS]
+
+
+def test_the_worst_case_takes_every_input_s_worst_attack(halves):
+    """One attack mirrors the even rows, one the odd ones: each leaves a half, both leave none."""
+    subject = subject_of(half_classifier(), halves)
+    mirrored = halves.test.x[:, ::-1]
+    even = np.arange(ROWS)[:, None, None, None] % 2 == 0
+    found = [
+        {0.3: Attacked(np.where(chosen, mirrored, halves.test.x), np.zeros(ROWS))}
+        for chosen in (even, ~even)
+    ]
+    for some, expected in ((found[:1], 0.5), (found[1:], 0.5), (found, 0.0)):
+        (row,) = robustness.worst_case(subject, some, attack="worst")
+        assert (row.attack, row.eps, row.accuracy, row.n) == ("worst", 0.3, expected, ROWS)
+
+
+def test_no_attack_is_the_worst_by_luck(halves, monkeypatch):
+    """Ten attacks that do nothing to coin tosses leave what one of them leaves."""
+    subject = subject_of(half_classifier(noise=0.1), halves)
+    generator = np.random.default_rng(0)
+
+    def tossed(self, x, y, *, draws=1):
+        return generator.random((draws, len(y))) < 0.5
+
+    monkeypatch.setattr(Predictor, "hits", tossed)
+    nothing = {0.3: Attacked(halves.test.x, np.zeros(ROWS))}
+    (row,) = robustness.worst_case(subject, [nothing] * 10, attack="worst")
+    assert row.accuracy == pytest.approx(0.5, abs=0.1)
 
 
 def test_an_honest_linear_model_passes_every_check(halves):

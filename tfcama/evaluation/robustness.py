@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -58,6 +58,34 @@ def attack_curve(
         rows.append(scored(hits, **subject.identity("attack", attack=name, eps=eps)))
         progress(f"{name} eps {eps:g}: accuracy {rows[-1].accuracy:.4f}")
     return rows, found
+
+
+def worst_case(
+    subject: Subject, found: Sequence[Mapping[float, Attacked]], *, attack: str
+) -> list[Row]:
+    """Accuracy where every input meets whichever of several attacks is the worst for it.
+
+    Of a stochastic model `SCORING_DRAWS` draws choose that attack and as many others score it, so
+    that an attack is not the worst by luck.
+
+    Args:
+      subject: a finished run.
+      found: its test rows, attacked, by radius; one an attack, the radii the same.
+      attack: what the rows are to call it.
+
+    Returns:
+      A row a radius.
+    """
+    rows = []
+    for eps in found[0]:
+        hits = np.stack(
+            [attacked_hits(subject, each[eps].x, draws=2 * SCORING_DRAWS) for each in found]
+        )  # [attacks, draws, N]
+        choosing, scoring = (hits, hits) if hits.shape[1] == 1 else np.split(hits, 2, axis=1)
+        worst = choosing.mean(axis=1).argmin(axis=0)  # [N]
+        left = np.take_along_axis(scoring, worst[None, None], axis=0)[0]
+        rows.append(scored(left, **subject.identity("attack", attack=attack, eps=eps)))
+    return rows
 
 
 def craft(subject: Subject, attack: Attack, *, on: Subject | None = None) -> Attacked:

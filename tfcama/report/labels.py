@@ -33,6 +33,7 @@ _ATTACKS = {
     "square": "Square attack",
     "noise": "random noise",
 }
+WORST = "worst of "  # several attacks, input by input
 STATIC_CLEAN = "attack_static_clean"  # clean inputs, after fine-tuning on attacked ones
 MATCHED_CLEAN = "matched_clean"  # clean inputs, after fine-tuning on manipulated ones
 # Every point was fine-tuned at its own level or eps:
@@ -121,8 +122,12 @@ def model_name(name: str) -> str:
 
 
 def attack_name(text: str) -> str:
-    """For example PGD (steps=20) from DNN, of "pgd:steps=20 from dnn"."""
+    """For example PGD (steps=20) from DNN, of "pgd:steps=20 from dnn"; or worst of FGSM, PGD."""
     attack, _, source = text.partition(" from ")
+    if attack.startswith(WORST):
+        names = attack.removeprefix(WORST).split("+")
+        shown = WORST + ", ".join(_ATTACKS.get(name, name) for name in names)
+        return shown + (f", from {model_name(source)}" if source else "")
     name, _, options = attack.partition(":")
     shown = _ATTACKS.get(name, name) + (f" ({options.replace(':', ', ')})" if options else "")
     return shown + (f" from {model_name(source)}" if source else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tfcama.attacks.base import Attacked
@@ -11,7 +11,7 @@ from tfcama.evaluation import curves, results, robustness
 from tfcama.evaluation.recovered import Recovered, recover
 from tfcama.evaluation.results import Row
 from tfcama.evaluation.subject import Subject
-from tfcama.report import pictures
+from tfcama.report import labels, pictures
 from tfcama.report.pictures import slug
 from tfcama.training import run
 from tfcama.training.config import DREAMS, FinetuneConfig, RunConfig, default_finetuning
@@ -124,3 +124,29 @@ def attack(
     if shown is not None:
         pictures.save(subject.workdir, shown)
     return found
+
+
+def worst_case(
+    subject: Subject,
+    found: Mapping[str, Mapping[float, Attacked]],
+    *,
+    source: Subject | None = None,
+    progress: Progress,
+) -> None:
+    """Accuracy under the worst of several attacks, input by input, saved in the workdir.
+
+    Args:
+      subject: a finished run.
+      found: what `attack` gave, by attack.
+      source: of `attack`.
+      progress: called with a line after each radius.
+    """
+    name = labels.WORST + "+".join(dict.fromkeys(attack.partition(":")[0] for attack in found))
+    made_for = source.loaded.config.model if source else ""
+    name += f" from {made_for}" if made_for else ""
+    rows = robustness.worst_case(subject, list(found.values()), attack=name)
+    results.save_rows(
+        subject.workdir, f"attack_worst{'_from_' + made_for if made_for else ''}", rows
+    )
+    for row in rows:
+        progress(f"{name} eps {row.eps:g}: accuracy {row.accuracy:.4f}")
