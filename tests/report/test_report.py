@@ -251,6 +251,15 @@ def test_the_table_shows_the_strongest_and_what_seeds_say():
     assert cell == {"accuracy": 0.375, "small": "± 53.0, 2 seeds, n = 4"}
 
 
+def test_a_caption_says_what_its_bands_are():
+    one, two = row(), row(seed=1)
+    assert figures.band_caption([one]) == "Bands: Wilson 95 % intervals."
+    both = "Lines: means over 2 seeds; bands: one standard deviation"
+    assert figures.band_caption([one, two]) == f"{both}."
+    mixed = figures.band_caption([one, two, row(model="dnn")])
+    assert mixed == f"{both}, Wilson 95 % intervals where there is one seed."
+
+
 def test_lines_can_be_told_apart():
     lines = [labels.line_of(row(finetuned_on=f"rotation:{level}")) for level in range(15)]
     lines += [labels.line_of(row(model=model)) for model in ("dnn", "cama")]

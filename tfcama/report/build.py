@@ -154,7 +154,7 @@ def _curves(rows: Sequence[Row], spec: InputSpec) -> list[Picture]:
                 name=f"accuracy_{slug(manipulation)}",
                 section="shift",
                 title=f"Accuracy against {about}",
-                caption=_DRAWN[spec.kind] + _band(group),
+                caption=_DRAWN[spec.kind] + figures.band_caption(group),
                 png=to_png(figure),
             )
         )
@@ -170,18 +170,11 @@ def _curves(rows: Sequence[Row], spec: InputSpec) -> list[Picture]:
                 name=f"attack_{slug(attack)}",
                 section="attack",
                 title=f"Accuracy under {about}",
-                caption=_band(group),
+                caption=figures.band_caption(group),
                 png=to_png(figure),
             )
         )
     return drawn
-
-
-def _band(rows: Sequence[Row]) -> str:
-    seeds = len({row.seed for row in rows})
-    if seeds == 1:
-        return "Bands: Wilson 95 % intervals."
-    return f"Lines: means over {seeds} seeds; bands: one standard deviation."
 
 
 def training_pictures(workdirs: Sequence[Workdir]) -> list[Picture]:

@@ -64,6 +64,18 @@ def _point(x: float, rows: Sequence[Row]) -> Point:
     return Point(x, mean, mean - spread, mean + spread)
 
 
+def band_caption(rows: Sequence[Row]) -> str:
+    """What the bands of `curve_points` are, for readers."""
+    seeds = defaultdict(set)
+    for row in rows:
+        seeds[labels.line_of(row)].add(row.seed)
+    counts = {len(found) for found in seeds.values()}
+    if counts == {1}:
+        return "Bands: Wilson 95 % intervals."
+    alone = ", Wilson 95 % intervals where there is one seed" if 1 in counts else ""
+    return f"Lines: means over {max(counts)} seeds; bands: one standard deviation{alone}."
+
+
 def accuracy_curves(
     rows: Sequence[Row], *, axis: str, xlabel: str, title: str, chance: float
 ) -> Figure:

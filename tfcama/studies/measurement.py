@@ -385,6 +385,7 @@ def table_figures(
             if attack in _ATTACKS
             else "The strong protocol; scored by ten noise draws that the attack did not see."
         )
+        caption += f" {figures.band_caption(group)}"
         pictures.append(
             Picture(
                 f"attack_{slug(attack)}",
@@ -418,5 +419,6 @@ def _accuracy(
         title=about,
         chance=chance,
     )
-    caption = f"In the form of {papers}. Every row is shifted by the same amount."
+    caption = f"In the form of {papers}. Every row is shifted by the same amount. "
+    caption += figures.band_caption(rows)
     return [Picture(name, "shift", f"Accuracy against {about}", caption, to_png(figure))]

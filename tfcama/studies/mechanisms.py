@@ -362,7 +362,7 @@ class MechanismStudy(Study):
                 )
                 caption = (
                     "No mechanism here is a model of adversarial noise: adapted to manipulations, "
-                    "not to attacks."
+                    f"not to attacks. {figures.band_caption(group)}"
                 )
                 name = f"attack_{slug(attack + source)}"
                 pictures.append(

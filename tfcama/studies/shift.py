@@ -236,6 +236,7 @@ def shift_figures(rows: Sequence[Row], *, chance: float) -> list[Picture]:
                 title=title,
                 chance=chance,
             )
+            caption += f" {figures.band_caption(group)}"
             pictures.append(Picture(f"{name}_{short}", "shift", title, caption, to_png(figure)))
     pictures += fraction_pictures(
         "figure8",
