@@ -68,7 +68,7 @@ def _guarded(main: Callable[[], None], argv: list[str]) -> None:
         _fail(f"flags are needed, '{argv[1]}' was given; --help explains every flag.")
     try:
         main()
-    except InputError as error:
+    except (InputError, FloatingPointError) as error:
         _fail(str(error))
     except OSError as error:
         if not is_disk_full(error):

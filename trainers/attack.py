@@ -87,6 +87,8 @@ _SANITY = flags.DEFINE_bool(
 def main() -> None:
     workdir = Workdir(WORKDIR.value)
     radii = specs.parse_range(_EPS.value, flag="--eps")
+    if not _ATTACK.value:
+        raise InputError(f"--attack= was given; name one or several of {', '.join(ATTACKS)}.")
     for attack in _ATTACK.value:
         registry.parse(attack, eps=max(radii))  # a bad one costs no work
     adapts = bool(_FINETUNE.value or _ADAPTIVE.value or _MALICIOUS.value)

@@ -17,6 +17,7 @@ otherwise; the trained one stays as it is. A killed fine-tuning continues: run i
 from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 from absl import flags
@@ -100,11 +101,13 @@ def main() -> None:
             "either --manipulation or --csv is needed, what is to be adapted to; neither with "
             "--steps=0 is dreams alone."
         )
+    if _CSV.value is not None and flags.FLAGS["fraction"].present:
+        raise InputError("--fraction was given; of --csv all rows are adapted to.")
     base = Workdir(WORKDIR.value)
     config = default_finetuning(RunConfig.from_json(base.read_config()), mechanism=_MECHANISM.value)
     config = dataclasses.replace(
         config,
-        subject=_MANIPULATION.value or (Path(_CSV.value).name if _CSV.value else DREAMS),
+        subject=_MANIPULATION.value or (_name_of(_CSV.value) if _CSV.value else DREAMS),
         fraction=0.0 if alone else _FRACTION.value if _CSV.value is None else 1.0,
         alpha=_ALPHA.value,
         clean=_CLEAN.value or config.clean,
@@ -136,6 +139,15 @@ def main() -> None:
         if name in finished.checkpoint.logs
     ]
     print(f"{target.root}: {', '.join(shown)}")
+
+
+def _name_of(path: str) -> str:
+    """Of a file and what is in it: another file of that name is another run."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
+    return f"{Path(path).name} {hashlib.sha256(content).hexdigest()[:8]}"
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from pathlib import Path
 from absl import flags
 
 from tfcama import specs
+from tfcama.data.datasets import DATASETS
 from tfcama.errors import InputError
 from tfcama.registry import Registry
 from tfcama.studies.causal_ib import CausalIbStudy
@@ -46,6 +47,7 @@ from tfcama.studies.measurement import MeasurementStudy
 from tfcama.studies.mechanisms import MechanismStudy
 from tfcama.studies.shift import ShiftStudy
 from tfcama.studies.study import Study
+from tfcama.training.config import TrainingConfig
 from trainers.jobs_flag import JOBS
 from trainers.shared_flags import DATA_DIR, WORKDIR
 
@@ -99,6 +101,11 @@ def main() -> None:
                 f"--table={_TABLE.value} --dataset={dataset} was given; table {_TABLE.value} is of "
                 f"{' and '.join(held)}."
             )
+    if DATASETS[dataset].kind not in kind.kinds:
+        raise InputError(
+            f"{dataset} holds {DATASETS[dataset].kind}s; this study is of {kind.kinds[0]}s."
+        )
+    TrainingConfig(precision=_PRECISION.value)  # a bad one costs no work
     study = kind(
         root=Path(WORKDIR.value).expanduser(),
         dataset=dataset,
@@ -107,13 +114,20 @@ def main() -> None:
         precision=_PRECISION.value,
         progress=print,
     )
-    seeds = [int(seed) for seed in specs.parse_range(_SEEDS.value, flag="--seeds")]
+    seeds = _whole(specs.parse_range(_SEEDS.value, flag="--seeds"))
     target = Path(_REPORT.value).expanduser()
     if _FINISHED.value:
         page = study.report_finished(seeds, target)
     else:
         page = study.run(seeds, target, jobs=JOBS.value)
     print(f"report: {page}")
+
+
+def _whole(seeds: list[float]) -> list[int]:
+    found = [int(seed) for seed in seeds]
+    if found != seeds or len(set(found)) < len(found):
+        raise InputError(f"--seeds={_SEEDS.value} was given; different whole numbers are needed.")
+    return found
 
 
 if __name__ == "__main__":

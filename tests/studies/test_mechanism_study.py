@@ -68,8 +68,12 @@ def make_study(path, dataset, profile):
         data_dir=None,
         profile=profile,
         precision="float32",
-        progress=lambda text: None,
+        progress=quiet,
     )
+
+
+def quiet(text):
+    del text
 
 
 def results_of(page):

@@ -55,7 +55,7 @@ def noting(root, *names):
 def run(study, seeds, *, jobs):
     """Returns what was said meanwhile."""
     said = io.StringIO()
-    console = Console(file=said)
+    console = Console(file=said, width=1000)
     run_side_by_side(study.all_pieces(seeds), jobs=jobs, logs=study.root / "logs", console=console)
     return said.getvalue()
 

@@ -29,7 +29,7 @@ def manipulation_curve(
 
     Returns:
       A row a level on all test rows, and where the run was fine-tuned on a part of the test
-      images, another on the rest ("<experiment>_held_out").
+      images, another on the rest ("<experiment>_held_out"), if there is one.
     """
     rows = []
     predictor, held_out = subject.predictor, subject.held_out
@@ -41,7 +41,7 @@ def manipulation_curve(
         hits = predictor.hits(split.x, split.y)
         fields = {"manipulation": manipulation, "level": 1.0 if level is None else level}
         rows.append(scored(hits, **subject.identity(experiment, **fields)))
-        if held_out is not None:
+        if held_out is not None and len(held_out):
             identity = subject.identity(f"{experiment}_held_out", **fields)
             rows.append(scored(hits[:, held_out], **identity))
         progress(f"{manipulation} {fields['level']:g}: accuracy {hits.mean():.4f}")

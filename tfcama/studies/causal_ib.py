@@ -193,11 +193,12 @@ class CausalIbStudy(Study):
             f"{self.setting.fraction} on inputs scaled to [-1, 1], which theirs are."
         )
         shown = [Picture("table", "attack", "The paper's table", caption, to_png(matrix))]
-        if STRONGEST in self.profile.attacks:
+        attacked = [line for line in found if {CLEAN, STRONGEST} <= line.mean.keys()]
+        if attacked:
             figure = figures.robustness_against_accuracy(
                 [
                     (line.label, line.mean[CLEAN], line.mean[STRONGEST], line.seconds)
-                    for line in found
+                    for line in attacked
                 ],
                 ylabel=f"accuracy under {label(STRONGEST)}",
                 title=f"What robustness costs, {self.dataset}, eps {self.setting.fraction}",

@@ -162,9 +162,10 @@ class ClassRotationStudy(Study):
             },
         )
 
-    def _every_seed(self, level: float, prior: str) -> list[dict]:
+    def _every_seed(self, workdirs: Sequence[Workdir], level: float, prior: str) -> list[dict]:
         """What `_look` saved, a seed each."""
-        found = [json.loads(path.read_text()) for path in sorted(self.root.rglob(_FOUND))]
+        paths = [workdir.results / _FOUND for workdir in workdirs]
+        found = [json.loads(path.read_text()) for path in paths if path.exists()]
         return [each for each in found if (each["level"], each["prior_m"]) == (level, prior)]
 
     # --- report --------------------------------------------------------------------------------
@@ -172,10 +173,13 @@ class ClassRotationStudy(Study):
     def pictures(
         self, rows: Sequence[Row], workdirs: Sequence[Workdir], *, chance: float
     ) -> list[Picture]:
-        del rows, workdirs, chance
+        del rows, chance
         pictures = []
         for level in self.profile.levels:
-            found = self._every_seed(level, BY_CLASS)[0]
+            of_seeds = self._every_seed(workdirs, level, BY_CLASS)
+            if not of_seeds:
+                continue
+            found = of_seeds[0]
             classes = len(found["mean"])
             true = level * (2.0 * np.arange(classes) / (classes - 1) - 1.0)
             title = f"What p(m|y) learned when classes turn by {-level:g} to {level:g} degrees"
@@ -195,10 +199,12 @@ class ClassRotationStudy(Study):
         return pictures
 
     def checks(self, rows: Sequence[Row], workdirs: Sequence[Workdir]) -> dict[str, list[Check]]:
-        del rows, workdirs
+        del rows
         checks, limits = [], []
         for level in self.profile.levels:
-            found = {prior: self._every_seed(level, prior) for prior in _PRIORS}
+            found = {prior: self._every_seed(workdirs, level, prior) for prior in _PRIORS}
+            if not all(found.values()):
+                continue
             accuracy, log_px = (
                 {prior: float(np.mean([each[key] for each in of])) for prior, of in found.items()}
                 for key in ("accuracy", "log_px")

@@ -145,6 +145,7 @@ class MeasurementStudy(Study):
 
     PROFILES: ClassVar[Mapping[str, Profile]] = PROFILES
     default_dataset: ClassVar[str] = "measurement"
+    kinds: ClassVar[tuple[str, ...]] = ("table",)
 
     @property
     def title(self) -> str:

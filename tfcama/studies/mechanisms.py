@@ -48,6 +48,7 @@ class MechanismStudy(Study):
 
     PROFILES: ClassVar[Mapping[str, Profile]] = PROFILES
     default_dataset: ClassVar[str] = "mnist"
+    kinds: ClassVar[tuple[str, ...]] = ("image", "table")
 
     @property
     def title(self) -> str:

@@ -120,6 +120,7 @@ def follow(
     run_config = dataclasses.replace(adapted_config(trained, config), stream=stream)
     order = row_order(available, config)
     held_out = dataset.test.take(np.sort(order[length:])[slice(limit)])
+    arriving = _arriving(dataset, segments, order, seed=config.seed)
     claim(target, run_config)
     experiment = _Experiment(
         target=target,
@@ -127,7 +128,7 @@ def follow(
         config=run_config,
         dataset=dataset,
         segments=segments,
-        arriving=_arriving(dataset, segments, order, seed=config.seed),
+        arriving=arriving,
         held_out=held_out,
         detector=detector,
         progress=progress,

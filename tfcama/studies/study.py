@@ -53,6 +53,7 @@ class Study(abc.ABC):
 
     PROFILES: ClassVar[Mapping[str, Any]]
     default_dataset: ClassVar[str]
+    kinds: ClassVar[tuple[str, ...]] = ("image",)  # of inputs that it can be made of
 
     def run(self, seeds: Sequence[int], target: Path, *, jobs: int = 1) -> Path:
         """Trains, fine-tunes and scores everything, then writes the report.

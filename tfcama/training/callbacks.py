@@ -224,6 +224,6 @@ class StopOnNonFinite(keras.callbacks.Callback):
         bad = [name for name, value in _floats(logs or {}).items() if not np.isfinite(value)]
         if bad:
             raise FloatingPointError(
-                f"{', '.join(bad)} became NaN or infinite in epoch {epoch + 1}; "
-                "the last checkpoint is from before. A smaller learning_rate helps most often."
+                f"{', '.join(bad)} became NaN or infinite in epoch {epoch + 1}, which was not "
+                "saved. A smaller learning_rate helps most often."
             )

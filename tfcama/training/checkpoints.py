@@ -9,6 +9,7 @@ kept to resume from, the best by validation to use.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,7 +73,10 @@ def save(
     kept = {newest(directory).path, best(directory).path}
     for checkpoint in listed(directory):
         if checkpoint.path not in kept:
-            shutil.rmtree(checkpoint.path)
+            # Renamed first: a kill between its files would leave a damaged checkpoint.
+            gone = checkpoint.path.with_name(f".{checkpoint.path.name}-gone")
+            os.replace(checkpoint.path, gone)
+            shutil.rmtree(gone)
 
 
 def listed(directory: Path) -> list[Checkpoint]:

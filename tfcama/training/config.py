@@ -228,8 +228,8 @@ class RunConfig:
       stream: what it followed, where that was a stream; config.json has it then alone.
     """
 
-    model: str
-    dataset: str
+    model: str = dataclasses.field(metadata=_NOT_SETTABLE)
+    dataset: str = dataclasses.field(metadata=_NOT_SETTABLE)
     seed: int
     architecture: Any
     training: TrainingConfig

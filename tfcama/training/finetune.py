@@ -196,6 +196,7 @@ def _eq8(
     else:
         shown = clean.sample() if isinstance(clean, GeneratedSplit) else clean
     with chosen.scope():
+        chief = strategy.is_chief()
         trainer = make_trainer(trained, run_config, devices=devices)
         phases = phases_of(trainer, config, clean=clean, unlabelled=unlabelled, devices=devices)
         claim(target, run_config)
@@ -222,9 +223,14 @@ def _eq8(
             done=done,
             steps_per_epoch=phase.steps,
             validation=None,
-            callbacks=(*run.run_callbacks(target, shown, done, devices), *extra_callbacks),
+            callbacks=(
+                *(run.run_callbacks(target, shown, done, devices) if chief else ()),
+                *extra_callbacks,
+            ),
         )
         done = phase.end
+    if not chief:
+        run.await_checkpoint(target, epoch=done)
     return run.load(target)
 
 
@@ -249,10 +255,16 @@ def load_base(base: Workdir, *, at_test: Sequence[str] = ()) -> run.LoadedRun:
       at_test: see run.load.
 
     Raises:
-      InputError: the model has no M-networks.
+      InputError: the model has no M-networks, or its training has not ended.
     """
     trained = run.load(base, at_test=at_test)
     check_has_m(trained, base)
+    epochs, done = trained.config.training.epochs, checkpoints.epochs_done(base.checkpoints)
+    if trained.config.finetuned is None and done < epochs:
+        raise InputError(
+            f"{base.root} has finished {done} of {epochs} epochs; give its command again before "
+            "it is adapted."
+        )
     return trained
 
 
@@ -269,7 +281,7 @@ def adapted_config(trained: run.LoadedRun, config: FinetuneConfig) -> RunConfig:
     """The adapted run's configuration, with the mechanism and priors that its fine-tuning names.
 
     Raises:
-      InputError: the trained model can no longer change them.
+      InputError: the trained model can no longer change them, or saw other test inputs before.
     """
     before = trained.config.architecture
     asked = {"mechanism": config.mechanism, "prior_m": config.prior_m}
@@ -287,12 +299,26 @@ def adapted_config(trained: run.LoadedRun, config: FinetuneConfig) -> RunConfig:
             f"'{getattr(before, key)}'; only a model that was trained on clean data alone can "
             "change it."
         )
+    _check_unseen(trained.config.finetuned, config)
     dim_m = 0 if "mechanism" in changed else before.dim_m
     for key in KEPT_AT_ZERO:
         if getattr(config, key):
             changed[key] = getattr(config, key)
     architecture = dataclasses.replace(before, dim_m=dim_m, **changed)
     return dataclasses.replace(trained.config, finetuned=config, architecture=architecture)
+
+
+def _check_unseen(earlier: FinetuneConfig | None, config: FinetuneConfig) -> None:
+    """Raises InputError where test inputs that an earlier fine-tuning saw would count as unseen."""
+    shares = [each.fraction for each in (earlier, config) if each and 0.0 < each.fraction < 1.0]
+    if earlier is None or len(shares) < 2:
+        return
+    if (earlier.fraction, earlier.seed) != (config.fraction, config.seed):
+        raise InputError(
+            f"the model was fine-tuned on {earlier.fraction:g} of the test inputs (seed "
+            f"{earlier.seed}); with fraction {config.fraction:g} and seed {config.seed} inputs "
+            "that it saw would be scored as unseen. Take the same, or the model as trained."
+        )
 
 
 FINETUNERS: Registry[Callable[..., run.LoadedRun]] = Registry(

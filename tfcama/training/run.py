@@ -118,6 +118,7 @@ def train(
     transform = transforms.parse(training.transform) if training.transform else None
     if transform is not None:
         transform.check(dataset.spec)
+    augment = manipulations.parse(training.augment).fit(dataset) if training.augment else None
     one_pass = max(1, round(len(dataset.train) / training.batch_size))
     steps_per_epoch = training.steps_per_epoch or one_pass
     with chosen.scope():
@@ -148,9 +149,6 @@ def train(
             done = checkpoint.epoch
         chief = strategy.is_chief()
     if done < training.epochs:
-        augment = None
-        if training.augment:
-            augment = manipulations.parse(training.augment).fit(dataset)
         stream = pipeline.training_stream(
             dataset.train,
             batch_size=training.batch_size,
@@ -178,7 +176,7 @@ def train(
             ),
         )
     if not chief:
-        _await_checkpoint(workdir, epoch=training.epochs)
+        await_checkpoint(workdir, epoch=training.epochs)
     return load(workdir)
 
 
@@ -191,7 +189,7 @@ def is_finished(workdir: Workdir, config: RunConfig) -> bool:
     return same and checkpoints.epochs_done(workdir.checkpoints) >= config.training.epochs
 
 
-def _await_checkpoint(workdir: Workdir, *, epoch: int) -> None:
+def await_checkpoint(workdir: Workdir, *, epoch: int) -> None:
     """Waits until the first of several machines has written the last checkpoint."""
     deadline = time.monotonic() + _CHIEF_TIMEOUT
     while not any(c.epoch == epoch for c in checkpoints.listed(workdir.checkpoints)):
