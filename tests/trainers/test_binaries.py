@@ -136,6 +136,27 @@ def bad_calls(trained, table, tmp):
             *("trainers.predict", f"--workdir={trained}", f"--csv={table}"),
             f"--out={tmp}/p.csv",
         ),
+        "--seeds=0,0.5 was given; different whole numbers are needed": (
+            *("trainers.reproduce", "--study=shift", "--dataset=digits", "--seeds=0,0.5"),
+            *(f"--workdir={tmp}/q", f"--report={tmp}/r"),
+        ),
+        "measurement holds tables; this study is of images": (
+            *("trainers.reproduce", "--study=shift", "--dataset=measurement"),
+            *(f"--workdir={tmp}/q", f"--report={tmp}/r"),
+        ),
+        "--attack= was given; name one or several": (
+            *("trainers.attack", f"--workdir={trained}", "--attack="),
+        ),
+        "--fraction was given; of --csv all rows are adapted to": (
+            *(finetune, f"--workdir={trained}", f"--csv={table}", "--fraction=0.1"),
+        ),
+        "VerticalShift manipulates images; measurement holds tables": (
+            *("trainers.train", "--dataset=measurement", "--augment=vertical_shift:0.5"),
+            *("--model=measurement_dnn", f"--workdir={tmp}/s"),
+        ),
+        "unknown configuration key 'model'": (
+            *("trainers.train", "--dataset=digits", "--set", "model=dnn", f"--workdir={tmp}/t"),
+        ),
         "flags are needed, 'mnist' was given": ("trainers.demo", "mnist", f"--workdir={tmp}/f"),
     }
 

@@ -15,6 +15,7 @@ from tfcama.models.registry import MODELS
 from tfcama.training import checkpoints, run
 from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
 from tfcama.training.finetune import (
+    adapted_config,
     adapted_rows,
     finetune,
     finetune_on_manipulation,
@@ -161,6 +162,25 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(tmp_path, damag
         run.train(config, workdir)
     shutil.rmtree(newest)
     run.train(config, workdir)
+
+
+def test_a_kill_while_an_old_checkpoint_goes_damages_none(tmp_path, monkeypatch):
+    workdir, config = Workdir(tmp_path), configuration(epochs=4)
+    real = shutil.rmtree
+
+    def killed(path, **kwargs):
+        if str(path).endswith("-gone"):
+            (path / "meta.json").unlink()
+            raise KilledError
+        real(path, **kwargs)
+
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", killed)
+    with pytest.raises(KilledError):
+        run.train(config, workdir)
+    monkeypatch.undo()
+    assert 0 < checkpoints.epochs_done(workdir.checkpoints) < 4
+    run.train(config, workdir)
+    assert checkpoints.epochs_done(workdir.checkpoints) == 4
 
 
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
@@ -325,6 +345,30 @@ def test_adapted_rows_are_a_seeded_share():
     more = adapted_rows(1000, FinetuneConfig(fraction=0.5))
     assert set(rows) <= set(more)  # a smaller share is a part of a larger one
     assert len(adapted_rows(5, FinetuneConfig(fraction=0.01))) == 1
+
+
+def test_a_run_that_has_not_ended_is_not_adapted(tmp_path):
+    base, config = Workdir(tmp_path / "base"), configuration("cama", epochs=3)
+    with pytest.raises(KilledError):
+        run.train(config, base, extra_callbacks=(KillAt(4),))
+    target = Workdir(tmp_path / "adapted")
+    with pytest.raises(InputError, match=r"has finished \d of 3 epochs; give its command again"):
+        finetune_on_manipulation(
+            base, target, "vertical_shift:0.3", FinetuneConfig(steps=2), data_dir=None
+        )
+    assert not target.root.exists()
+
+
+def test_what_was_seen_once_is_not_scored_as_unseen(trained):
+    loaded = run.load(trained)
+    first = FinetuneConfig(subject="vertical_shift:0.3", fraction=0.5, seed=0)
+    config = adapted_config(loaded, first)
+    again = loaded._replace(config=config)
+    for changes in ({"seed": 1}, {"fraction": 0.25}):
+        with pytest.raises(InputError, match="would be scored as unseen"):
+            adapted_config(again, dataclasses.replace(first, **changes))
+    for changes in ({"subject": "rotation:30"}, {"fraction": 1.0, "seed": 1}):
+        assert adapted_config(again, dataclasses.replace(first, **changes)).finetuned != first
 
 
 def test_a_model_without_m_networks_is_not_fine_tuned(tmp_path, bars):
