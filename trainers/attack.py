@@ -7,8 +7,8 @@ r"""Attacks a trained classifier and writes a report.
         --mechanism=photometric
 
 fgsm and pgd are CleverHans' (the papers' protocol), pgd_eot and square belong to the strong
-protocol, noise is a control; of several attacks the worst, input by input, is told as well. Rows,
-pictures and the page go to <workdir>/report/.
+protocol, noise is a control; where one of several attacks is strong the worst of them, input by
+input, is told as well. Rows, pictures and the page go to <workdir>/report/.
 """
 
 from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
@@ -89,8 +89,7 @@ def main() -> None:
     radii = specs.parse_range(_EPS.value, flag="--eps")
     if not _ATTACK.value:
         raise InputError(f"--attack= was given; name one or several of {', '.join(ATTACKS)}.")
-    for attack in _ATTACK.value:
-        registry.parse(attack, eps=max(radii))  # a bad one costs no work
+    parsed = [registry.parse(attack, eps=max(radii)) for attack in _ATTACK.value]  # bad ones first
     adapts = bool(_FINETUNE.value or _ADAPTIVE.value or _MALICIOUS.value)
     for flag, value in (("mechanism", _MECHANISM.value), ("set", _SET.value)):
         if value and not adapts:
@@ -115,7 +114,7 @@ def main() -> None:
                 x = found[attack][eps].x
                 made_for = source.loaded.config.model if source else ""
                 _adapt(AttackedAdaptation(subject, attack, eps, adaptation, x, print, made_for))
-    if len(found) > 1:
+    if len(found) > 1 and any(attack.protocol == "strong" for attack in parsed):
         steps.worst_case(subject, found, source=source, progress=print)
     if _SANITY.value:
         checks = robustness.sanity_checks(subject, eps=max(radii), transfer_from=source)

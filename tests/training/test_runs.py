@@ -177,7 +177,7 @@ def test_a_kill_while_an_old_checkpoint_goes_damages_none(tmp_path, monkeypatch)
     monkeypatch.setattr(checkpoints.shutil, "rmtree", killed)
     with pytest.raises(KilledError):
         run.train(config, workdir)
-    monkeypatch.undo()
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", real)
     assert 0 < checkpoints.epochs_done(workdir.checkpoints) < 4
     run.train(config, workdir)
     assert checkpoints.epochs_done(workdir.checkpoints) == 4
