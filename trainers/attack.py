@@ -106,13 +106,12 @@ def main() -> None:
         adaptation = config_lib.override(adaptation, _SET.value)
         check_has_m(subject.loaded, workdir)
         adapted_config(subject.loaded, adaptation)
-    found = {}
+    found, made_for = {}, source.loaded.config.model if source else ""
     for attack in _ATTACK.value:
         found[attack] = steps.attack(subject, attack, radii, source=source, progress=print)
         if adaptation is not None:
             for eps in radii:
                 x = found[attack][eps].x
-                made_for = source.loaded.config.model if source else ""
                 _adapt(AttackedAdaptation(subject, attack, eps, adaptation, x, print, made_for))
     if len(found) > 1 and any(attack.protocol == "strong" for attack in parsed):
         steps.worst_case(subject, found, source=source, progress=print)

@@ -109,12 +109,11 @@ class CamaBase(CamaPrediction):
             return {}
         scores, m = self.log_scores_and_m(x, seed=seed)
         y, z = self.latents_of(x, tf.argmax(scores, axis=-1), m)
-        found = {}
+        reached, found = tf.unstack(self.m_along(steps)), {}
         for name, place in places.items():
             along = tf.one_hot(place, self.dim_m)
             rest = m * (1.0 - along)
-            moved = [rest + at * along for at in tf.unstack(self.m_along(steps))]
-            found[name] = tf.stack([self._mean(x, y, z, at) for at in moved])
+            found[name] = tf.stack([self._mean(x, y, z, rest + at * along) for at in reached])
         return found
 
     def m_along(self, steps: Sequence[float]) -> tf.Tensor:

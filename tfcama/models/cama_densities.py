@@ -163,6 +163,7 @@ class CamaDensities(ClassifierModel, abc.ABC):
         return None
 
     def _create_variables(self) -> None:
+        """By one sample of everything: a prediction is many of them, and has no other layers."""
         noise = self.shared_noise(tf.constant([0, 0]), num_samples=1)
         self.log_weights(tf.zeros([1, *self.spec.shape]), noise=noise)
         self.built = True

@@ -110,10 +110,16 @@ def line_of(row: Row) -> Line:
     )
 
 
+def share_of(experiment: str) -> float | None:
+    """Of the inputs, that fine-tuning saw; None where it was the usual one, or there was none."""
+    if not experiment.startswith(_FRACTION):
+        return None
+    return float(experiment.removeprefix(_FRACTION).removesuffix(_HELD_OUT))
+
+
 def _how(experiment: str) -> str:
-    if experiment.startswith(_FRACTION):
-        return f"{100 * float(experiment.removeprefix(_FRACTION)):g} % of inputs"
-    return _HOW.get(experiment, "")
+    share = share_of(experiment)
+    return _HOW.get(experiment, "") if share is None else f"{100 * share:g} % of inputs"
 
 
 def model_name(name: str) -> str:

@@ -141,12 +141,10 @@ def worst_case(
       source: of `attack`.
       progress: called with a line after each radius.
     """
-    name = labels.WORST + "+".join(dict.fromkeys(attack.partition(":")[0] for attack in found))
-    made_for = source.loaded.config.model if source else ""
-    name += f" from {made_for}" if made_for else ""
+    names = dict.fromkeys(attack.partition(":")[0] for attack in found)
+    name = robustness.named(labels.WORST + "+".join(names), source)
     rows = robustness.worst_case(subject, list(found.values()), attack=name)
-    results.save_rows(
-        subject.workdir, f"attack_worst{'_from_' + made_for if made_for else ''}", rows
-    )
+    about = "worst" if source is None else f"worst_from_{source.loaded.config.model}"
+    results.save_rows(subject.workdir, f"attack_{about}", rows)
     for row in rows:
         progress(f"{name} eps {row.eps:g}: accuracy {row.accuracy:.4f}")

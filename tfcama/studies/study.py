@@ -16,7 +16,7 @@ from tfcama.evaluation.results import Row
 from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject, load_spec, load_subject
 from tfcama.models.registry import MODELS
-from tfcama.report import figures
+from tfcama.report import figures, labels
 from tfcama.report.build import write_report
 from tfcama.report.pictures import Picture, slug, to_png
 from tfcama.specs import with_number
@@ -276,9 +276,10 @@ def by_fraction(rows: Sequence[Row], *, manipulation: str, level: float) -> dict
             continue
         elif row.experiment == "matched_held_out":
             found.setdefault(FRACTION, []).append(row)
-        elif row.experiment.startswith("fraction_") and row.experiment.endswith("_held_out"):
-            fraction = float(row.experiment.removeprefix("fraction_").removesuffix("_held_out"))
-            found.setdefault(fraction, []).append(row)
+        elif row.experiment.endswith("_held_out"):
+            share = labels.share_of(row.experiment)
+            if share is not None:
+                found.setdefault(share, []).append(row)
     return found if len(found) > 2 else {}
 
 

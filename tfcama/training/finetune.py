@@ -310,8 +310,7 @@ def adapted_config(trained: run.LoadedRun, config: FinetuneConfig) -> RunConfig:
 
 def _check_unseen(earlier: FinetuneConfig | None, config: FinetuneConfig) -> None:
     """Raises InputError where test inputs that an earlier fine-tuning saw would count as unseen."""
-    shares = [each.fraction for each in (earlier, config) if each and 0.0 < each.fraction < 1.0]
-    if earlier is None or len(shares) < 2:
+    if earlier is None or not all(0.0 < each.fraction < 1.0 for each in (earlier, config)):
         return
     if (earlier.fraction, earlier.seed) != (config.fraction, config.seed):
         raise InputError(

@@ -9,7 +9,7 @@ from tfcama.models.mechanisms.affine import WarpMechanism
 from tfcama.models.mechanisms.base import Parameter
 
 _CONTROLS = 4  # points along each side
-_ITERATIONS = 5  # of the fixed point that inverts the field: within 0.002 pixels of dreamt ones
+_ITERATIONS = 5  # of the fixed point that inverts the field: 0.004 pixels off in 400 dreamt ones
 
 
 class ElasticMechanism(WarpMechanism):
