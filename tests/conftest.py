@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 from tfcama.data.base import Dataset, Split
+from tfcama.training.cama import _CamaTrainer
 from tfcama.types import Bounds, InputSpec
 
 (_CPU,) = tf.config.list_physical_devices("CPU")
@@ -26,6 +27,23 @@ TFDS = os.path.join(os.path.dirname(__file__), "..", "..", "shared", "tfds")
 needs_tfds = pytest.mark.skipif(
     not os.path.isdir(TFDS), reason="../shared/tfds with prepared MNIST and CIFAR-10 is absent"
 )
+
+
+_PICTURES = _CamaTrainer.summary_images
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_pictures():
+    """A CAMA's training is not pictured: to compile that takes longer than a tiny training."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_CamaTrainer, "summary_images", lambda *args: {})
+        yield
+
+
+@pytest.fixture
+def pictures(monkeypatch, no_pictures):
+    """Training is pictured in this test all the same."""
+    monkeypatch.setattr(_CamaTrainer, "summary_images", _PICTURES)
 
 
 @pytest.fixture(scope="session")

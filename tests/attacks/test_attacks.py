@@ -292,3 +292,26 @@ def test_double_softmax_saturates_where_log_odds_does_not():
     assert np.abs(gradients["log_odds"]).max(axis=1).min() > 0.9
     bounds = losses.double_softmax(scores, y).numpy()
     np.testing.assert_allclose(bounds, [np.log(np.e + 9) - 1, np.log(np.e + 9)], rtol=1e-5)
+
+
+def test_attacks_on_a_classifier_share_what_they_compiled():
+    class Counting(Linear):
+        calls = 0
+
+        def log_scores(self, x, *, seed):
+            self.calls += 1
+            return super().log_scores(x, seed=seed)
+
+    _, w = binary()
+    classifier = Counting(np.stack([np.zeros_like(w), w], axis=1), shape=(4, 4, 1))
+    x, y = np.full([3, 4, 4, 1], 0.5, np.float32), np.array([0, 1, 0])
+    compiled, calls = {}, []
+    for attack in ("fgsm", "fgsm", "pgd:steps=3", "pgd_eot:steps=3", "pgd_eot:steps=3"):
+        made = parse(attack, eps=0.1 * (1 + len(calls)))
+        found = made(classifier, x, y, seed=0, compiled=compiled)
+        calls.append(classifier.calls)
+        np.testing.assert_array_equal(found.x, made(classifier, x, y, seed=0).x)
+        classifier.calls = 0
+    assert calls[0] > 0
+    assert calls[3] > 0
+    assert calls[1] == calls[2] == calls[4] == 0

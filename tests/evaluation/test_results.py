@@ -1,3 +1,6 @@
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 
@@ -35,6 +38,24 @@ def test_rows_survive_their_file(tmp_path):
     results.save_rows(workdir, "b", rows)
     results.save_rows(workdir, "a", rows)  # replaces
     assert results.load_rows(workdir) == rows * 2
+
+
+def test_what_was_asked_otherwise_is_not_done(tmp_path):
+    workdir = Workdir(tmp_path)
+    asked = {"levels": (0.0, 0.5), "limit": None}
+    results.save_rows(workdir, "a", [], asked=asked)
+    assert results.has_rows(workdir, "a", asked=asked)
+    assert not results.has_rows(workdir, "a", asked={**asked, "limit": 5})
+    assert not results.has_rows(workdir, "b", asked=asked)
+
+
+def test_rows_from_before_it_was_kept_what_was_asked(tmp_path):
+    row = results.scored(np.array([True, False]), **ROW)
+    workdir = Workdir(tmp_path)
+    workdir.results.mkdir()
+    (workdir.results / "a.rows.json").write_text(json.dumps([dataclasses.asdict(row)]))
+    assert results.load_rows(workdir) == [row]
+    assert not results.has_rows(workdir, "a")
 
 
 def test_no_inputs_have_no_accuracy():

@@ -566,7 +566,7 @@ def test_an_intervention_on_one_part_keeps_the_others(shifting, images):
 
 def test_an_interpolation_moves_one_parameter_and_holds_the_rest(shifting, images):
     x = tf.constant(images[:3])
-    found = shifting.interpolate(x, (0.0, 1.0), seed=SEED)
+    found = shifting.interpolate(x, shifting.explanation(x, seed=SEED), (0.0, 1.0))
     assert set(found) == set(shifting.mechanism.coordinates_of_parameters())
     along = found["shift_y"].numpy()
     np.testing.assert_array_equal(along[0], shifting.reconstruct(x, seed=SEED, do_m0=("shift_y",)))
@@ -580,10 +580,12 @@ def test_an_interpolation_goes_by_the_p_m_that_was_learned(shifting, images):
     model.prior_m.set_moments(loc, scale)
     expected = [loc - 2 * scale, loc + scale]
     np.testing.assert_allclose(model.m_along((-2.0, 1.0)), expected, rtol=1e-5)
-    found = model.interpolate(images[:2], (-2.0, 1.0), seed=SEED)
+    x = images[:2]
+    found = model.interpolate(x, model.explanation(x, seed=SEED), (-2.0, 1.0))
+    explained = shifting.explanation(x, seed=SEED)
     for name, place in model.mechanism.coordinates_of_parameters().items():
         at = [float(m[place]) for m in expected]
-        same = shifting.interpolate(images[:2], at, seed=SEED)[name]  # by N(0, I)
+        same = shifting.interpolate(x, explained, at)[name]  # by N(0, I)
         np.testing.assert_allclose(found[name], same, atol=1e-5)
 
 

@@ -296,7 +296,7 @@ def test_numbers_over_seeds_stand_with_their_spread():
 
 def test_mechanisms_are_ranked_by_unseen_inputs(study, tmp_path, bars_everywhere):
     base = study.trained("cama", 0, model="cama", training=TrainingConfig(epochs=1))
-    config = FinetuneConfig(steps=2, batch_size=4, warm_up=1)
+    config = FinetuneConfig(steps=2, batch_size=4, warm_up=1, sleep=1)
     lines = []
     ranking = rank_mechanisms(
         base,
@@ -333,13 +333,17 @@ def test_mechanisms_are_ranked_by_unseen_inputs(study, tmp_path, bars_everywhere
                 limit=None,
                 progress=lines.append,
             )
-    with pytest.raises(InputError, match="inputs must be left over"):
-        rank_mechanisms(
-            Workdir(tmp_path / "none"),
-            "rotation:30",
-            ["additive", "rotation"],
-            config=dataclasses.replace(config, fraction=1.0),
-            data_dir=None,
-            limit=None,
-            progress=lines.append,
-        )
+    for change, sentence in (
+        ({"fraction": 1.0}, "inputs must be left over"),
+        ({"m_samples": 3}, "m_samples=3 was given; .* every mechanism has its own"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            rank_mechanisms(
+                Workdir(tmp_path / "none"),
+                "rotation:30",
+                ["additive", "rotation"],
+                config=dataclasses.replace(config, **change),
+                data_dir=None,
+                limit=None,
+                progress=lines.append,
+            )

@@ -109,6 +109,14 @@ def test_single_inputs_are_adapted_to_by_a_search_for_their_m(followed):
     assert (target.results / "manipulation_children_shift_m_starts-2-m_steps-1.rows.json").exists()
 
 
+def test_a_finished_stream_is_not_scored_on_other_inputs(base, followed):
+    target, _ = followed
+    before = load_rows(target)
+    with pytest.raises(InputError, match=r"was scored on 6 inputs .* now 5 are asked for"):
+        follow(base, target, STREAM, CONFIG, data_dir=None, limit=5)
+    assert load_rows(target) == before
+
+
 def test_what_decides_variables_is_fixed_once_trained(base):
     with pytest.raises(
         InputError, match="'dim_m' was given; once a 'measurement_cama' is trained, m_samples"

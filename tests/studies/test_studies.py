@@ -5,6 +5,9 @@ import json
 
 import pytest
 
+from tests.doubles import binary, subject_of
+from tfcama.evaluation.robustness import Check
+from tfcama.serving import publish
 from tfcama.studies import demo as demo_lib
 from tfcama.studies import shift
 from tfcama.studies.study import of_first_seed
@@ -69,6 +72,29 @@ def test_a_shift_study_is_done_once(tmp_path, bars_everywhere, monkeypatch, no_t
     assert untouched(tmp_path / "runs") == before
 
 
+def test_rows_of_another_profile_are_scored_again(tmp_path, bars, monkeypatch):
+    study = shift.ShiftStudy(
+        root=tmp_path,
+        dataset="digits",
+        data_dir=None,
+        profile=None,
+        precision="float32",
+        progress=lambda line: None,
+    )
+    classifier, _ = binary(shape=bars.spec.shape)
+    subject = subject_of(classifier, bars, path=tmp_path)
+    monkeypatch.setattr(shift.ShiftStudy, "subject", lambda *a: subject)
+    sizes = []
+
+    def score(subject):
+        sizes.append(len(subject.test))
+        return []
+
+    for limit, levels in ((4, [0.1]), (4, [0.1]), (5, [0.1]), (None, [0.1]), (None, [0.1, 0.2])):
+        study.once(subject.workdir, "a", score, limit=limit, levels=levels)
+    assert sizes == [4, 5, len(bars.test), len(bars.test)]
+
+
 def test_a_demo_is_done_once(tmp_path, bars_everywhere, monkeypatch, no_training):
     monkeypatch.setattr(demo_lib, "_WARM_UP", 2)
     monkeypatch.setattr(demo_lib, "_SLEEP", 2)
@@ -77,6 +103,11 @@ def test_a_demo_is_done_once(tmp_path, bars_everywhere, monkeypatch, no_training
     monkeypatch.setattr(demo_lib, "_ATTACKED_ROWS", 4)
     monkeypatch.setattr(demo_lib, "_CHECKED_ROWS", 4)
     monkeypatch.setattr(demo_lib, "_PGD", "pgd:steps=2")
+    monkeypatch.setattr(demo_lib, "_Z_STEPS", 1)
+    # What these do is tested beside them, and takes a minute and a half.
+    checked = [Check("gradients are not zero", True, "0 %")]
+    monkeypatch.setattr(demo_lib.robustness, "sanity_checks", lambda *a, **k: checked)
+    monkeypatch.setattr(publish, "_compare", lambda *a: None)
     call = functools.partial(
         demo_lib.demo, tmp_path, dataset="digits", data_dir=None, seed=0, epochs=1
     )

@@ -179,8 +179,10 @@ def test_a_kill_while_an_old_checkpoint_goes_damages_none(tmp_path, monkeypatch)
         run.train(config, workdir)
     monkeypatch.setattr(checkpoints.shutil, "rmtree", real)
     assert 0 < checkpoints.epochs_done(workdir.checkpoints) < 4
+    (workdir.checkpoints / ".00002-12345").mkdir()  # of a process that was killed as it wrote
     run.train(config, workdir)
     assert checkpoints.epochs_done(workdir.checkpoints) == 4
+    assert not list(workdir.checkpoints.glob(".*"))
 
 
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
@@ -228,7 +230,7 @@ def tags_of(workdir):
     return {value.tag for event in events for value in event.summary.value}
 
 
-def test_tensorboard_has_scalars_pictures_and_histograms_on_demand(tmp_path):
+def test_tensorboard_has_scalars_pictures_and_histograms_on_demand(tmp_path, pictures):
     workdir = Workdir(tmp_path)
     run.train(configuration("cama", epochs=1), workdir, devices=run.Devices(histograms=True))
     tags = tags_of(workdir)

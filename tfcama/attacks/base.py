@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import ClassVar, NamedTuple
+from collections.abc import Hashable
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -50,7 +51,13 @@ class Attack(abc.ABC):
             raise InputError(f"batch_size={self.batch_size} was given; it must be at least 1.")
 
     def __call__(
-        self, classifier: Classifier, x: np.ndarray, y: np.ndarray, *, seed: int
+        self,
+        classifier: Classifier,
+        x: np.ndarray,
+        y: np.ndarray,
+        *,
+        seed: int,
+        compiled: dict[Hashable, Any] | None = None,
     ) -> Attacked:
         """Attacks inputs; the same seed gives the same answer.
 
@@ -59,6 +66,7 @@ class Attack(abc.ABC):
           x: [N, *shape], valid inputs.
           y: [N] int, true labels.
           seed: of the attacker's own draws (starts, the noise it averages over).
+          compiled: what earlier attacks on this classifier compiled, and later ones will find.
 
         Raises:
           InputError: inputs that are not valid, or labels that do not fit them.
@@ -69,7 +77,10 @@ class Attack(abc.ABC):
             raise InputError(f"{len(x)} inputs and labels of shape {list(y.shape)} were given.")
         if self.eps == 0 or not len(x):
             return Attacked(x, np.zeros(len(x), np.float32))
-        prepared = self._prepare(classifier)
+        compiled = {} if compiled is None else compiled
+        if self._compiled_as not in compiled:
+            compiled[self._compiled_as] = self._prepare(classifier)
+        prepared = compiled[self._compiled_as]
         found = []
         for start in range(0, len(x), self.batch_size):
             rows = slice(start, start + self.batch_size)
@@ -89,7 +100,12 @@ class Attack(abc.ABC):
         mask = classifier.attack_mask
         return x if mask is None else np.where(np.asarray(mask) > 0, x, origin)
 
-    def _prepare(self, classifier: Classifier):
+    @property
+    def _compiled_as(self) -> Hashable:
+        """What attacks have in common for which `_prepare` gives the same."""
+        return dataclasses.replace(self, eps=0.0)
+
+    def _prepare(self, classifier: Classifier) -> Any:
         """What one classifier needs once (compiled functions); handed to `_perturb`."""
         return classifier
 

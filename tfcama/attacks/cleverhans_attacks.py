@@ -3,13 +3,14 @@
 One noise draw a step, no average over draws, the last iterate. Its own loss, cross-entropy on the
 logits, saturates in float32 (`losses.log_odds` says how), so by default the log-odds are ascended,
 the same direction without the saturation; loss=cross_entropy is CleverHans' own.
-CleverHans retraces its gradient for every new Python callable, so each attack hands it one.
+CleverHans retraces its gradient for every new Python callable; all attacks on a classifier hand it
+one.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import ClassVar
 
 import numpy as np
@@ -41,6 +42,7 @@ class _Scores:
         self._calls.assign(0)
         self._origin.assign(origin)
 
+    @tf.autograph.experimental.do_not_convert  # CleverHans would, for seconds
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         draw = self._calls.assign_add(1)
         mask = self._classifier.attack_mask
@@ -71,6 +73,10 @@ class _CleverHansAttack(Attack):
     def __post_init__(self):
         super().__post_init__()
         LOSSES[self.loss]
+
+    @property
+    def _compiled_as(self) -> Hashable:
+        return _Scores  # CleverHans compiles the gradient of a loss; the rest is not in the graph
 
     def _prepare(self, classifier: Classifier) -> _Scores:
         return _Scores(classifier)

@@ -70,9 +70,12 @@ def _compiled(attack: ExpectationPgd, classifier: Classifier) -> Callable[..., t
         values = tf.map_fn(value, seeds, fn_output_signature=tf.float32, parallel_iterations=1)
         return tf.reduce_mean(values, axis=0)
 
+    # AutoGraph is for the loops of `perturb` alone: to convert a model takes it seconds.
+    @tf.autograph.experimental.do_not_convert
     def expected_loss(x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         return over_draws(lambda draw: loss(classifier.log_scores(x, seed=draw), y), seed)
 
+    @tf.autograph.experimental.do_not_convert
     def gradient(x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         def one_draw(draw: tf.Tensor) -> tf.Tensor:
             with tf.GradientTape() as tape:

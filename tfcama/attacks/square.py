@@ -6,6 +6,7 @@ Sees scores only, so gradient masking does not stop it.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -47,6 +48,10 @@ class Square(Attack):
                 "at least 1 and a number in (0, 1] are needed."
             )
 
+    @property
+    def _compiled_as(self) -> Hashable:
+        return Square
+
     def _prepare(self, classifier: Classifier) -> Any:
         if len(classifier.input_shape) not in (1, 3):
             raise InputError(
@@ -54,7 +59,7 @@ class Square(Attack):
                 f"{list(classifier.input_shape)}."
             )
 
-        @tf.function(reduce_retracing=True)
+        @tf.function(reduce_retracing=True, autograph=False)
         def query(x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
             return margin(classifier.log_scores(x, seed=seed), y)
 

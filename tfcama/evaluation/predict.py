@@ -25,7 +25,9 @@ class Predictor:
         self._seed = tf.constant(random.stream(seed, "prediction"))
         self._batch_size = batch_size
         self._log_scores = tf.function(
-            lambda x, seed: classifier.log_scores(x, seed=seed), reduce_retracing=True
+            lambda x, seed: classifier.log_scores(x, seed=seed),
+            reduce_retracing=True,
+            autograph=False,  # its conversion takes seconds; nothing here decides by tensors
         )
 
     def log_scores(self, x: np.ndarray, *, draw: int = 0) -> np.ndarray:

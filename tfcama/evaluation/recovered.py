@@ -58,7 +58,9 @@ def recover(subject: Subject, manipulation: str, level: float, *, limit: int) ->
     rows = rows[:limit]
     x, code = tf.gather(moved.x, rows), tf.gather(moved.code, rows)
     draw = tf.constant(random.stream(subject.loaded.config.seed, "recovered"))
-    infer = tf.function(lambda x: model.manipulation(x, seed=draw), reduce_retracing=True)
+    infer = tf.function(
+        lambda x: model.manipulation(x, seed=draw), reduce_retracing=True, autograph=False
+    )
     found = np.concatenate(
         [infer(x[start : start + _BATCH]).numpy() for start in range(0, len(rows), _BATCH)]
     )

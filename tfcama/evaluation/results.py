@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +84,31 @@ def scored(hits: np.ndarray, **identity: Any) -> Row:
     return Row(**identity, n=n, accuracy=accuracy, low=low, high=high)
 
 
-def save_rows(workdir: Workdir, name: str, rows: list[Row]) -> Path:
-    """Writes rows to results/<name>.rows.json, replacing what that experiment left before."""
+def save_rows(
+    workdir: Workdir, name: str, rows: list[Row], *, asked: Mapping[str, Any] | None = None
+) -> Path:
+    """Writes rows to results/<name>.rows.json, replacing what that experiment left before.
+
+    Args:
+      workdir: of the run that was scored.
+      name: of the experiment.
+      rows: what it gave.
+      asked: what the rows depend on and the name does not tell, e.g. levels and limit; of what JSON
+        can hold.
+    """
     path = _rows_file(workdir, name)
-    write_json(path, [dataclasses.asdict(row) for row in rows])
+    write_json(path, {"asked": asked or {}, "rows": [dataclasses.asdict(row) for row in rows]})
     return path
 
 
-def has_rows(workdir: Workdir, name: str) -> bool:
-    """Whether `save_rows` left this experiment here, so that it need not be done again."""
-    return _rows_file(workdir, name).exists()
+def has_rows(workdir: Workdir, name: str, *, asked: Mapping[str, Any] | None = None) -> bool:
+    """Whether `save_rows` left this experiment here, asked the same: it need not be done again.
+
+    Raises:
+      InputError: a file that holds no rows.
+    """
+    path = _rows_file(workdir, name)
+    return path.exists() and _read(path)["asked"] == json.loads(json.dumps(asked or {}))
 
 
 def is_scored(workdir: Workdir) -> bool:
@@ -106,13 +122,19 @@ def load_rows(workdir: Workdir) -> list[Row]:
     Raises:
       InputError: a file that is no list of rows.
     """
-    rows = []
-    for path in sorted(workdir.results.glob(_ROWS.format("*"))):
-        try:
-            rows += [Row(**row) for row in json.loads(path.read_text())]
-        except (ValueError, TypeError) as error:
-            raise InputError(f"{path} holds no rows of results ({error}); delete it.") from None
-    return rows
+    paths = sorted(workdir.results.glob(_ROWS.format("*")))
+    return [row for path in paths for row in _read(path)["rows"]]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What `save_rows` wrote; before it wrote what was asked, it wrote a list."""
+    try:
+        found = json.loads(path.read_text())
+        if isinstance(found, list):
+            found = {"asked": None, "rows": found}
+        return {"asked": found["asked"], "rows": [Row(**row) for row in found["rows"]]}
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} holds no rows of results ({error}); delete it.") from None
 
 
 def _rows_file(workdir: Workdir, name: str) -> Path:

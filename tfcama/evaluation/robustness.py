@@ -104,8 +104,14 @@ def craft(subject: Subject, attack: Attack, *, on: Subject | None = None) -> Att
             f"{on.workdir.root} takes other inputs than {subject.workdir.root}; an attack is "
             "transferred between runs on the same data set."
         )
-    seed = subject.loaded.config.seed
-    return attack((on or subject).classifier, subject.test.x, subject.test.y, seed=seed)
+    attacked = on or subject
+    return attack(
+        attacked.classifier,
+        subject.test.x,
+        subject.test.y,
+        seed=subject.loaded.config.seed,
+        compiled=attacked.compiled,
+    )
 
 
 def attacked_hits(subject: Subject, x: np.ndarray, *, draws: int) -> np.ndarray:
@@ -236,7 +242,7 @@ def zero_gradient_share(subject: Subject) -> float:
     classifier = subject.loaded.classifier
     seed = tf.constant(random.stream(subject.loaded.config.seed, "sanity"))
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def size(x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             tape.watch(x)

@@ -72,7 +72,7 @@ class Smoothed(Averaged):
         """
         x = self.spec.check(x)
 
-        @tf.function(reduce_retracing=True)
+        @tf.function(reduce_retracing=True, autograph=False)
         def count(part: tf.Tensor) -> tf.Tensor:
             hard = self._over_copies(
                 lambda scores: tf.one_hot(tf.argmax(scores, axis=-1), self.num_classes),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class Subject:
       loaded: its configuration and classifier.
       dataset: of its configuration, split by its seed.
       test: the rows that are scored: the test split or the first `limit` of it.
+      limit: so many; None for all.
       augmentation: what its answers are means over, see `augmented`; "" for none.
       scorer: what answers in place of the loaded classifier, such means.
       at_test: how its answers differ from the run's own, see run.load; "" for not at all.
@@ -37,6 +38,7 @@ class Subject:
     loaded: run.LoadedRun
     dataset: Dataset
     test: Split
+    limit: int | None = None
     augmentation: str = ""
     scorer: Classifier | None = None
     at_test: str = ""
@@ -50,6 +52,11 @@ class Subject:
     def predictor(self) -> Predictor:
         """Compiled once, however often it is asked for."""
         return Predictor(self.classifier, seed=self.loaded.config.seed)
+
+    @functools.cached_property
+    def compiled(self) -> dict[Hashable, Any]:
+        """What attacks on its classifier compiled, for the next ones."""
+        return {}
 
     @property
     def held_out(self) -> np.ndarray | None:
@@ -68,8 +75,9 @@ class Subject:
         """
         if limit is not None and limit < 1:
             raise InputError(f"{limit} test rows were asked for; at least 1 is needed.")
-        limited = dataclasses.replace(self, test=self.dataset.test.take(slice(limit)))
-        vars(limited)["predictor"] = self.predictor  # what was compiled serves both
+        limited = dataclasses.replace(self, test=self.dataset.test.take(slice(limit)), limit=limit)
+        # What was compiled serves both.
+        vars(limited).update(predictor=self.predictor, compiled=self.compiled)
         return limited
 
     def identity(self, experiment: str, **fields: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -17,6 +18,26 @@ import tensorflow as tf
 from tfcama import random
 from tfcama.models.cama_prediction import CamaPrediction
 from tfcama.networks.sum_dense import SumDense
+
+
+class Explanation(NamedTuple):
+    """What a model takes inputs to have come of.
+
+    Attributes:
+      scores: of the prediction, [B, C] nats.
+      y: one-hots of the predicted class, [B, 1, C].
+      z: the posterior mean at that class and that m, [1, B, 1, Z].
+      m: the one that stands for the prediction, [B, M].
+    """
+
+    scores: tf.Tensor
+    y: tf.Tensor
+    z: tf.Tensor
+    m: tf.Tensor
+
+    def first(self, size: int) -> Explanation:
+        """That of the first inputs."""
+        return Explanation(self.scores[:size], self.y[:size], self.z[:, :size], self.m[:size])
 
 
 class CamaBase(CamaPrediction):
@@ -29,7 +50,7 @@ class CamaBase(CamaPrediction):
         return tf.reduce_logsumexp(self.log_scores(x, seed=seed), axis=-1)
 
     def latents_of(
-        self, x: tf.Tensor, labels: tf.Tensor, m: tf.Tensor
+        self, x: tf.Tensor, labels: tf.Tensor, m: tf.Tensor, *, z_steps: int | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """What made x besides m if its class is `labels`.
 
@@ -39,14 +60,16 @@ class CamaBase(CamaPrediction):
           m: of the prediction (`log_scores_and_m`), [B, M]. Not the mean of q(m|x): NNpM is nearly
             homogeneous, so a fine-tuned model can say a shift by the length of m while q(m|x)
             stays around zero.
+          z_steps: of ascent, in place of the configuration's.
 
         Returns:
           One-hots y [B, 1, C], and the posterior mean of z [1, B, 1, Z].
         """
         y = self._one_hots(labels)
         q_z = self._best_posterior_z(x, y, m)
-        if self.config.z_steps:
-            q_z = self._ascended(q_z, x, y, m, steps=self.config.z_steps)
+        steps = self.config.z_steps if z_steps is None else z_steps
+        if steps:
+            q_z = self._ascended(q_z, x, y, m, steps=steps)
         return y, q_z.mean()[None]
 
     def log_p_untouched(self, x: tf.Tensor, *, seed: random.Seed) -> tf.Tensor:
@@ -66,14 +89,34 @@ class CamaBase(CamaPrediction):
     def _mean(self, x: tf.Tensor, y: tf.Tensor, z: tf.Tensor, m: tf.Tensor) -> tf.Tensor:
         """Inputs whose effects are the mean of p(x | y, z, m), [B, *shape]."""
 
-    def reconstruct(
-        self, x: tf.Tensor, *, seed: random.Seed, do_m0: bool | tuple[str, ...]
-    ) -> tf.Tensor:
-        """Mean of p(x | y, z, m) at the predicted class, its m and the posterior mean of z.
+    def explanation(
+        self, x: tf.Tensor, *, seed: random.Seed, z_steps: int | None = None
+    ) -> Explanation:
+        """The predicted class of inputs, its m and the posterior mean of z.
 
         Args:
           x: [B, *shape].
           seed: of the prediction.
+          z_steps: of ascent, in place of the configuration's.
+        """
+        scores, m = self.log_scores_and_m(x, seed=seed, z_steps=z_steps)
+        y, z = self.latents_of(x, tf.argmax(scores, axis=-1), m, z_steps=z_steps)
+        return Explanation(scores, y, z, m)
+
+    def reconstruct(
+        self, x: tf.Tensor, *, seed: random.Seed, do_m0: bool | tuple[str, ...]
+    ) -> tf.Tensor:
+        """`decoded` of the explanation under that seed."""
+        return self.decoded(x, self.explanation(x, seed=seed), do_m0=do_m0)
+
+    def decoded(
+        self, x: tf.Tensor, explanation: Explanation, *, do_m0: bool | tuple[str, ...]
+    ) -> tf.Tensor:
+        """Mean of p(x | y, z, m) of an explanation, or of what it says of an intervention.
+
+        Args:
+          x: what was explained, [B, *shape].
+          explanation: of it.
           do_m0: True decodes under do(m = 0): what the input would be, had nobody manipulated it
             (the papers' Figure 9); names of parts or parameters of the mechanism intervene on
             those alone: do(m_rotation = 0) keeps the shift.
@@ -81,8 +124,7 @@ class CamaBase(CamaPrediction):
         Returns:
           [B, *shape]; of a table, its children are replaced.
         """
-        scores, m = self.log_scores_and_m(x, seed=seed)
-        y, z = self.latents_of(x, tf.argmax(scores, axis=-1), m)
+        _, y, z, m = explanation
         if do_m0 is True:
             m = tf.zeros_like(m)
         elif do_m0:
@@ -92,14 +134,14 @@ class CamaBase(CamaPrediction):
         return self._mean(x, y, z, m)
 
     def interpolate(
-        self, x: tf.Tensor, steps: Sequence[float], *, seed: random.Seed
+        self, x: tf.Tensor, explanation: Explanation, steps: Sequence[float]
     ) -> dict[str, tf.Tensor]:
         """Means of p(x | y, z, m) along each parameter of the mechanism, y, z and the rest held.
 
         Args:
           x: [B, *shape].
+          explanation: of x.
           steps: see `m_along`.
-          seed: of the prediction.
 
         Returns:
           [steps, B, *shape] by parameter, of those that one coordinate of m alone decides.
@@ -107,8 +149,7 @@ class CamaBase(CamaPrediction):
         places = self.mechanism.coordinates_of_parameters()
         if not places:
             return {}
-        scores, m = self.log_scores_and_m(x, seed=seed)
-        y, z = self.latents_of(x, tf.argmax(scores, axis=-1), m)
+        _, y, z, m = explanation
         reached, found = tf.unstack(self.m_along(steps)), {}
         for name, place in places.items():
             along = tf.one_hot(place, self.dim_m)

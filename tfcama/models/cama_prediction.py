@@ -60,13 +60,16 @@ class CamaPrediction(CamaDensities):
         """
         return tf.reduce_logsumexp(self.scores_by_m(x, seed=seed, num_samples=num_samples)[1], 0)
 
-    def log_scores_and_m(self, x: tf.Tensor, *, seed: random.Seed) -> tuple[tf.Tensor, tf.Tensor]:
+    def log_scores_and_m(
+        self, x: tf.Tensor, *, seed: random.Seed, z_steps: int | None = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """What `log_scores` gives, [B, C] nats, and the m that stands for it, [B, M].
 
         That m is the prediction's first sample; where an input may be untouched, 0 if that is
         likelier than not, as `log_p_untouched` says, or else the sample that explains it best.
+        z_steps is as in `scores_by_m`.
         """
-        m, parts = self.scores_by_m(x, seed=seed)
+        m, parts = self.scores_by_m(x, seed=seed, z_steps=z_steps)
         scores = tf.reduce_logsumexp(parts, axis=0)
         if not self.may_be_untouched:
             return scores, m[0]

@@ -16,9 +16,9 @@ from tfcama.data import manipulations
 from tfcama.errors import InputError
 from tfcama.evaluation.recovered import Recovered
 from tfcama.evaluation.subject import Subject
-from tfcama.models.cama_base import CamaBase
+from tfcama.models.cama_base import CamaBase, Explanation
 from tfcama.report import figures, labels
-from tfcama.types import Generative, Sampler
+from tfcama.types import Sampler
 from tfcama.workdir import Workdir, write_bytes, write_json
 
 _COLUMNS = 12
@@ -87,12 +87,42 @@ def explanations(
       found: by evaluation.recovered.recover, for the same manipulation.
     """
     shown = [_recovered(found, subject, f"{manipulation} {level:g}")] if found else []
-    grids = (do_m0_grid, do_parts_grid, interpolation_grid)
-    return shown + [
-        picture
-        for picture in (grid(subject, manipulation, level) for grid in grids)
-        if picture is not None
-    ]
+    model = subject.loaded.classifier
+    if not isinstance(model, CamaBase) or subject.dataset.spec.kind != "image":
+        return shown  # of tables see evaluation.explain
+    x, draw = _manipulated(subject, manipulation, level)
+    explain = tf.function(lambda x: model.explanation(x, seed=draw), autograph=False)
+    scene = _Scene(subject, model, manipulation, level, x, explain(x))
+    grids = (_do_m0_grid(scene), _do_parts_grid(scene), _interpolation_grid(scene))
+    return shown + [picture for picture in grids if picture is not None]
+
+
+class _Scene(NamedTuple):
+    """Manipulated images and what a model says of them.
+
+    Attributes:
+      subject, manipulation, level: see `explanations`.
+      model: of the subject.
+      x: the images, [B, *shape].
+      found: their explanation.
+    """
+
+    subject: Subject
+    model: CamaBase
+    manipulation: str
+    level: float
+    x: tf.Tensor
+    found: Explanation
+
+    @property
+    def about(self) -> str:
+        """The manipulation, for people."""
+        return f"{labels.manipulation_name(self.manipulation)} {self.level:g}"
+
+    @property
+    def who(self) -> str:
+        """The model, for people."""
+        return _who(self.subject)
 
 
 def _recovered(found: Sequence[Recovered], subject: Subject, about: str) -> Picture:
@@ -112,32 +142,24 @@ def _recovered(found: Sequence[Recovered], subject: Subject, about: str) -> Pict
     )
 
 
-def do_m0_grid(subject: Subject, manipulation: str, level: float) -> Picture | None:
-    """Manipulated images and what they would be under do(m = 0): the papers' Figure 9.
-
-    None for models that do not generate, and for tables (see evaluation.explain).
-    """
-    classifier = subject.loaded.classifier
-    if not isinstance(classifier, Generative) or not _pictured(subject):
-        return None
-    x, draw = _manipulated(subject, manipulation, level)
-    guess = classifier.log_scores(x, seed=draw).numpy().argmax(axis=1)
+def _do_m0_grid(scene: _Scene) -> Picture:
+    """Manipulated images and what they would be under do(m = 0): the papers' Figure 9."""
+    subject, x, found = scene.subject, scene.x, scene.found
     names = subject.dataset.spec.class_names
-    about = f"{labels.manipulation_name(manipulation)} {level:g}"
     figure = figures.image_rows(
         [
             ("before", subject.test.x[:_COLUMNS]),
             ("input", x.numpy()),
-            ("explained", classifier.reconstruct(x, seed=draw, do_m0=False).numpy()),
-            ("do(m = 0)", classifier.reconstruct(x, seed=draw, do_m0=True).numpy()),
+            ("explained", scene.model.decoded(x, found, do_m0=False).numpy()),
+            ("do(m = 0)", scene.model.decoded(x, found, do_m0=True).numpy()),
         ],
-        title=f"{_who(subject)}: {about}",
-        captions=[names[label] for label in guess],
+        title=f"{scene.who}: {scene.about}",
+        captions=[names[label] for label in found.scores.numpy().argmax(axis=1)],
     )
     return Picture(
-        name="_".join(slug(p) for p in ("do_m0", manipulation, subject.at_test) if p),
+        name="_".join(slug(p) for p in ("do_m0", scene.manipulation, subject.at_test) if p),
         section="shift",
-        title=f"What {_who(subject)} makes of {about}",
+        title=f"What {scene.who} makes of {scene.about}",
         caption=(
             "First row: the test images as they were, which the model does not see. Second: its "
             "input. Third: its explanation of the input, the mean of p(x|y,z,m). Fourth: the same "
@@ -148,60 +170,52 @@ def do_m0_grid(subject: Subject, manipulation: str, level: float) -> Picture | N
     )
 
 
-def do_parts_grid(subject: Subject, manipulation: str, level: float) -> Picture | None:
+def _do_parts_grid(scene: _Scene) -> Picture | None:
     """Reconstructions under do(m_i = 0), one part of the mechanism after another.
 
-    None for mechanisms of one parameter or of none, and for tables.
+    None for mechanisms of one parameter or of none.
     """
-    classifier = subject.loaded.classifier
-    if not isinstance(classifier, CamaBase) or not _pictured(subject):
-        return None
-    names = [parameter.name for parameter in classifier.mechanism.parameters]
-    parts = list(classifier.mechanism.parts) if len(names) > _MOST_PARTS else names
+    model, x = scene.model, scene.x
+    names = [parameter.name for parameter in model.mechanism.parameters]
+    parts = list(model.mechanism.parts) if len(names) > _MOST_PARTS else names
     if len(parts) < 2:
         return None
-    x, draw = _manipulated(subject, manipulation, level)
     rows = [("input", x.numpy())]
-    interventions: dict[str, tuple[str, ...]] = {"explained": ()}
+    interventions: dict[str, bool | tuple[str, ...]] = {"explained": False}
     interventions |= {f"do({part} = 0)": (part,) for part in parts}
+    interventions["do(m = 0)"] = True
     for name, at_zero in interventions.items():
-        rows.append((name, classifier.reconstruct(x, seed=draw, do_m0=at_zero).numpy()))
-    rows.append(("do(m = 0)", classifier.reconstruct(x, seed=draw, do_m0=True).numpy()))
-    about = f"{labels.manipulation_name(manipulation)} {level:g}"
+        rows.append((name, model.decoded(x, scene.found, do_m0=at_zero).numpy()))
     return Picture(
-        name=f"do_parts_{slug(manipulation)}",
+        name=f"do_parts_{slug(scene.manipulation)}",
         section="shift",
-        title=f"One part of M at a time: {_who(subject)}, {about}",
+        title=f"One part of M at a time: {scene.who}, {scene.about}",
         caption="Second row: the model's explanation of its input. Then the same y, z and m with "
         "one part of m set to 0, and at last with all of it.",
-        png=to_png(figures.image_rows(rows, title=f"{_who(subject)}: {about}")),
+        png=to_png(figures.image_rows(rows, title=f"{scene.who}: {scene.about}")),
     )
 
 
-def interpolation_grid(subject: Subject, manipulation: str, level: float) -> Picture | None:
-    """One manipulated image along each parameter of its mechanism; None as above."""
-    classifier = subject.loaded.classifier
-    if not isinstance(classifier, CamaBase) or not _pictured(subject):
+def _interpolation_grid(scene: _Scene) -> Picture | None:
+    """One manipulated image along each parameter of its mechanism; None where there is none."""
+    model = scene.model
+    parameters = {each.name: each for each in model.mechanism.parameters}
+    along = model.interpolate(scene.x[:1], scene.found.first(1), _STEPS)
+    if not along:
         return None
-    parameters = {each.name: each for each in classifier.mechanism.parameters}
-    if not classifier.mechanism.coordinates_of_parameters():
-        return None
-    x, draw = _manipulated(subject, manipulation, level)
-    along = classifier.interpolate(x[:1], _STEPS, seed=draw)
-    reached = classifier.mechanism.values(classifier.m_along(_STEPS)).numpy()  # [steps, P]
+    reached = model.mechanism.values(model.m_along(_STEPS)).numpy()  # [steps, P]
     rows = []
     for name, values in zip(parameters, reached.T, strict=True):
         if name in along:
             ends = f"{values[0]:.2g} to {values[-1]:.2g}"
             label = f"{name}, {ends} {parameters[name].unit}".rstrip()
             rows.append((label, along[name][:, 0].numpy()))
-    about = f"{labels.manipulation_name(manipulation)} {level:g}"
     captions = [f"{step:+g} sd" for step in _STEPS]
-    title = f"{_who(subject)}: {about}"
+    title = f"{scene.who}: {scene.about}"
     return Picture(
-        name=f"interpolation_{slug(manipulation)}",
+        name=f"interpolation_{slug(scene.manipulation)}",
         section="shift",
-        title=f"Along each parameter of M: {_who(subject)}, {about}",
+        title=f"Along each parameter of M: {scene.who}, {scene.about}",
         caption="The model's explanation of one image, with one coordinate of m at a time set to "
         "so many standard deviations of p(m), and the rest held. On the left, from where to where: "
         "a parameter that fine-tuning had no use for does next to nothing.",
@@ -236,7 +250,7 @@ def adversarial_examples(
 
     None for tables.
     """
-    if not _pictured(subject):
+    if subject.dataset.spec.kind != "image":
         return None
     names, x = subject.dataset.spec.class_names, subject.test.x[:_COLUMNS]
     columns = len(x)
@@ -267,10 +281,6 @@ def _manipulated(subject: Subject, manipulation: str, level: float) -> tuple[tf.
     few = subject.test.take(slice(_COLUMNS))  # draws are a row's own: as if all were manipulated
     split = manipulations.manipulate(few, moved, seed=seed)
     return tf.constant(split.x), tf.constant(random.stream(seed, "pictures"))
-
-
-def _pictured(subject: Subject) -> bool:
-    return subject.dataset.spec.kind == "image"
 
 
 def _who(subject: Subject) -> str:

@@ -154,11 +154,14 @@ class CausalIbStudy(Study):
 
         self.once(workdir, CLEAN, clean)
         for column in profile.attacks:
+            attack = self.setting.attacks[column]
             self.once(
                 workdir,
                 f"attack_{column}",
-                functools.partial(attacked, self.setting.attacks[column]),
+                functools.partial(attacked, attack),
                 limit=profile.few if method.many else profile.limit,
+                attack=attack.spec,
+                eps=attack.eps,
             )
         return workdir
 

@@ -90,7 +90,13 @@ class ClassRotationStudy(Study):
 
     def _cama(self, seed: int) -> Workdir:
         workdir, _ = self._dreamt(seed)
-        self.once(workdir, _EXPERIMENT, self._accuracies, limit=self.profile.limit)
+        self.once(
+            workdir,
+            _EXPERIMENT,
+            self._accuracies,
+            limit=self.profile.limit,
+            levels=self.profile.levels,
+        )
         return workdir
 
     def _dreamt(self, seed: int) -> tuple[Workdir, Workdir]:

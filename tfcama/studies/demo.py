@@ -119,13 +119,15 @@ def _image_demo(
     subjects = [load_subject(workdir, data_dir=data_dir) for workdir in workdirs]
     for workdir, subject in zip(workdirs, subjects, strict=True):
         for manipulation in ("vertical_shift", "horizontal_shift"):
-            if not has_rows(workdir, f"manipulation_{slug(manipulation)}"):
+            asked = steps.curve_asked(_SHIFTS, None)
+            if not has_rows(workdir, f"manipulation_{slug(manipulation)}", asked=asked):
                 steps.evaluate(
                     subject, manipulation, _SHIFTS, progress=progress, pictured_level=0.2
                 )
         attacked = subject.first(_ATTACKED_ROWS)
         for attack in ("fgsm", _PGD):
-            if not has_rows(workdir, f"attack_{slug(attack)}"):
+            asked = steps.curve_asked(_RADII, _ATTACKED_ROWS)
+            if not has_rows(workdir, f"attack_{slug(attack)}", asked=asked):
                 steps.attack(attacked, attack, _RADII, progress=progress)
     dnn, cama, _ = subjects
     _checks(cama, transfer_from=dnn, progress=progress)

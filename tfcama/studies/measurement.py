@@ -197,7 +197,7 @@ class MeasurementStudy(Study):
         self._curves(workdir)
         self._attacks(workdir, seed)
         if name == "dnn":
-            self.once(workdir, "bayes", self._bayes)
+            self.once(workdir, "bayes", self._bayes, levels=self.profile.coparents)
         return workdir
 
     def _quadratic(self, seed: int) -> Workdir | None:
@@ -292,7 +292,8 @@ class MeasurementStudy(Study):
         everything |= dict.fromkeys(_ATTACKS, (self.profile.radii, None))
         everything |= dict.fromkeys(_STRONG if strong else (), (strong, _STRONG_ROWS))
         for attack, (radii, limit) in everything.items():
-            if not has_rows(workdir, f"attack_{slug(attack)}"):
+            asked = steps.curve_asked(radii, limit)
+            if not has_rows(workdir, f"attack_{slug(attack)}", asked=asked):
                 subject = self.subject(workdir).first(limit)
                 steps.attack(subject, attack, radii, progress=self.progress)
 

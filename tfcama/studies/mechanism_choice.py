@@ -24,6 +24,7 @@ from tfcama.training.config import FinetuneConfig, RunConfig, default_finetuning
 from tfcama.workdir import Workdir
 
 TRAINED = "none"
+_OWN = ("mechanism", "clean", "prior_m", "dreams", "p_untouched", "m_samples")  # a candidate's
 
 
 class Candidate(NamedTuple):
@@ -80,7 +81,8 @@ def rank_mechanisms(
       All candidates and the model as trained, the best first.
 
     Raises:
-      InputError: fewer than two mechanisms, one that is named twice, fraction 1, or see `finetune`.
+      InputError: fewer than two mechanisms, one that is named twice, fraction 1, a key of `config`
+        that each mechanism decides, or see `finetune`.
     """
     if len(mechanisms) < 2 or len(set(mechanisms)) < len(mechanisms):
         raise InputError(
@@ -89,22 +91,23 @@ def rank_mechanisms(
         )
     if config.fraction >= 1.0:
         raise InputError("fraction=1 was given; inputs must be left over to compare on.")
+    for name in ("subject", *_OWN):
+        if getattr(config, name) != getattr(FinetuneConfig, name):
+            raise InputError(
+                f"{name}={getattr(config, name)} was given; the subject is the manipulation here, "
+                f"and every mechanism has its own {', '.join(_OWN)}; trainers.finetune takes any."
+            )
     run_config = RunConfig.from_json(base.read_config())
     adapted = {}
     for mechanism in mechanisms:
         own = default_finetuning(run_config, mechanism=mechanism)
         own = dataclasses.replace(
             config,
+            **{name: getattr(own, name) for name in _OWN},
             subject=manipulation,
-            mechanism=mechanism,
-            clean=own.clean,
-            prior_m=own.prior_m,
             steps=own.steps and config.steps,
-            dreams=own.dreams,
             sleep=own.sleep and (config.sleep or own.sleep),
             warm_up=own.warm_up and (config.warm_up or own.warm_up),
-            p_untouched=own.p_untouched,
-            m_samples=own.m_samples,
         )
         adapted[mechanism] = steps.finetuned(base, own, data_dir=data_dir)
     rows = None

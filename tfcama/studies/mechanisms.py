@@ -262,13 +262,17 @@ class MechanismStudy(Study):
                 self._picture(subject, case)
             return on(subject, [self.profile.cases[0]._replace(level=0.0), *filter(None, [case])])
 
-        def others(subject: Subject) -> list[Row]:
-            own_text = None if case is None else case.text
-            return on(subject, [each for each in self.profile.cases if each.text != own_text])
-
+        own_text = None if case is None else case.text
+        others = [each for each in self.profile.cases if each.text != own_text]
         about = f"_{slug(augmentation)}" if augmentation else ""
         self.once(workdir, f"own{about}", own, limit=self.profile.limit)
-        self.once(workdir, f"others{about}", others, limit=self.profile.cross_limit)
+        self.once(
+            workdir,
+            f"others{about}",
+            functools.partial(on, cases=others),
+            limit=self.profile.cross_limit,
+            cases=[each.text for each in others],
+        )
 
     def _attacked(self, case: Case | None, seed: int) -> Workdir:
         """The CAMA, or adapted to a case, under attack."""
@@ -283,8 +287,9 @@ class MechanismStudy(Study):
     def _attack(self, workdir: Workdir, *, source: Workdir | None = None) -> None:
         """Attacks a run itself, which knows of its adaptation, and by what fools `source`."""
         sources = {"attacks": None} | ({"static_attacks": source} if source else {})
+        asked = {"attacks": _ATTACKS, **steps.curve_asked(_RADII, self.profile.attacked)}
         for name, crafted_on in sources.items():
-            if results.has_rows(workdir, name):
+            if results.has_rows(workdir, name, asked=asked):
                 continue
             subject = self._few(workdir)
             other = None if crafted_on is None else self._few(crafted_on)
@@ -295,7 +300,7 @@ class MechanismStudy(Study):
                     subject, attack, _RADII, source=other, progress=self.progress
                 )[0]
             ]
-            results.save_rows(workdir, name, rows)
+            results.save_rows(workdir, name, rows, asked=asked)
 
     def _few(self, workdir: Workdir) -> Subject:
         return self.subject(workdir).first(self.profile.attacked)

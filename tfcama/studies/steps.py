@@ -86,13 +86,19 @@ def evaluate(
     """
     rows = curves.manipulation_curve(subject, manipulation, levels, progress=progress)
     parts = ("manipulation", manipulation, subject.augmentation, subject.at_test)
-    results.save_rows(subject.workdir, "_".join(slug(part) for part in parts if part), rows)
+    name = "_".join(slug(part) for part in parts if part)
+    results.save_rows(subject.workdir, name, rows, asked=curve_asked(levels, subject.limit))
     level = levels[len(levels) // 2] if pictured_level is None else pictured_level
     explain(subject, manipulation, level)
     samples = pictures.samples_by_class(subject)
     if samples is not None:
         pictures.save(subject.workdir, samples)
     return rows
+
+
+def curve_asked(levels: Sequence[float], limit: int | None) -> dict[str, Any]:
+    """What accuracy along levels of a manipulation, or radii, depends on: see save_rows."""
+    return {"levels": [float(level) for level in levels], "limit": limit}
 
 
 def explain(subject: Subject, manipulation: str, level: float) -> list[Recovered]:
@@ -118,7 +124,8 @@ def attack(
     """
     rows, found = robustness.attack_curve(subject, attack, radii, source=source, progress=progress)
     about = attack if source is None else f"{attack}_from_{source.loaded.config.model}"
-    results.save_rows(subject.workdir, f"attack_{slug(about)}", rows)
+    asked = curve_asked(radii, subject.limit)
+    results.save_rows(subject.workdir, f"attack_{slug(about)}", rows, asked=asked)
     name = "" if source is None else source.loaded.config.model
     shown = pictures.adversarial_examples(subject, attack, found, source=name)
     if shown is not None:

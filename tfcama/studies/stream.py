@@ -120,6 +120,7 @@ def follow(
     run_config = dataclasses.replace(adapted_config(trained, config), stream=stream)
     order = row_order(available, config)
     held_out = dataset.test.take(np.sort(order[length:])[slice(limit)])
+    _check_scored_so_far(target, len(held_out))
     arriving = _arriving(dataset, segments, order, seed=config.seed)
     claim(target, run_config)
     experiment = _Experiment(
@@ -135,6 +136,20 @@ def follow(
     )
     experiment.run(StreamAdapter(trained, run_config, dataset.train, devices=devices))
     experiment.report()
+
+
+def _check_scored_so_far(target: Workdir, size: int) -> None:
+    """What a segment left to be scored on is scored once: its model is gone when the next began.
+
+    Raises:
+      InputError: earlier segments were scored on another number of inputs.
+    """
+    for row in results.load_rows(target):
+        if row.experiment == AFTERWARDS and row.n != size:
+            raise InputError(
+                f"{target.root} was scored on {row.n} inputs that the stream does not bring, now "
+                f"{size} are asked for; take the same limit, or another --target."
+            )
 
 
 def _arriving(

@@ -207,18 +207,22 @@ class Study(abc.ABC):
         score: Callable[[Subject], list[Row]],
         *,
         limit: int | None = None,
+        **asked: Any,
     ) -> None:
-        """Saves the rows of `score` under this name, unless that was done before.
+        """Saves the rows of `score` under this name, unless that was done before, asked the same.
 
         Args:
           workdir: of the run that is scored.
           name: of the experiment.
           score: gives its rows.
           limit: test rows that are scored; None for all.
+          **asked: what else `score` depends on and a profile may change.
         """
-        if not results.has_rows(workdir, name):
+        asked["limit"] = limit
+        if not results.has_rows(workdir, name, asked=asked):
             self.progress(f"{workdir.root}: {name}")
-            results.save_rows(workdir, name, score(self.subject(workdir).first(limit)))
+            rows = score(self.subject(workdir).first(limit))
+            results.save_rows(workdir, name, rows, asked=asked)
 
     def subject(self, workdir: Workdir) -> Subject:
         """A finished run; the last one stays loaded, as several experiments follow each other."""
@@ -240,7 +244,12 @@ class Study(abc.ABC):
         def score(subject: Subject) -> list[Row]:
             return curves.manipulation_curve(subject, manipulation, levels, progress=self.progress)
 
-        self.once(workdir, f"manipulation_{slug(manipulation)}", score, limit=limit)
+        self.once(
+            workdir,
+            f"manipulation_{slug(manipulation)}",
+            score,
+            **steps.curve_asked(levels, limit),
+        )
 
 
 def of_first_seed(workdirs: Sequence[Workdir]) -> list[Workdir]:

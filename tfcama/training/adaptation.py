@@ -170,7 +170,9 @@ def _moments(
     classifier: BatchNormClassifier, place: int, x: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of each feature that enters the stack's layer `place`, float64 [F]."""
-    entering = tf.function(lambda part: classifier.entering(place, part), reduce_retracing=True)
+    entering = tf.function(
+        lambda part: classifier.entering(place, part), reduce_retracing=True, autograph=False
+    )
     count, total, squares = 0, np.float64(0.0), np.float64(0.0)
     for part in _parts(x):
         features = entering(part).numpy().astype(np.float64)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from tfcama import random
 from tfcama.data.base import Split
 from tfcama.errors import InputError
-from tfcama.models.cama_base import CamaBase
+from tfcama.models.cama_base import CamaBase, Explanation
 from tfcama.models.cama_densities import Noise
 from tfcama.models.mechanisms.base import Mechanism
 from tfcama.objectives import bounds
@@ -39,6 +42,12 @@ class _CamaTrainer(Trainer):
 
     classifier: CamaBase
 
+    @functools.cached_property
+    def _explained(self) -> Callable[[tf.Tensor], Explanation]:
+        """What the model says of inputs, without ascent; compiled once, for all pictures."""
+        model, seed = self.classifier, tf.constant(EVALUATION_SEED)
+        return tf.function(lambda x: model.explanation(x, seed=seed, z_steps=0), autograph=False)
+
     def summary_scalars(self, rows: Split) -> dict[str, float]:
         """Active units of z and of m."""
         model = self.classifier
@@ -61,20 +70,20 @@ class _CamaTrainer(Trainer):
         if not isinstance(model, Generative) or not isinstance(model, Sampler):
             return {}
         x = tf.constant(rows.x[:_PICTURED])
+        found = self._explained(x)
         labels = tf.tile(tf.range(model.num_classes), [_PICTURED // model.num_classes])
         images = {
             "samples": _grid(model.sample(labels, seed=seed), model.num_classes),
             "inputs": _grid(x, _PICTURED // 4),
-            "reconstructions": _grid(model.reconstruct(x, seed=seed, do_m0=False), _PICTURED // 4),
-            "reconstructions_do_m0": _grid(
-                model.reconstruct(x, seed=seed, do_m0=True), _PICTURED // 4
-            ),
+            "reconstructions": _grid(model.decoded(x, found, do_m0=False), _PICTURED // 4),
+            "reconstructions_do_m0": _grid(model.decoded(x, found, do_m0=True), _PICTURED // 4),
         }
         parts = model.mechanism.parts
         for part in parts if len(parts) > 1 else ():
-            intervened = model.reconstruct(x, seed=seed, do_m0=(part,))
+            intervened = model.decoded(x, found, do_m0=(part,))
             images[f"reconstructions_do_{part}_0"] = _grid(intervened, _PICTURED // 4)
-        for name, along in model.interpolate(x[:_INTERPOLATED], _STEPS, seed=seed).items():
+        few = found.first(_INTERPOLATED)
+        for name, along in model.interpolate(x[:_INTERPOLATED], few, _STEPS).items():
             by_input = tf.concat(tf.unstack(along, axis=1), axis=0)
             images[f"along_{name}"] = _grid(by_input, len(_STEPS))
         return images

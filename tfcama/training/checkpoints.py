@@ -74,9 +74,9 @@ def save(
     for checkpoint in listed(directory):
         if checkpoint.path not in kept:
             # Renamed first: a kill between its files would leave a damaged checkpoint.
-            gone = checkpoint.path.with_name(f".{checkpoint.path.name}-gone")
-            os.replace(checkpoint.path, gone)
-            shutil.rmtree(gone)
+            os.replace(checkpoint.path, checkpoint.path.with_name(f".{checkpoint.path.name}-gone"))
+    for left in directory.glob(".[0-9]*"):  # by the line above, or by a process that was killed
+        shutil.rmtree(left)
 
 
 def listed(directory: Path) -> list[Checkpoint]:

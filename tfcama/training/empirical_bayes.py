@@ -81,7 +81,7 @@ def propose(model: CamaBase, x: np.ndarray, *, seed: random.Seed, title: str) ->
     y = tf.eye(model.num_classes)[None]
     propose, number = _proposing(model, seed=random.fold_in(seed, 1))
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def weigh(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         m, parts = model.scores_by_m(
             x, seed=seed, num_samples=1, m_samples=number, z_steps=0, propose=propose
@@ -126,7 +126,7 @@ class SparselyToo:
 
     def __call__(self, q_m: tfd.Distribution, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """See Proposing."""
-        few = len(self._active)
+        few, number = self._active.shape[0], noise.shape[0]
         own, silent = tfd.Normal(q_m.mean(), q_m.stddev()), tfd.Normal(0.0, _SILENT)
         any_m, _ = sampled(q_m, noise)
         few_m = tf.where(self._active, any_m[-few:], _SILENT * noise[-few:, None])
@@ -134,7 +134,7 @@ class SparselyToo:
         log_own = own.log_prob(m)
         log_few = tf.math.log(self._share) + log_own
         log_few = tfp.math.log_add_exp(log_few, tf.math.log1p(-self._share) + silent.log_prob(m))
-        part = few / len(noise)
+        part = few / number
         return m, tfp.math.log_add_exp(
             math.log1p(-part) + tf.reduce_sum(log_own, axis=-1),
             math.log(part) + tf.reduce_sum(log_few, axis=-1),

@@ -84,7 +84,9 @@ class StreamAdapter:
             raise TypeError("the configuration of a run on a stream is needed.")
         self._finetuned, self._stream, self._devices = config.finetuned, config.stream, devices
         self.trainer = make_trainer(trained, config, devices=devices)
-        self._step = tf.function(self.trainer.train_step, jit_compile=devices.jit_compile)
+        self._step = tf.function(
+            self.trainer.train_step, autograph=False, jit_compile=devices.jit_compile
+        )
         self._reservoir = Reservoir(
             config.stream.reservoir, seed=random.stream(config.finetuned.seed, "stream", "kept")
         )
@@ -106,7 +108,9 @@ class StreamAdapter:
             steps=self._finetuned.warm_up,
             devices=self._devices,
         )
-        step = tf.function(dreamer.train_step, jit_compile=self._devices.jit_compile)
+        step = tf.function(
+            dreamer.train_step, autograph=False, jit_compile=self._devices.jit_compile
+        )
         rows = iter(dreams_stream(self._clean, self._finetuned))
         progress(f"{self._finetuned.warm_up} steps of dreams before the stream")
         for _ in callbacks.tracked(range(self._finetuned.warm_up), "dreams"):

@@ -182,7 +182,7 @@ class Trainer(keras.Model, abc.ABC):
         if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             return super()._make_function(step_function)
 
-        @tf.function
+        @tf.function(autograph=False)
         def step(iterator):
             logs = strategy.run(step_function, args=(next(iterator),))
             return tf.nest.map_structure(
