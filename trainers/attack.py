@@ -106,7 +106,7 @@ def main() -> None:
         adaptation = config_lib.override(adaptation, _SET.value)
         check_has_m(subject.loaded, workdir)
         adapted_config(subject.loaded, adaptation)
-    found, made_for = {}, source.loaded.config.model if source else ""
+    found, made_for = {}, source.named_to(subject) if source else ""
     for attack in _ATTACK.value:
         found[attack] = steps.attack(subject, attack, radii, source=source, progress=print)
         if adaptation is not None:

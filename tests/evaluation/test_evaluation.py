@@ -110,6 +110,10 @@ def test_a_transfer_attack_is_named_after_its_source(halves):
     subject = subject_of(half_classifier(), halves)
     rows, _ = robustness.attack_curve(subject, "fgsm", [0.1], source=subject)
     assert rows[0].attack == "fgsm from dnn"
+    tuned = FinetuneConfig(subject="shift:0.5")
+    source = subject_of(half_classifier(), halves, seed=3, finetuned=tuned)
+    rows, _ = robustness.attack_curve(subject, "fgsm", [0.1], source=source)
+    assert rows[0].attack == "fgsm from dnn (shift:0.5; seed 3)"
 
 
 def test_a_transfer_attack_moves_the_subject_s_own_rows(halves):

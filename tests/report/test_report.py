@@ -86,6 +86,7 @@ def test_curves_are_named_for_people(changes, label):
 def test_attacks_are_named_for_people():
     assert labels.attack_name("pgd:steps=20:step_size=0.1") == "PGD (steps=20, step_size=0.1)"
     assert labels.attack_name("fgsm from dnn") == "FGSM from DNN"
+    assert labels.attack_name("fgsm from dnn (seed 1)") == "FGSM from DNN (seed 1)"
     assert labels.attack_name("worst of fgsm+pgd from dnn") == "worst of FGSM, PGD, from DNN"
 
 

@@ -54,15 +54,15 @@ def attack_curve(
         found[eps] = craft(subject, made, on=source)
         draws = scoring_draws(made) if source is None else SCORING_DRAWS
         hits = attacked_hits(subject, found[eps].x, draws=draws)
-        name = named(attack, source)
+        name = named(attack, subject, source)
         rows.append(scored(hits, **subject.identity("attack", attack=name, eps=eps)))
         progress(f"{name} eps {eps:g}: accuracy {rows[-1].accuracy:.4f}")
     return rows, found
 
 
-def named(attack: str, source: Subject | None) -> str:
+def named(attack: str, subject: Subject, source: Subject | None) -> str:
     """What rows call an attack that was made for another run, or, without one, for their own."""
-    return attack if source is None else f"{attack} from {source.loaded.config.model}"
+    return attack if source is None else f"{attack} from {source.named_to(subject)}"
 
 
 def worst_case(

@@ -53,6 +53,17 @@ class Subject:
         """Compiled once, however often it is asked for."""
         return Predictor(self.classifier, seed=self.loaded.config.seed)
 
+    def named_to(self, other: Subject) -> str:
+        """Its model, and what tells it from others of that model, as attacks made for it say.
+
+        Its seed only if that is not the other's: of pairs of one seed each, rows are of one line.
+        """
+        ours, theirs = self.identity(""), other.identity("")
+        trained = ours["trained_on"].removeprefix("clean").removeprefix("+")
+        seed = "" if ours["seed"] == theirs["seed"] else f"seed {ours['seed']}"
+        rest = "; ".join(filter(None, [ours["variant"], trained, ours["finetuned_on"], seed]))
+        return f"{ours['model']} ({rest})" if rest else ours["model"]
+
     @functools.cached_property
     def compiled(self) -> dict[Hashable, Any]:
         """What attacks on its classifier compiled, for the next ones."""

@@ -130,13 +130,15 @@ def model_name(name: str) -> str:
 def attack_name(text: str) -> str:
     """For example PGD (steps=20) from DNN, of "pgd:steps=20 from dnn"; or worst of FGSM, PGD."""
     attack, _, source = text.partition(" from ")
+    model, bracket, rest = source.partition(" (")
+    source = model_name(model) + bracket + rest
     if attack.startswith(WORST):
         names = attack.removeprefix(WORST).split("+")
         shown = WORST + ", ".join(_ATTACKS.get(name, name) for name in names)
-        return shown + (f", from {model_name(source)}" if source else "")
+        return shown + (f", from {source}" if source else "")
     name, _, options = attack.partition(":")
     shown = _ATTACKS.get(name, name) + (f" ({options.replace(':', ', ')})" if options else "")
-    return shown + (f" from {model_name(source)}" if source else "")
+    return shown + (f" from {source}" if source else "")
 
 
 def eps_label(spec: InputSpec) -> str:

@@ -28,7 +28,7 @@ class AttackedAdaptation:
       config: how to adapt; fraction and subject are set here.
       adversarial: the attacked inputs, made for the subject or another run.
       progress: called with lines of text.
-      source: the model of that other run; "" for the subject's own.
+      source: the name of that other run's Subject; "" for the subject's own.
     """
 
     subject: Subject

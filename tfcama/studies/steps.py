@@ -123,10 +123,10 @@ def attack(
       The attacked inputs, by radius.
     """
     rows, found = robustness.attack_curve(subject, attack, radii, source=source, progress=progress)
-    about = attack if source is None else f"{attack}_from_{source.loaded.config.model}"
+    name = "" if source is None else source.named_to(subject)
+    about = f"{attack}_from_{name}" if name else attack
     asked = curve_asked(radii, subject.limit)
     results.save_rows(subject.workdir, f"attack_{slug(about)}", rows, asked=asked)
-    name = "" if source is None else source.loaded.config.model
     shown = pictures.adversarial_examples(subject, attack, found, source=name)
     if shown is not None:
         pictures.save(subject.workdir, shown)
@@ -149,9 +149,9 @@ def worst_case(
       progress: called with a line after each radius.
     """
     names = dict.fromkeys(attack.partition(":")[0] for attack in found)
-    name = robustness.named(labels.WORST + "+".join(names), source)
+    name = robustness.named(labels.WORST + "+".join(names), subject, source)
     rows = robustness.worst_case(subject, list(found.values()), attack=name)
-    about = "worst" if source is None else f"worst_from_{source.loaded.config.model}"
-    results.save_rows(subject.workdir, f"attack_{about}", rows)
+    about = "worst" if source is None else f"worst_from_{source.named_to(subject)}"
+    results.save_rows(subject.workdir, f"attack_{slug(about)}", rows)
     for row in rows:
         progress(f"{name} eps {row.eps:g}: accuracy {row.accuracy:.4f}")
