@@ -231,7 +231,10 @@ class Classifier(Protocol):
     def attack_mask(self) -> tf.Tensor | None: ...
 
     def log_scores(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
-        """Unnormalised log p(x, y = c), [B, C], differentiable in x."""
+        """Unnormalised log p(x, y = c), [B, C], differentiable in x.
+
+        It is traced without AutoGraph: its Python may not branch or loop on values of tensors.
+        """
         ...
 
 
