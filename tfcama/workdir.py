@@ -21,7 +21,7 @@ from tfcama.errors import InputError
 
 
 class Workdir:
-    """Paths inside one run directory, and its config.json.
+    """Paths inside one run directory, and its config.json; equal if of the same directory.
 
     Args:
       root: the directory; it need not exist yet.
@@ -29,6 +29,12 @@ class Workdir:
 
     def __init__(self, root: str | Path):
         self.root = Path(root).expanduser()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Workdir) and self.root == other.root
+
+    def __hash__(self) -> int:
+        return hash(self.root)
 
     @property
     def config_file(self) -> Path:

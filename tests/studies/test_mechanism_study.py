@@ -130,6 +130,7 @@ def test_a_study_of_tables_compares_with_the_additive_mechanism(tmp_path, monkey
     monkeypatch.setattr(mechanisms, "_RADII", (0.0, 0.1))
     page = make_study(tmp_path, "measurement", TABLES).run([0], tmp_path / "report")
     rows = results_of(page)
+    assert len({json.dumps(row) for row in rows}) == len(rows)  # no run is reported twice
     down = "children_shift:2:direction=down"
     assert {row["model"] for row in rows} == {"measurement_cama", "measurement_dnn"}
     adapted = {row["variant"] for row in rows if row["finetuned_on"] == down}
