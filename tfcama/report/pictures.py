@@ -88,7 +88,7 @@ def explanations(
     """
     shown = [_recovered(found, subject, f"{manipulation} {level:g}")] if found else []
     model = subject.loaded.classifier
-    if not isinstance(model, CamaBase) or subject.dataset.spec.kind != "image":
+    if not isinstance(model, CamaBase) or not _pictured(subject):
         return shown  # of tables see evaluation.explain
     x, draw = _manipulated(subject, manipulation, level)
     explain = tf.function(lambda x: model.explanation(x, seed=draw), autograph=False)
@@ -250,7 +250,7 @@ def adversarial_examples(
 
     None for tables.
     """
-    if subject.dataset.spec.kind != "image":
+    if not _pictured(subject):
         return None
     names, x = subject.dataset.spec.class_names, subject.test.x[:_COLUMNS]
     columns = len(x)
@@ -281,6 +281,10 @@ def _manipulated(subject: Subject, manipulation: str, level: float) -> tuple[tf.
     few = subject.test.take(slice(_COLUMNS))  # draws are a row's own: as if all were manipulated
     split = manipulations.manipulate(few, moved, seed=seed)
     return tf.constant(split.x), tf.constant(random.stream(seed, "pictures"))
+
+
+def _pictured(subject: Subject) -> bool:
+    return subject.dataset.spec.kind == "image"
 
 
 def _who(subject: Subject) -> str:

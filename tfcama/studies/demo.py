@@ -7,11 +7,9 @@ from pathlib import Path
 from tfcama.data.base import DataConfig
 from tfcama.data.datasets import DATASETS
 from tfcama.evaluation import robustness
-from tfcama.evaluation.results import has_rows
 from tfcama.evaluation.subject import Subject, load_subject
 from tfcama.models.registry import MODELS
 from tfcama.report.build import build
-from tfcama.report.pictures import slug
 from tfcama.serving.publish import held_out, publish
 from tfcama.studies import steps
 from tfcama.studies.measurement import PROFILES, MeasurementStudy
@@ -119,15 +117,13 @@ def _image_demo(
     subjects = [load_subject(workdir, data_dir=data_dir) for workdir in workdirs]
     for workdir, subject in zip(workdirs, subjects, strict=True):
         for manipulation in ("vertical_shift", "horizontal_shift"):
-            asked = steps.curve_asked(_SHIFTS, None)
-            if not has_rows(workdir, f"manipulation_{slug(manipulation)}", asked=asked):
+            if not steps.is_evaluated(workdir, manipulation, _SHIFTS):
                 steps.evaluate(
                     subject, manipulation, _SHIFTS, progress=progress, pictured_level=0.2
                 )
         attacked = subject.first(_ATTACKED_ROWS)
         for attack in ("fgsm", _PGD):
-            asked = steps.curve_asked(_RADII, _ATTACKED_ROWS)
-            if not has_rows(workdir, f"attack_{slug(attack)}", asked=asked):
+            if not steps.is_attacked(workdir, attack, _RADII, limit=_ATTACKED_ROWS):
                 steps.attack(attacked, attack, _RADII, progress=progress)
     dnn, cama, _ = subjects
     _checks(cama, transfer_from=dnn, progress=progress)

@@ -292,8 +292,7 @@ class MeasurementStudy(Study):
         everything |= dict.fromkeys(_ATTACKS, (self.profile.radii, None))
         everything |= dict.fromkeys(_STRONG if strong else (), (strong, _STRONG_ROWS))
         for attack, (radii, limit) in everything.items():
-            asked = steps.curve_asked(radii, limit)
-            if not has_rows(workdir, f"attack_{slug(attack)}", asked=asked):
+            if not steps.is_attacked(workdir, attack, radii, limit=limit):
                 subject = self.subject(workdir).first(limit)
                 steps.attack(subject, attack, radii, progress=self.progress)
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from tfcama.data.datasets import DATASETS
 from tfcama.errors import InputError
-from tfcama.evaluation import curves, results, robustness
+from tfcama.evaluation import curves, robustness
 from tfcama.evaluation.augmented import augmented
 from tfcama.evaluation.results import Row
 from tfcama.evaluation.robustness import Check
@@ -287,23 +287,26 @@ class MechanismStudy(Study):
     def _attack(self, workdir: Workdir, *, source: Workdir | None = None) -> None:
         """Attacks a run itself, which knows of its adaptation, and by what fools `source`."""
         sources = {"attacks": None} | ({"static_attacks": source} if source else {})
-        asked = {"attacks": _ATTACKS, **steps.curve_asked(_RADII, self.profile.attacked)}
-        for name, crafted_on in sources.items():
-            if results.has_rows(workdir, name, asked=asked):
-                continue
-            subject = self._few(workdir)
-            other = None if crafted_on is None else self._few(crafted_on)
-            rows = [
+        few = self.profile.attacked
+
+        def score(subject: Subject, crafted_on: Workdir | None) -> list[Row]:
+            other = None if crafted_on is None else self.subject(crafted_on).first(few)
+            return [
                 row
                 for attack in _ATTACKS
                 for row in robustness.attack_curve(
                     subject, attack, _RADII, source=other, progress=self.progress
                 )[0]
             ]
-            results.save_rows(workdir, name, rows, asked=asked)
 
-    def _few(self, workdir: Workdir) -> Subject:
-        return self.subject(workdir).first(self.profile.attacked)
+        for name, crafted_on in sources.items():
+            self.once(
+                workdir,
+                name,
+                functools.partial(score, crafted_on=crafted_on),
+                attacks=_ATTACKS,
+                **steps.curve_asked(_RADII, few),
+            )
 
     def _picture(self, subject: Subject, case: Case) -> None:
         """Saves what the model found, beside its rows."""

@@ -101,6 +101,22 @@ def curve_asked(levels: Sequence[float], limit: int | None) -> dict[str, Any]:
     return {"levels": [float(level) for level in levels], "limit": limit}
 
 
+def is_evaluated(
+    workdir: Workdir, manipulation: str, levels: Sequence[float], *, limit: int | None = None
+) -> bool:
+    """Whether `evaluate` was done, of the run itself and so many inputs."""
+    name = f"manipulation_{slug(manipulation)}"
+    return results.has_rows(workdir, name, asked=curve_asked(levels, limit))
+
+
+def is_attacked(
+    workdir: Workdir, attack: str, radii: Sequence[float], *, limit: int | None = None
+) -> bool:
+    """Whether `attack` was done, on the run itself and so many inputs."""
+    name = f"attack_{slug(attack)}"
+    return results.has_rows(workdir, name, asked=curve_asked(radii, limit))
+
+
 def explain(subject: Subject, manipulation: str, level: float) -> list[Recovered]:
     """Saves the pictures of what a model says about a manipulation; returns what it found."""
     found = recover(subject, manipulation, level, limit=_RECOVERED)

@@ -227,7 +227,7 @@ class Study(abc.ABC):
     def subject(self, workdir: Workdir) -> Subject:
         """A finished run; the last one stays loaded, as several experiments follow each other."""
         last = self._last.get("subject")
-        if last is None or last.workdir.root != workdir.root:
+        if last is None or last.workdir != workdir:
             last = self._last["subject"] = load_subject(workdir, data_dir=self.data_dir)
         return last
 
