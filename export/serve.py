@@ -63,6 +63,12 @@ _HOST = flags.DEFINE_string(
     "Address to listen at. There is no encryption and no password: anything but the loopback "
     "address lets the network in. Example: --host=0.0.0.0",
 )
+_ALLOWED_ORIGINS = flags.DEFINE_list(
+    "allowed_origins",
+    [],
+    "Web pages that may ask besides the server's own, which is known by its address, localhost or "
+    "this machine's name. Example: --allowed_origins=https://models.example.com",
+)
 _PORT = flags.DEFINE_integer("port", 8500, "gRPC; 0 takes a free port.", 0, 65535)
 _REST_API_PORT = flags.DEFINE_integer("rest_api_port", 8501, "REST; 0 takes a free port.", 0, 65535)
 _REST_API_TIMEOUT = flags.DEFINE_integer(
@@ -136,6 +142,7 @@ def main() -> None:
         poll=_POLL.value,
         log=_log,
         request_log=kept,
+        allowed_origins=_ALLOWED_ORIGINS.value,
     )
     print(f"gRPC at {address(_HOST.value, server.grpc_port)}", flush=True)
     print(f"REST at http://{address(_HOST.value, server.rest_port)}", flush=True)

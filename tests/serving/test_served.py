@@ -102,6 +102,17 @@ def test_an_unfinished_record_ends_the_log_and_a_damaged_one_is_an_error(spec, i
         served.of_log(path, spec, progress=quiet)
 
 
+def test_a_log_whose_only_record_was_cut_off_makes_way_for_another(spec, images, path, log):
+    log.predicted(Version(), "serving_default", {"image": images[:1]})
+    path.write_bytes(path.read_bytes()[:100])
+    again = RequestLog(path)
+    again.predicted(Version(), "serving_default", {"image": images[1:2]})
+    again.close()
+    told = []
+    np.testing.assert_array_equal(served.of_log(path, spec, progress=told.append), images[1:2])
+    assert told == [f"{older(path)}: the last record is unfinished; 0 are read"]
+
+
 def test_a_full_log_keeps_the_newest_requests_in_two_files(spec, images, path):
     one = 28 * 28 * 4 + 300
     log = RequestLog(path, max_bytes=2 * one)

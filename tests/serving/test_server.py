@@ -46,6 +46,7 @@ from tfcama.serving.retry import Retry
 from tfcama.serving.server import messages
 from tfcama.serving.server.batching import Batcher
 from tfcama.serving.server.config import Batching, Limits, problem, read_batching, read_models
+from tfcama.serving.server.origins import Origins
 from tfcama.serving.server.request_log import RequestLog
 from tfcama.serving.server.server import Server
 
@@ -164,12 +165,13 @@ def test_requests_that_were_answered_are_logged(serve, stub, tmp_path):
 
 
 def test_what_is_no_log_of_requests_stays_where_it_is(tmp_path):
-    thesis, empty = tmp_path / "thesis.txt", tmp_path / "empty"
+    thesis, note, empty = (tmp_path / name for name in ("thesis.txt", "note", "empty"))
     thesis.write_text("years of work")
+    note.write_text("mine")
     examples = tmp_path / "examples.tfrecord"
     with tf.io.TFRecordWriter(str(examples)) as writer:
         writer.write(tf.train.Example().SerializeToString())
-    for path in (tmp_path, thesis, examples):
+    for path in (tmp_path, thesis, note, examples):
         with pytest.raises(InputError, match=f"{path} is there and is no log of requests"):
             RequestLog(path)
     empty.touch()
@@ -648,6 +650,30 @@ def test_pages_of_other_sites_may_not_ask(serve):
     ):
         answer = ask(server.endpoint, PREDICT, X, {"Origin": origin})
         assert answer[0] == status, answer
+
+
+def test_a_page_is_the_server_s_own_by_names_that_nobody_else_can_claim():
+    origins = Origins(["https://Models.example.com"])
+    here = socket.gethostname()
+    for origin, host, may_ask in (
+        (None, "anything.example", True),  # no page sent it
+        ("http://127.0.0.1:8501", "127.0.0.1:8501", True),
+        ("http://[::1]:8501", "[::1]:8501", True),
+        ("http://LOCALHOST:8501", "localhost:8501", True),
+        (f"http://{here}:8501", f"{here}:8501", True),
+        ("http://127.0.0.1:8502", "127.0.0.1:8501", False),  # another server of this machine
+        ("http://rebound.example:8501", "rebound.example:8501", False),  # points here now
+        ("https://models.example.com", "localhost:8501", True),  # allowed, behind a proxy
+        ("http://models.example.com", "localhost:8501", False),
+        ("file://localhost", "localhost", False),
+        ("http://[", "[", False),
+        ("null", "null", False),
+        ("", "", False),
+    ):
+        assert origins.may_ask(origin, host) == may_ask, (origin, host)
+    for wrong in ("models.example.com", "https://a.example/path", "ftp://a.example", "http://a:b"):
+        with pytest.raises(InputError, match=f"origin '{wrong}' was given; http://HOST"):
+            Server(config(("tiny", Path("/nowhere"), "")), allowed_origins=[wrong])
 
 
 def test_a_client_that_leaves_in_mid_request_harms_nobody(serve):

@@ -21,7 +21,7 @@ from tfcama.serving.answers import traced
 from tfcama.serving.errors import of_tensorflow
 from tfcama.serving.inputs import LABEL, SEED, Inputs, inputs_of
 from tfcama.serving.server.inference import serialized_examples
-from tfcama.serving.server.request_log import older
+from tfcama.serving.server.request_log import is_cut_off, older
 from tfcama.types import InputSpec
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
@@ -136,7 +136,7 @@ def _records(path: Path, progress: Callable[[str], object]) -> Iterator[bytes]:
             yield bytes(record.numpy())
             number += 1
     except tf.errors.DataLossError as error:
-        if "truncated record" not in error.message or not number:
+        if not is_cut_off(error):
             raise InputError(f"{path} is damaged after {number} records.") from None
         progress(f"{path}: the last record is unfinished; {number} are read")
 

@@ -18,6 +18,7 @@ from tfcama.serving.server.version import LoadedVersion
 
 MAX_BYTES = 64 << 20
 _OLDER = ".1"  # appended to the name of the file before
+_HEADER_BYTES = 12  # of a TFRecord: its length and that one's checksum
 _PRIVATE = 0o600  # clients' inputs are nobody else's business
 
 
@@ -138,11 +139,21 @@ class RequestLog:
             self._writer = None
 
 
+def is_cut_off(error: tf.errors.OpError) -> bool:
+    """Whether reading TFRecords ended in one whose length is there and whose rest is not."""
+    return isinstance(error, tf.errors.DataLossError) and "truncated record" in error.message
+
+
 def _is_log(path: Path) -> bool:
-    """Whether a file is empty or begins with a PredictionLog."""
+    """Whether a file is empty or begins with a PredictionLog, which may be cut off."""
+    size = path.stat().st_size
+    if size < _HEADER_BYTES:  # of which TFRecordDataset says that it has no record
+        return not size
     parsed = prediction_log_pb2.PredictionLog.FromString
     try:
         records = tf.data.TFRecordDataset(str(path)).take(1)
         return all(parsed(record.numpy()).WhichOneof("log_type") for record in records)
-    except (tf.errors.OpError, DecodeError):
+    except tf.errors.OpError as error:
+        return is_cut_off(error)
+    except DecodeError:
         return False

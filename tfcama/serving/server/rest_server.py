@@ -24,6 +24,7 @@ from tensorflow_serving.apis import (
 from tfcama.errors import InputError
 from tfcama.serving.errors import Code, ServingError, invalid
 from tfcama.serving.server.metrics import Metrics
+from tfcama.serving.server.origins import Origins
 from tfcama.serving.server.page import Page
 from tfcama.serving.server.service import Service
 
@@ -50,6 +51,7 @@ class RestServer:
       host: address to listen at.
       port: 0 takes a free one.
       pages: other GET paths, and what makes their bodies.
+      origins: of web pages that may ask.
 
     Attributes:
       port: listened at.
@@ -66,9 +68,10 @@ class RestServer:
         host: str,
         port: int,
         pages: Mapping[str, Callable[[], Page]],
+        origins: Origins,
     ):
         try:
-            self._server = _HttpServer((host, port), service, metrics, pages)
+            self._server = _HttpServer((host, port), service, metrics, pages, origins)
         except OSError as error:
             raise InputError(
                 f"--rest_api_port={port} cannot be listened at on {host} ({error.strerror}); take "
@@ -100,11 +103,13 @@ class _HttpServer(ThreadingHTTPServer):
         service: Service,
         metrics: Metrics,
         pages: Mapping[str, Callable[[], Page]],
+        origins: Origins,
     ):
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.service = service
         self.metrics = metrics
         self.pages = pages
+        self.origins = origins
         self.stopping = False
         self._connections = threading.Semaphore(service.limits.http_connections)
         self._changed = threading.Condition()
@@ -319,11 +324,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _check_origin(self) -> None:
         """Refuses what a browser sends for another site's page; nobody asked its user."""
         origin, host = self.headers.get("Origin"), self.headers.get("Host", "")
-        if origin is not None and origin.partition("://")[2].lower() != host.lower():
+        if not self.server.origins.may_ask(origin, host):
             raise _HttpError(
                 403,
                 Code.PERMISSION_DENIED,
-                f"pages of {origin[:100]} may not ask this server; its own at / may.",
+                f"pages of {str(origin)[:100]} may not ask this server; its own at / may, by the "
+                "server's address or name, and those of --allowed_origins.",
             )
 
     def _has_length(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
@@ -11,6 +11,7 @@ from tfcama.serving.server.config import Batching, Limits
 from tfcama.serving.server.grpc_server import GrpcServer
 from tfcama.serving.server.manager import ModelManager
 from tfcama.serving.server.metrics import Metrics
+from tfcama.serving.server.origins import Origins
 from tfcama.serving.server.request_log import RequestLog
 from tfcama.serving.server.rest_server import RestServer
 from tfcama.serving.server.service import Service
@@ -30,6 +31,7 @@ class Server:
       poll: seconds between looks for new versions.
       log: takes a line for each event.
       request_log: keeps requests that were answered; it is closed with the server.
+      allowed_origins: of web pages that may ask besides its own, see Origins.
 
     Attributes:
       manager: of the models.
@@ -37,7 +39,7 @@ class Server:
       rest_port: listened at.
 
     Raises:
-      InputError: a port is taken.
+      InputError: a port is taken, or an origin is none.
     """
 
     def __init__(
@@ -52,7 +54,9 @@ class Server:
         poll: float = 1.0,
         log: Callable[[str], None] = lambda line: None,
         request_log: RequestLog | None = None,
+        allowed_origins: Collection[str] = (),
     ):
+        origins = Origins(allowed_origins)
         metrics = Metrics()
         self.manager = ModelManager(batching=batching, limits=limits, poll=poll, log=log)
         self._request_log = request_log
@@ -67,6 +71,7 @@ class Server:
                     host=host,
                     port=rest_api_port,
                     pages=web.pages(self.manager),
+                    origins=origins,
                 )
             except BaseException:
                 self._grpc.stop(0.0)
