@@ -236,5 +236,3 @@ def test_tables_and_parameters_infer_m_of_clean_rows_and_the_papers_images_set_i
     assert (chosen.z_steps, chosen.m_samples) == (0, structured.m_samples)
     following = default_streaming(images, mechanism="rotation")
     assert (following.prior_m, following.sleep) == ("", 0)
-    assert following.dreams == 10 * structured.dreams > 0
-    assert default_streaming(table, mechanism="location_scale").dreams == structured.dreams

@@ -344,7 +344,6 @@ def _field_names(architecture: Any, *, at_test: bool) -> list[str]:
 
 _WARM_UP = 4000  # steps; of a translation they do alone what 900 of Eq. 8 did (BUILD.md)
 _SLEEP = 2000  # steps
-_STREAM_DREAMS = 10.0  # the weight of dreams in a stream, in those of a fine-tuning
 
 _M_SAMPLES = 8  # where q(m|x) is unsure, Eq. 6 finds among so many which one explains x
 _VERSATILE_M_SAMPLES = 16  # the same of many parameters, one of which q(m|x) likely misses
@@ -391,21 +390,15 @@ def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfi
 def default_streaming(base: RunConfig, *, mechanism: str = "") -> FinetuneConfig:
     """How a run follows a stream unless told otherwise: p(m) stays, for what comes is not known.
 
-    Of images dreams weigh more than where all inputs are there at once: beside hundreds of one kind
-    they alone keep q(m|x) able to read the others (BUILD.md). Tables lose by it.
-
     Args:
       base: see default_finetuning.
       mechanism: see FinetuneConfig.
     """
-    config = default_finetuning(base, mechanism=mechanism)
-    table = base.input_spec is not None and base.input_spec.kind == "table"
     return dataclasses.replace(
-        config,
+        default_finetuning(base, mechanism=mechanism),
         prior_m="",
         sleep=0,
         steps=FinetuneConfig.steps,
-        dreams=config.dreams if table else _STREAM_DREAMS * config.dreams,
     )
 
 
