@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 from tfcama.errors import InputError
 
+_SCHEMES = ("http", "https")
+
 
 class Origins:
     """The server's own page, under names that nobody else can claim, and what is allowed besides.
@@ -41,9 +43,6 @@ class Origins:
         except ValueError:
             return False
         return name in self._names or _is_address(name)
-
-
-_SCHEMES = ("http", "https")
 
 
 def _checked(origin: str) -> str:
