@@ -383,6 +383,24 @@ def test_p_m_may_be_learned_for_all_or_a_class(spec, images, kind, by_class):
     assert np.all(np.isfinite(model.log_scores(images, seed=SEED)))
 
 
+def test_prediction_leaves_room_for_an_m_that_a_learned_p_m_never_saw(spec, images):
+    """p(m) = 0.8 N(mu, s^2) + 0.2 N(0, I), m by m."""
+    random.seed_everything(0)
+    sure = Cama(
+        spec,
+        CamaConfig(
+            num_samples=1, mechanism="rotation", prior_m="learned", p_unseen=0.0, class_margin=0.0
+        ),
+    )
+    sure.prior_m.set_moments(np.array([1.5]), np.array([0.5]))
+    m, without = sure.scores_by_m(images, seed=SEED, m_samples=4)
+    _, found = copied(sure, p_unseen=0.2).scores_by_m(images, seed=SEED, m_samples=4)
+    fitted, wide = stats.norm.pdf(m, 1.5, 0.5), stats.norm.pdf(m)
+    expected = np.log((0.8 * fitted + 0.2 * wide) / fitted)  # [S, B, 1]
+    assert np.ptp(expected) > 1.0
+    np.testing.assert_allclose(found - without, np.tile(expected, 3), atol=1e-3)
+
+
 def test_another_mechanism_adopts_all_but_the_m_networks(model, images):
     random.seed_everything(5)
     for mechanism in ("translation", "additive+rotation"):
@@ -635,3 +653,16 @@ def test_who_is_untouched_follows_bayes_rule_and_has_no_manipulation(shifting, i
     manipulation = model.manipulation(images, seed=SEED).numpy()
     np.testing.assert_array_equal(manipulation[zero], 0.0)
     np.testing.assert_allclose(manipulation[~zero], told[~zero], rtol=1e-4)
+
+
+def test_samples_of_m_may_be_likelier_than_untouched_only_together(shifting, images, monkeypatch):
+    """0.25 + 0.35 against 0.4: touched, and the second sample explains it best."""
+    model = copied(shifting, p_untouched=0.2, m_samples=2)
+    shares = tf.constant([0.25, 0.35, 0.4])[:, None, None]
+    monkeypatch.setattr(
+        model, "_scores_at", lambda *args, z_steps: tf.math.log(shares / 3 * tf.ones([3, 7, 3]))
+    )
+    samples, _ = model.scores_by_m(images, seed=SEED)
+    _, m = model.log_scores_and_m(images, seed=SEED)
+    np.testing.assert_array_equal(m, samples[1])
+    np.testing.assert_allclose(model.log_p_untouched(images, seed=SEED), np.log(0.4), rtol=1e-5)
