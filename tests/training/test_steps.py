@@ -13,6 +13,7 @@ from tfcama.data import manipulations, pipeline
 from tfcama.errors import InputError
 from tfcama.models.cama import Cama, CamaConfig
 from tfcama.models.discriminative import DiscriminativeConfig, dnn
+from tfcama.objectives import bounds
 from tfcama.training.cama import (
     CamaTrainer,
     DreamTrainer,
@@ -125,16 +126,27 @@ def test_the_weights_of_eq_5_decide_what_is_learned(spec, bars):
     assert losses[1] != pytest.approx(losses[2], rel=1e-5)
 
 
-def test_the_fine_tuning_loss_is_eq_8(spec, bars):
-    model = cama(spec)
-    trainer = finetuning(model, alpha=0.3, clean_do_m0=True, num_samples=2)
+@pytest.mark.parametrize("clean_do_m0", [True, False])
+def test_the_fine_tuning_loss_is_eq_8(spec, bars, clean_do_m0):
+    model, generator = cama(spec), np.random.default_rng(0)
+    for variable in model.variable_groups()["q_m"]:  # so that m is not N(0, I)
+        variable.assign_add(0.02 * generator.normal(size=variable.shape))
+    trainer = finetuning(model, alpha=0.3, clean_do_m0=clean_do_m0, num_samples=2)
     stream = pipeline.finetuning_stream(bars.train, bars.test.x, batch_size=4, seed=SEED)
-    terms = trainer.terms(
-        next(iter(stream)), draws=random.RowDraws(tf.constant(SEED), tf.range(4), 4)
-    )
+    batch, draws = next(iter(stream)), random.RowDraws(tf.constant(SEED), tf.range(4), 4)
+    terms = trainer.terms(batch, draws=draws)
     expected = -(0.3 * terms["elbo_clean"] + 0.7 * terms["elbo_x"])
     np.testing.assert_allclose(terms["loss"], expected, rtol=1e-6)
-    assert terms["kl_m"].shape == (4,)
+    clean = model.log_weights(
+        batch["clean"].x,
+        noise=model.row_noise(draws.fold(0), num_samples=2, classes=1),
+        labels=batch["clean"].y,
+        manipulated=not clean_do_m0,
+        analytic=True,
+    )
+    np.testing.assert_allclose(terms["elbo_clean"], bounds.elbo(clean), rtol=1e-5)
+    assert np.all((0.1 < terms["kl_m"]) & (terms["kl_m"] < 100.0))
+    assert np.any(clean.log_ratio_m != 0.0) != clean_do_m0
 
 
 def test_a_curriculum_begins_with_the_likeliest_inputs_and_ends_with_all(spec, bars):
