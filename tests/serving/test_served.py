@@ -53,9 +53,12 @@ def test_inputs_come_back_whatever_was_asked_and_each_once(spec, images, path, l
         request.input.example_list.examples.add().ParseFromString(serialized)
     log.classified(Version(), "classify", request)
     log.predicted(Version(), "predict_png", {"image_bytes": np.array([png(images[5])], object)})
+    # Clients may ask by Predict what is for Classify; Client.class_names does.
+    log.predicted(Version(), "classify", {"inputs": inputs_of(spec).serialize((images[6:],))})
     found = served.of_log(path, spec, progress=quiet)  # while the server runs
     np.testing.assert_allclose(found[:5], images[:5], atol=1e-7)
-    np.testing.assert_allclose(found[5:], images[5:6], atol=1 / 255)
+    np.testing.assert_allclose(found[5:6], images[5:6], atol=1 / 255)
+    np.testing.assert_allclose(found[6:], images[6:], atol=1e-7)
 
 
 def test_rows_of_a_table_come_back_as_the_training_saw_them(path, log):

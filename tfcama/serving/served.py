@@ -22,6 +22,7 @@ from tfcama.serving.errors import of_tensorflow
 from tfcama.serving.inputs import LABEL, SEED, Inputs, inputs_of
 from tfcama.serving.server.inference import serialized_examples
 from tfcama.serving.server.request_log import is_cut_off, older
+from tfcama.serving.signatures import CLASSIFIER, EXAMPLES
 from tfcama.types import InputSpec
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
@@ -147,6 +148,8 @@ def _values(kind: str, request: Any, inputs: Inputs) -> tuple[tf.Tensor, ...]:
         return inputs.parse(tf.constant(serialized_examples(request.input)))
     if kind != "predict_log":
         raise ValueError(f"a {kind} is neither a predict_log nor a classify_log")
+    if request.model_spec.signature_name == CLASSIFIER:  # by Predict, as Client.class_names does
+        return inputs.parse(tf.constant(tf.make_ndarray(request.inputs[EXAMPLES])))
     names = set(request.inputs) - {SEED, LABEL}
     if names == {png.IMAGE_BYTES} and png.decodable(inputs.spec):
         contents = tf.constant(tf.make_ndarray(request.inputs[png.IMAGE_BYTES]))

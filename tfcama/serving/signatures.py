@@ -19,7 +19,8 @@ from tfcama.types import Explaining, Generative
 
 PREDICT = "tensorflow/serving/predict"
 CLASSIFY = "tensorflow/serving/classify"
-_EXAMPLES = "inputs"  # TF-Serving's own name for Classify's input
+EXAMPLES = "inputs"  # TF-Serving's own name for Classify's input
+CLASSIFIER = "classify"  # the signature for it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,7 @@ def _predict_seeded(name: str, answers: Answers, detector: Detector | None) -> S
 def _classify(name: str, answers: Answers, detector: Detector | None) -> Signature:
     del detector
     inputs = answers.inputs
-    texts = tf.TensorSpec([None], tf.string, name=_EXAMPLES)
+    texts = tf.TensorSpec([None], tf.string, name=EXAMPLES)
 
     def classify(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         x = inputs.features(inputs.parse(serialized))
@@ -214,7 +215,7 @@ SIGNATURES: Registry[Callable[[str, Answers, Detector | None], Signature | None]
     {
         "serving_default": _serving_default,
         "predict_seeded": _predict_seeded,
-        "classify": _classify,
+        CLASSIFIER: _classify,
         "predict_png": _predict_png,
         "detect": _detect,
         "reconstruct": _reconstruct,
