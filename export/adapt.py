@@ -30,7 +30,7 @@ from tfcama import config as config_lib
 from tfcama.errors import InputError
 from tfcama.models.mechanisms.registry import MECHANISMS
 from tfcama.serving import redeploy, served
-from tfcama.serving.redeploy import Comparison, Conditions
+from tfcama.serving.redeploy import MIN_HELD_OUT, Comparison, Conditions
 from tfcama.studies import steps
 from tfcama.training import run, strategy
 from tfcama.training.config import RunConfig, default_finetuning
@@ -74,13 +74,15 @@ _MECHANISM = flags.DEFINE_string(
 _STEPS = flags.DEFINE_integer(
     "steps",
     None,
-    "Of Eq. 8; by default 600, or, where p(m) is fitted and dreamt of, 0. Example: --steps=600",
+    "Of Eq. 8; by default 600, or, of images where p(m) is fitted and dreamt of, 0. "
+    "Example: --steps=600",
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Of rows, order and noise. Example: --seed=0")
 _HELD_OUT = flags.DEFINE_float(
     "held_out",
     Conditions.held_out,
-    "Share of the inputs that only the comparison sees. Example: --held_out=0.25",
+    "Share of the inputs that only the comparison sees, of different ones at least "
+    f"{MIN_HELD_OUT}. Example: --held_out=0.25",
 )
 _MAX_CLEAN_DROP = flags.DEFINE_float(
     "max_clean_drop",

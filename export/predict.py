@@ -34,7 +34,9 @@ _ENDPOINT = flags.DEFINE_string(
 _MODEL_NAME = flags.DEFINE_string(
     "model_name", "default", "As the server calls it. Example: --model_name=cama"
 )
-_VERSION = flags.DEFINE_integer("version", None, "Ask this one, not the latest.")
+_VERSION = flags.DEFINE_integer(
+    "version", None, "Ask this one, not the latest. Example: --version=2"
+)
 _LABEL = flags.DEFINE_string(
     "label", None, "Ask the version with this label. Example: --label=canary"
 )
@@ -46,9 +48,14 @@ _OUT = flags.DEFINE_string(
     "out", None, "The picture of images and reconstructions to write. Example: --out=m0.png"
 )
 _TIMEOUT = flags.DEFINE_float(
-    "timeout", 30.0, "Seconds for a request with its retries.", lower_bound=0.001
+    "timeout",
+    30.0,
+    "Seconds for a request with its retries. Example: --timeout=5",
+    lower_bound=0.001,
 )
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Rows of one request.", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 64, "Rows of one request. Example: --batch_size=16", lower_bound=1
+)
 _NO_RECONSTRUCTION = "--out was given, but the model does not reconstruct images."
 
 

@@ -69,33 +69,40 @@ _ALLOWED_ORIGINS = flags.DEFINE_list(
     "Web pages that may ask besides the server's own, which is known by its address, localhost or "
     "this machine's name. Example: --allowed_origins=https://models.example.com",
 )
-_PORT = flags.DEFINE_integer("port", 8500, "gRPC; 0 takes a free port.", 0, 65535)
-_REST_API_PORT = flags.DEFINE_integer("rest_api_port", 8501, "REST; 0 takes a free port.", 0, 65535)
+_PORT = flags.DEFINE_integer(
+    "port", 8500, "gRPC; 0 takes a free port. Example: --port=8500", 0, 65535
+)
+_REST_API_PORT = flags.DEFINE_integer(
+    "rest_api_port", 8501, "REST; 0 takes a free port. Example: --rest_api_port=8501", 0, 65535
+)
 _REST_API_TIMEOUT = flags.DEFINE_integer(
-    "rest_api_timeout_in_ms", 30_000, "For one REST request.", lower_bound=1
+    "rest_api_timeout_in_ms",
+    30_000,
+    "For one REST request. Example: --rest_api_timeout_in_ms=5000",
+    lower_bound=1,
 )
 _POLL = flags.DEFINE_integer(
     "file_system_poll_wait_seconds",
     1,
-    "Seconds between looks for new versions.",
+    "Seconds between looks for new versions. Example: --file_system_poll_wait_seconds=5",
     lower_bound=1,
 )
 _ENABLE_BATCHING = flags.DEFINE_bool(
     "enable_batching",
     False,
     "Compute concurrent requests together: more of them a second, but answers to the same request "
-    "may then differ in the last bit.",
+    "may then differ in the last bit. Example: --enable_batching",
 )
 _BATCHING_PARAMETERS_FILE = flags.DEFINE_string(
     "batching_parameters_file",
     None,
     "BatchingParameters in protobuf's text format; a version's own batching_params.pbtxt wins. "
-    "Example: --batching_parameters_file=export/config/batching.config",
+    "Example: --batching_parameters_file=export/config/batching_parameters.txt",
 )
 _MAX_REQUEST_MEGABYTES = flags.DEFINE_integer(
     "max_request_megabytes",
     config.Limits.request_bytes >> 20,
-    "Larger requests are refused.",
+    "Larger requests are refused. Example: --max_request_megabytes=16",
     lower_bound=1,
     upper_bound=1024,
 )
@@ -107,10 +114,18 @@ _REQUEST_LOG = flags.DEFINE_string(
     "Example: --request_log=requests.tfrecord",
 )
 _SAMPLING_RATE = flags.DEFINE_float(
-    "request_log_sampling_rate", 1.0, "Share of the requests that are kept.", 0.0, 1.0
+    "request_log_sampling_rate",
+    1.0,
+    "Share of the requests that are kept. Example: --request_log_sampling_rate=0.1",
+    0.0,
+    1.0,
 )
 _GRACE = flags.DEFINE_float(
-    "shutdown_grace_seconds", 10.0, "How long running requests may take to end.", 0.0, 86400.0
+    "shutdown_grace_seconds",
+    10.0,
+    "How long running requests may take to end. Example: --shutdown_grace_seconds=30",
+    0.0,
+    86400.0,
 )
 _SETTLED = 0.2  # seconds
 _NOTICE = (

@@ -54,8 +54,8 @@ _TARGET = flags.DEFINE_string(
 _SET = flags.DEFINE_multi_string(
     "set",
     [],
-    "Any other key of the stream (arriving, steps_per_arrival, reservoir, replay, warm_up) or of "
-    "Eq. 8. Example: --set steps_per_arrival=4 --set learning_rate=3e-4",
+    "Any other key of the stream (arriving, steps_per_arrival, reservoir, replay) or of the "
+    "fine-tuning (warm_up). Example: --set steps_per_arrival=4 --set learning_rate=3e-4",
 )
 _AT_TEST = flags.DEFINE_multi_string(
     "at_test",

@@ -48,8 +48,8 @@ _SET = flags.DEFINE_multi_string(
     "set",
     [],
     "How a trained CAMA answers: z_steps (ascent to the z of each class), m_samples, m_starts and "
-    "m_steps (a search for the m of each single input), m_at_test, num_samples, completions, "
-    "max_decoder_rows. Example: --set z_steps=0",
+    "m_steps (a search for the m of each single input), m_at_test, p_untouched, p_unseen, "
+    "num_samples, class_margin, completions, max_decoder_rows. Example: --set z_steps=0",
 )
 
 

@@ -51,8 +51,8 @@ _ALPHA = flags.DEFINE_float(
 _CLEAN = flags.DEFINE_string(
     "clean",
     None,
-    "Clean data under do(m = 0), the default for images, or, with elbo, the default for tables, m "
-    "inferred. Example: --clean=elbo",
+    "Clean data under do(m = 0) with do_m0, the default for images and the additive mechanism, or, "
+    "with elbo, the default elsewhere, m inferred. Example: --clean=elbo",
 )
 _MECHANISM = flags.DEFINE_string(
     "mechanism",
@@ -75,8 +75,8 @@ _METHOD = flags.DEFINE_string(
 _STEPS = flags.DEFINE_integer(
     "steps",
     None,
-    "Of Eq. 8; by default 600, or, where p(m) is fitted and dreamt of, 0. With 0 and neither "
-    "--manipulation nor --csv the warm-up alone. Example: --steps=300",
+    "Of Eq. 8; by default 600, or, of images where p(m) is fitted and dreamt of, 0. With 0 and "
+    "neither --manipulation nor --csv the warm-up alone. Example: --steps=300",
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Of rows, order and noise. Example: --seed=0")
 _TARGET = flags.DEFINE_string(

@@ -62,7 +62,9 @@ _STUDIES: Registry[type[Study]] = Registry(
     },
 )
 _TABLES = Registry("table", {"1": ("mnist", "fashion_mnist"), "2": ("cifar10",)})
-_STUDY = flags.DEFINE_string("study", None, "What to repeat; shift. Example: --study=shift")
+_STUDY = flags.DEFINE_string(
+    "study", None, f"One of {', '.join(_STUDIES)}; shift. Example: --study=mechanisms"
+)
 _TABLE = flags.DEFINE_string(
     "table", None, "Of the CausalIB paper, 1 or 2, in place of --study. Example: --table=1"
 )

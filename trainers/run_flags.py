@@ -15,6 +15,10 @@ from tfcama.training.config import RunConfig, TrainingConfig
 from tfcama.training.defences import DEFENCES
 from trainers import table_flags
 
+_ON_BACKBONES = [
+    name for name, entry in MODELS.items() if issubclass(entry.config_class, BackboneConfig)
+]
+
 _MODEL = flags.DEFINE_string(
     "model",
     None,
@@ -24,7 +28,7 @@ _MODEL = flags.DEFINE_string(
 _BACKBONE = flags.DEFINE_string(
     "backbone",
     None,
-    f"Of classifier, vib and causal_ib, with its options: one of {', '.join(BACKBONES)}; mlp. "
+    f"Of {', '.join(_ON_BACKBONES)}, with its options: one of {', '.join(BACKBONES)}; mlp. "
     "Example: --backbone=wide_resnet:depth=28:width=10:norm=group",
 )
 _DATASET = flags.DEFINE_string(
@@ -92,11 +96,8 @@ def _architecture(model: str) -> Any:
     if _BACKBONE.value is None:
         return config_class()
     if not issubclass(config_class, BackboneConfig):
-        takers = [
-            n for n, entry in MODELS.items() if issubclass(entry.config_class, BackboneConfig)
-        ]
         raise InputError(
             f"--backbone={_BACKBONE.value} was given; {model} has networks of its own. "
-            f"Models that take one: {', '.join(takers)}."
+            f"Models that take one: {', '.join(_ON_BACKBONES)}."
         )
     return config_class(backbone=_BACKBONE.value)

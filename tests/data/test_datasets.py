@@ -8,6 +8,14 @@ from tfcama.data.base import Source, Split, hold_out
 from tfcama.errors import InputError
 from tfcama.types import InputSpec
 
+# what is read from ../shared: rows of train, validation and test, shape, classes
+PREPARED = {
+    "mnist": ((57_000, 3_000, 10_000), (28, 28, 1), 10),
+    "fashion_mnist": ((57_000, 3_000, 10_000), (28, 28, 1), 10),
+    "cifar10": ((47_500, 2_500, 10_000), (32, 32, 3), 10),
+    "cifar_binary": ((9_500, 500, 2_000), (32, 32, 3), 2),
+}
+
 
 def test_framing_centres_the_mass_in_a_box_of_twenty():
     image = np.zeros([8, 8])
@@ -52,7 +60,7 @@ def test_an_unknown_name_names_the_nearest():
         datasets.load("mnits")
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar_binary"])
+@pytest.mark.parametrize("name", PREPARED)
 def test_data_that_is_not_there_says_what_data_dir_should_hold(name, tmp_path):
     missing = tmp_path / "nowhere"
     with pytest.raises(
@@ -62,16 +70,9 @@ def test_data_that_is_not_there_says_what_data_dir_should_hold(name, tmp_path):
 
 
 @needs_tfds
-@pytest.mark.parametrize(
-    ("name", "sizes", "shape", "classes"),
-    [
-        ("mnist", (57_000, 3_000, 10_000), (28, 28, 1), 10),
-        ("fashion_mnist", (57_000, 3_000, 10_000), (28, 28, 1), 10),
-        ("cifar10", (47_500, 2_500, 10_000), (32, 32, 3), 10),
-        ("cifar_binary", (9_500, 500, 2_000), (32, 32, 3), 2),
-    ],
-)
-def test_prepared_data_is_read_whole(name, sizes, shape, classes):
+@pytest.mark.parametrize("name", PREPARED)
+def test_prepared_data_is_read_whole(name):
+    sizes, shape, classes = PREPARED[name]
     data = datasets.load(name, data_dir=TFDS)
     assert (len(data.train), len(data.validation), len(data.test)) == sizes
     assert data.spec.shape == shape
@@ -79,6 +80,28 @@ def test_prepared_data_is_read_whole(name, sizes, shape, classes):
     assert set(data.test.y) == set(range(classes))
     data.spec.check(data.test.x)
     assert data.test.x.max() == 1.0
+
+
+@pytest.mark.parametrize("name", [name for name in datasets.DATASETS if name not in PREPARED])
+def test_what_needs_no_files_keeps_the_contract(name, tmp_path):
+    """All of the registry but PREPARED, so that a new entry is here."""
+    entry, config = datasets.DATASETS[name], None
+    if name == "csv":
+        rows = [f"{place},{place % 7},{'pq'[place % 2]}" for place in range(60)]
+        path = tmp_path / "rows.csv"
+        path.write_text("\n".join(["a,x,y", *rows]))
+        roles = {"parents": ("a",), "children": ("x",)}
+        config = entry.config_class(csv=str(path), target="y", **roles)
+    one, again = (datasets.load(name, config=config, seed=3) for _ in range(2))
+    assert one.spec.kind == entry.kind
+    splits = [one.train, one.validation, one.test]
+    for split, same in zip(splits, [again.train, again.validation, again.test], strict=True):
+        assert (split.x.dtype, split.y.dtype) == (np.float32, np.int32)
+        assert split.x.shape == (len(split), *one.spec.shape)
+        assert set(split.y) <= set(range(one.spec.num_classes))
+        one.spec.check(split.x)
+        np.testing.assert_array_equal(split.x, same.x)
+        np.testing.assert_array_equal(split.y, same.y)
 
 
 @needs_tfds

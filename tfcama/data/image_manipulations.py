@@ -29,7 +29,7 @@ class _Drawn(Manipulation):
 
 @dataclasses.dataclass(frozen=True)
 class _Warp(_Drawn):
-    """A geometric manipulation: output pixel p shows input point A (p - c) + c - t, bilinear."""
+    """A geometric manipulation: output pixel p shows input point A (p - c - t) + c, bilinear."""
 
     fill: str = choice("zero", "zero", "wrap", "nearest")
 

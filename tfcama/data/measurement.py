@@ -8,7 +8,7 @@ ICLR 2020 appendix C ("Measurement data generation"): 5 parents, 5 co-parents, 1
 classes; 450, 50 and 500 rows. What the two texts leave open, and what was chosen here:
 
 - They call the inputs 20-dimensional and count 10 children, 5 co-parents and 5 parents: the counts
-  are taken (`targets/cama.json`).
+  are taken.
 - "f is quadratic, its parameters are sampled from a Gaussian": elementwise, as g is, each child a
   sum of terms p v^2 + q v over v = (Y, c1, ..., c5), p and q from N(0, 1). Y enters by its number 0
   to 4: of a one-hot the square would be the same again. Models get Y as a one-hot all the same.

@@ -1,4 +1,4 @@
-"""A trained CAMA follows a stream: it learns from what arrives and forgets nothing (Eq. 8, again).
+"""A trained CAMA follows a stream: it learns from what arrives, and from before (Eq. 8, again).
 
 Each gradient step takes labelled clean rows, unlabelled inputs that have just arrived, and
 unlabelled inputs of before, of which a reservoir keeps a uniform sample: experience replay
