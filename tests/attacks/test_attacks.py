@@ -213,12 +213,13 @@ def test_expectation_over_noise_beats_one_draw_a_step():
     assert many > one + 0.2
 
 
-def test_restarts_escape_a_flat_start():
-    """No gradient at the input itself: only another start can move."""
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_restarts_escape_a_flat_start(side):
+    """No gradient at the input itself: only another start can move, to one side alone."""
 
     class Flat(Linear):
         def log_scores(self, x, *, seed):
-            away = tf.reduce_sum(tf.nn.relu(tf.abs(x - 0.5) - 0.01), axis=[1, 2, 3])
+            away = tf.reduce_sum(tf.nn.relu(side * (x - 0.5) - 0.01), axis=[1, 2, 3])
             return tf.stack([tf.zeros_like(away), 1.0 - 10.0 * away], axis=1)
 
     model = Flat(np.zeros([16, 2]), shape=(4, 4, 1))
@@ -227,6 +228,65 @@ def test_restarts_escape_a_flat_start():
     free = parse("pgd_eot:steps=5:restarts=3", eps=EPS)(model, x, y, seed=0).x
     np.testing.assert_array_equal(stuck, x)
     assert np.all(margins(model, free, y) > margins(model, x, y) + 0.1)
+
+
+def test_another_start_never_takes_back_what_was_found():
+    class Wavy(Linear):
+        def log_scores(self, x, *, seed):
+            height = tf.reduce_sum(tf.sin(90.0 * x) + 20.0 * x, axis=[1, 2, 3])
+            return tf.stack([height, tf.zeros_like(height)], axis=1)
+
+    model, x, y = Wavy(np.zeros([16, 2]), shape=(4, 4, 1)), inputs(), np.ones(6, np.int32)
+    found = [
+        margins(model, parse(f"pgd_eot:steps=6:restarts={n}", eps=EPS)(model, x, y, seed=0).x, y)
+        for n in (1, 2, 4, 6)
+    ]
+    assert np.all(np.diff(found, axis=0) >= -1e-5)
+    assert np.any(found[-1] > found[0])
+
+
+def test_a_lucky_draw_does_not_choose_the_iterate():
+    """Each draw moves all scores by far more than a step; iterates meet the same held-out ones."""
+    _, w = binary()
+
+    class Offset(Linear):
+        def log_scores(self, x, *, seed):
+            return super().log_scores(x, seed=seed) + 30.0 * random.normal([1, 2], seed)
+
+    model = Offset(np.stack([np.zeros(16), w.ravel()], axis=1), shape=(4, 4, 1), noise=1.0)
+    quiet, _ = binary()
+    x, y = inputs(), np.array([0, 1, 0, 1, 0, 1])
+    attack, compiled = parse("pgd_eot:steps=8:draws=1:checks=8", eps=EPS), {}
+    for seed in range(4):
+        found = attack(model, x, y, seed=seed, compiled=compiled).x
+        gained = margins(quiet, found, y) - margins(quiet, x, y)
+        np.testing.assert_allclose(gained, EPS * np.abs(w).sum(), rtol=1e-3)
+
+
+def test_steps_of_expectation_pgd_fall_to_a_tenth_along_a_cosine():
+    model, _ = binary()
+    x, y = inputs(), np.array([0, 1, 0, 1, 0, 1])
+    found = parse("pgd_eot:steps=4:step_size=0.001", eps=EPS)(model, x, y, seed=0)
+    steps = 0.001 * (0.1 + 0.45 * (1 + np.cos(np.pi * np.arange(4) / 4)))
+    np.testing.assert_allclose(np.abs(found.x - x), steps.sum(), rtol=1e-2)
+
+
+def test_pgd_takes_its_steps_under_fresh_noise():
+    """The default step is 2.5 eps / steps; every gradient has a draw of its own."""
+    draws, places = [], []
+
+    class Told(Linear):
+        def log_scores(self, x, *, seed):
+            tf.py_function(lambda s, x: (draws.append(tuple(s.numpy())), places.append(x.numpy())),
+                           [seed, x], [])  # fmt: skip
+            return super().log_scores(x, seed=seed)
+
+    _, w = binary()
+    model = Told(np.stack([np.zeros(16), w.ravel()], axis=1), shape=(4, 4, 1), noise=0.1)
+    attack = parse("pgd:steps=10:loss=cross_entropy", eps=0.2)
+    attack(model, inputs(), np.array([0, 1, 0, 1, 0, 1]), seed=0)
+    assert len(set(draws)) == len(draws) == 10
+    assert np.abs(np.diff(places, axis=0)).max() == pytest.approx(0.05, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", losses.LOSSES)

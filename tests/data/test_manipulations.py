@@ -72,6 +72,20 @@ def test_the_code_is_the_shift(pictures):
         np.testing.assert_allclose(after - before, 28 * moved.code[:, column], atol=1e-3)
 
 
+@pytest.mark.parametrize("text", ["shift:0.5", "vertical_shift:0.5+horizontal_shift:0.5"])
+def test_two_shifts_of_an_image_are_drawn_independently(pictures, text):
+    code = apply(text, np.repeat(pictures, 100, axis=0)).code.numpy()
+    assert code.shape[1] == 2
+    assert abs(np.corrcoef(code.T)[0, 1]) < 0.15
+
+
+def test_parameters_are_the_code_in_pixels():
+    code = tf.constant([[0.1, -0.2], [0.3, 0.4]])
+    found = parse("shift:0.5").parameters(code, (10, 20, 1))
+    np.testing.assert_allclose(found["shift_x"], [2.0, 6.0], rtol=1e-6)
+    np.testing.assert_allclose(found["shift_y"], [-2.0, 4.0], rtol=1e-6)
+
+
 def test_rotation_by_a_right_angle_is_counter_clockwise(pictures):
     turned = apply("rotation:90:mode=fixed", pictures)
     np.testing.assert_allclose(turned.x, np.rot90(pictures, axes=(1, 2)), atol=1e-5)

@@ -28,6 +28,7 @@ def test_several_draws_are_scored_by_their_mean():
     row = results.scored(hits, **ROW)
     assert row.n == 4
     assert row.accuracy == pytest.approx(3 / 8)
+    assert (row.low, row.high) == results.wilson(3 / 8 * 4, 4)  # of inputs, not of draws
     assert row.low < row.accuracy < row.high
 
 

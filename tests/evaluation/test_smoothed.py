@@ -77,6 +77,24 @@ def test_soft_votes_are_the_mean_of_probabilities(linear):
     np.testing.assert_allclose(scores[2:3], alone, atol=1e-5)
 
 
+def test_every_copy_has_a_draw_of_a_stochastic_classifier_s_own():
+    base, _ = binary((2, 2, 1), bounds=None)
+    base.log_scores = lambda x, *, seed: random.normal([1, 2], seed) + tf.zeros([tf.shape(x)[0], 1])
+    votes = Smoothed(base, sigma=SIGMA).votes(np.zeros([1, 2, 2, 1]), seed=SEED, copies=200)
+    assert votes.min() > 60
+
+
+def test_what_chooses_the_class_does_not_bound_its_share(linear, monkeypatch):
+    model, x, _ = linear
+    seeds, votes = [], model.votes
+    monkeypatch.setattr(
+        model, "votes", lambda x, *, seed, copies: seeds.append(tuple(seed)) or votes(
+            x, seed=seed, copies=copies)
+    )  # fmt: skip
+    smoothing.certify(model, x, seed=SEED, selection=10, estimation=10)
+    assert len(set(seeds)) == 2
+
+
 def test_certified_accuracy_counts_right_answers_within_the_radius():
     found = Certificate(np.array([0, 1, ABSTAIN, 1]), np.array([0.3, 0.1, 0.0, 0.5]))
     y = np.array([0, 1, 1, 0])

@@ -85,6 +85,23 @@ def test_causal_ibs_loss_is_eq_11(spec, bars):
     np.testing.assert_allclose(losses[1.0]["causal"], total, rtol=1e-4)
 
 
+def test_the_ratio_form_is_eqs_9_and_10(spec, bars):
+    random.seed_everything(0)
+    model = CausalIb(spec, CausalIbConfig(**SMALL, beta=1.0, form="ratio", norm="l1"))
+    batch, draws, found = terms(CausalIbTrainer, model, bars)
+    q_z, noise = model.q_z(batch.x), model.row_noise(draws).numpy()
+    strength = (np.abs(noise) < 2).mean(axis=-1)[..., None]
+    effects = (codes(q_z, noise) - q_z.mean()).numpy() / strength
+    pairs = np.abs(effects[:, None] - effects[None]).sum(axis=-1)
+    expected = pairs.sum(axis=(0, 1)) / (12 * 11)
+    np.testing.assert_allclose(found["causal"], expected, rtol=1e-4)
+
+
+def test_samples_of_a_code_differ(spec):
+    noise = vib(spec, num_samples=3).shared_noise(SEED).numpy()
+    assert np.abs(np.diff(noise, axis=0)).min() > 0.0
+
+
 def test_a_row_gets_the_noise_of_its_place_in_the_global_batch(spec):
     model = vib(spec)
     whole = model.row_noise(random.RowDraws(SEED, tf.range(6), 6))

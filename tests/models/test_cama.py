@@ -434,6 +434,9 @@ def test_what_left_the_frame_is_filled_in_and_the_rest_is_left_alone(spec, image
         z = again.mean()
     np.testing.assert_allclose(improved.mean()[2, 1], z[0, 0], atol=1e-4)
     np.testing.assert_allclose(improved.stddev()[2, 1], again.stddev()[0, 0], atol=1e-4)
+    # What an explanation takes for z is that, too.
+    _, z = model.latents_of(x, tf.constant([1, 1, 1, 1]), m)
+    np.testing.assert_allclose(z[0, :, 0], improved.mean()[:, 1], atol=1e-4)
     # Alone as in the batch; labels given.
     alone = model._best_posterior_z(x[2:3], y, m[2:3])
     np.testing.assert_allclose(alone.mean()[0], improved.mean()[2], atol=1e-4)
@@ -612,6 +615,12 @@ def test_the_manipulation_that_is_read_off_is_the_prediction_s_own(shifting, ima
     q_m = shifting.posterior_m(tf.constant(images))
     expected = shifting.mechanism.values(q_m.mean() + q_m.stddev() * noise.m)
     np.testing.assert_allclose(shifting.manipulation(images, seed=SEED), expected, rtol=1e-5)
+
+
+def test_the_mean_of_m_may_stand_for_its_samples(shifting, images):
+    found = copied(shifting, m_at_test="mean").manipulation(images, seed=SEED)
+    expected = shifting.mechanism.values(shifting.posterior_m(tf.constant(images)).mean())
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_an_input_may_be_untouched(shifting, images):

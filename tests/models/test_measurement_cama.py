@@ -11,7 +11,11 @@ from tfcama.errors import InputError
 from tfcama.models.cama_base import CamaBase
 from tfcama.models.cama_config import CamaBaseConfig
 from tfcama.models.discriminative import DiscriminativeConfig, measurement_dnn
-from tfcama.models.measurement_cama import MeasurementCama, MeasurementCamaConfig
+from tfcama.models.measurement_cama import (
+    MeasurementCama,
+    MeasurementCamaConfig,
+    _quadratic,
+)
 from tfcama.networks.children import ChildrenDistribution
 from tfcama.objectives import bounds
 from tfcama.training.optimizer import Adam
@@ -303,6 +307,33 @@ def test_the_papers_sizes():
     assert kernels["p_merge"] == [(2000, 500), (500, 10)]
     assert kernels["q_m"] == [(10, 500), (500, 500), (500, 64)]
     assert kernels["q_z"] == [(10 + 3 + 32 + 5 + 5, 500), (500, 500), (500, 128)]
+
+
+def test_a_moved_child_is_the_push_forward_of_the_child():
+    """x' = e^s x + t: log p(x'|m) = log p(x|do(m = 0)) - s, summed over what moves."""
+    columns = (*COLUMNS[:4], Column("w", (CHILD,)))
+    model = small(columns, mechanism="location_scale", dim_m=0)
+    m = model.mechanism.m_of(tf.constant([[1.5, -2.0, 0.3, -0.2]]))
+    y, z = tf.one_hot([[1]], 3), tf.random.stateless_normal([2, 1, 1, 4], [1, 2])
+    x, c = tf.constant([[0.4, -1.1]]), tf.constant([[0.3, 0.7]])
+    moved = x * tf.exp([[0.3, -0.2]]) + [[1.5, -2.0]]
+    before = model.p(y, z, tf.zeros_like(m), c).log_prob(x[:, None])
+    found = model.p(y, z, m, c).log_prob(moved[:, None])
+    np.testing.assert_allclose(found, before - (0.3 - 0.2), rtol=1e-4)
+
+
+def test_quadratic_features_are_all_products():
+    np.testing.assert_array_equal(_quadratic(tf.constant([[2.0, 3.0]])), [[2, 3, 4, 6, 9]])
+
+
+def test_z_sees_parents_and_coparents(rows):
+    model = small()
+    y, m = tf.one_hot([[1]] * 6, 3), tf.zeros([6, model.dim_m])
+    before = model.posterior_z(tf.constant(rows), y, m).mean()
+    for column in (0, 1, 2):
+        other = rows.copy()
+        other[:, column] += 1.0
+        assert not np.allclose(model.posterior_z(tf.constant(other), y, m).mean(), before)
 
 
 def test_a_learned_scale_is_one_a_numeric_child_and_moves(rows):

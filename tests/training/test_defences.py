@@ -128,6 +128,53 @@ def test_trades_adds_the_divergence_to_the_clean_loss(trainer, batch):
     np.testing.assert_allclose(found[6], 6 * found[1], rtol=1e-3)
 
 
+def test_trades_is_its_eq_5(trainer, batch):
+    """KL(p(y|x) || p(y|x')) in this direction, and p(y|x) is learned as well."""
+    trades = defences.parse(f"trades:beta=2:eps={EPS}")
+    own = DRAWS.fold(-1)
+    fixed = tf.constant(trainer.scores(batch.x, seed=own.seed))
+    attacked = trades.adversary(
+        lambda x: divergence(fixed, trainer.scores(x, seed=own.seed)),
+        batch.x,
+        classifier=trainer.classifier,
+        draws=own.fold(0),
+    )
+    variables = [v.value for v in trainer.classifier.trainable_variables]
+    losses, gradients = [], []
+    for found in (True, False):
+        with tf.GradientTape() as tape:
+            if found:
+                loss = trades.terms(trainer, batch, draws=DRAWS)["loss"]
+            else:
+                clean, moved = (trainer.scores(x, seed=own.seed) for x in (batch.x, attacked))
+                loss = trainer.terms(batch, draws=DRAWS)["loss"] + 2 * divergence(clean, moved)
+        losses.append(loss)
+        gradients.append(tape.gradient(loss, variables))
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    for one, other in zip(*gradients, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_an_adversary_starts_anywhere_in_the_ball():
+    classifier, rows, _ = linear_case()
+    adversary = ADVERSARIES["pgd"](EPS, steps=1, step_size=1e-9)
+    found = adversary(lambda x: tf.reduce_sum(x, [1, 2, 3]), rows.x, classifier=classifier,
+                      draws=DRAWS)  # fmt: skip
+    start = (found - rows.x).numpy() / EPS
+    assert abs(start.mean()) < 0.2
+    assert start.min() < -0.8
+    assert start.max() > 0.8
+
+
+def test_the_earliest_of_equal_epochs_is_used(trainer, tmp_path):
+    trainer.compile(Adam(1e-3))
+    keeper = Checkpoints(Workdir(tmp_path))
+    keeper.set_model(trainer)
+    for epoch in range(3):
+        keeper.on_epoch_end(epoch, {"val_accuracy": 0.9, "val_loss": 1.0})
+    assert checkpoints.best(Workdir(tmp_path).checkpoints).epoch == 1
+
+
 def test_divergence_is_the_kl_of_the_answers():
     p, q = np.array([[0.7, 0.2, 0.1]]), np.array([[0.3, 0.3, 0.4]])
     found = divergence(tf.constant(np.log(p) + 3.0), tf.constant(np.log(q) - 1.0))

@@ -126,11 +126,11 @@ def test_the_weights_of_eq_5_decide_what_is_learned(spec, bars):
     assert losses[1] != pytest.approx(losses[2], rel=1e-5)
 
 
-@pytest.mark.parametrize("clean_do_m0", [True, False])
-def test_the_fine_tuning_loss_is_eq_8(spec, bars, clean_do_m0):
-    model, generator = cama(spec), np.random.default_rng(0)
+@pytest.mark.parametrize(("mechanism", "clean_do_m0"), [("additive", True), ("translation", False)])
+def test_the_fine_tuning_loss_is_eq_8(spec, bars, mechanism, clean_do_m0):
+    model, generator = cama(spec, mechanism=mechanism), np.random.default_rng(0)
     for variable in model.variable_groups()["q_m"]:  # so that m is not N(0, I)
-        variable.assign_add(0.02 * generator.normal(size=variable.shape))
+        variable.assign_add(0.03 * generator.normal(size=variable.shape))
     trainer = finetuning(model, alpha=0.3, clean_do_m0=clean_do_m0, num_samples=2)
     stream = pipeline.finetuning_stream(bars.train, bars.test.x, batch_size=4, seed=SEED)
     batch, draws = next(iter(stream)), random.RowDraws(tf.constant(SEED), tf.range(4), 4)
@@ -145,8 +145,53 @@ def test_the_fine_tuning_loss_is_eq_8(spec, bars, clean_do_m0):
         analytic=True,
     )
     np.testing.assert_allclose(terms["elbo_clean"], bounds.elbo(clean), rtol=1e-5)
-    assert np.all((terms["kl_m"] > 0.1) & (terms["kl_m"] < 100.0))
     assert np.any(clean.log_ratio_m != 0.0) != clean_do_m0
+    noise = model.row_noise(draws.fold(1), num_samples=2)
+    by_hand, plain = (
+        bounds.marginal_over_classes(
+            bounds.elbo(
+                model.log_weights(
+                    batch["unlabelled"].x, noise=noise, analytic=True, improved=improved
+                )
+            )
+        )
+        for improved in (True, False)
+    )
+    np.testing.assert_allclose(terms["elbo_x"], by_hand, rtol=1e-5)
+    assert np.allclose(by_hand, plain, rtol=1e-4) == (mechanism == "additive")
+    assert np.all((terms["kl_m"] > 0.01) & (terms["kl_m"] < 100.0))
+
+
+def test_the_parts_of_an_elbo_add_up_and_a_known_m_is_the_first_of_all(spec, bars):
+    model = cama(spec, gated=False)
+    trainer = CamaTrainer(model, num_rows=8, seed=SEED, augmented=True, m_known=True)
+    move = manipulations.parse("vertical_shift:0.5:mode=fixed")
+    batch = next(iter(pipeline.training_stream(bars.train, batch_size=4, seed=SEED, augment=move)))
+    draws = random.RowDraws(tf.constant(SEED), tf.range(8), 8)
+    terms = trainer.terms(batch, draws=draws)
+    parts = terms["log_px"] + np.log(1 / 3) - terms["kl_z"] - terms["kl_m"]
+    np.testing.assert_allclose(terms["elbo"], parts, rtol=1e-5)
+    assert np.all(terms["kl_z"] > 0.0)
+    m_do = np.zeros([8, model.dim_m], np.float32)
+    m_do[4:, 0] = 0.5
+    np.testing.assert_array_equal(batch.manipulated, m_do[:, 0] > 0)
+    noise = model.row_noise(draws, num_samples=1, classes=1)
+    by_hand = model.log_weights(
+        batch.x, noise=noise, labels=batch.y, manipulated=False, m_do=m_do, analytic=True
+    )
+    np.testing.assert_allclose(terms["elbo"], bounds.elbo(by_hand), rtol=1e-5)
+
+
+def test_every_step_has_its_own_noise(spec, bars):
+    trainer = CamaTrainer(cama(spec), num_rows=8, seed=SEED)
+    trainer.compile(Adam(1e-12))  # so that nothing else changes
+    batch = next(iter(pipeline.training_stream(bars.train, batch_size=8, seed=SEED)))
+    losses = []
+    for _ in range(2):
+        trainer.reset_metrics()
+        losses.append(float(trainer.train_step(batch)["loss"]))
+    assert losses[0] == pytest.approx(losses[1], rel=0.2)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-5)
 
 
 def test_a_curriculum_begins_with_the_likeliest_inputs_and_ends_with_all(spec, bars):

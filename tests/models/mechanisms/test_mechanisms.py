@@ -5,7 +5,7 @@ import tensorflow as tf
 from tfcama.data.manipulations import parse
 from tfcama.errors import InputError
 from tfcama.models.mechanisms.base import Context
-from tfcama.models.mechanisms.blur_noise import _expected_clip
+from tfcama.models.mechanisms.blur_noise import _expected_clip, _wiener
 from tfcama.models.mechanisms.registry import MECHANISMS, is_versatile, make_mechanism, only_moves
 from tfcama.types import CHILD, PARENT, Bounds, Column, InputSpec
 
@@ -151,6 +151,35 @@ def test_a_quarter_turn_is_rot90(blobs):
     np.testing.assert_allclose(turned[0], np.rot90(blobs[0]), atol=1e-3)
 
 
+def test_affine_moves_a_blob_s_covariance_as_its_docstring_says():
+    """Shear, aspect, zoom and rotation, in this order: C becomes F C F', then the shift."""
+    angle, zoom, aspect, shear = np.deg2rad(25.0), 0.1, 0.25, 0.5
+    mechanism, m = fixed(
+        "affine", rotation=25.0, zoom=zoom, aspect=aspect, shear=shear, shift_x=1.0, shift_y=-2.0
+    )
+    rows, columns = np.mgrid[:28, :28] - 13.5
+    blob = np.exp(-0.5 * (columns**2 / 2.0**2 + rows**2 / 1.5**2))
+    moved = mechanism.simulate(m, tf.constant(blob[None, :, :, None], tf.float32))
+    weights = moved[0, :, :, 0].numpy() / np.sum(moved)
+    points = np.stack([columns, rows])
+    mean = (weights * points).sum(axis=(1, 2))
+    np.testing.assert_allclose(mean, [1.0, -2.0], atol=0.02)
+    away = points - mean[:, None, None]
+    # (column, row down): what turns counter-clockwise turns from the row's axis to the column's
+    turn = [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
+    stretch = np.diag(np.exp([zoom + aspect, zoom - aspect]))
+    whole = turn @ stretch @ [[1.0, shear], [0.0, 1.0]]
+    expected = whole @ np.diag([2.0**2, 1.5**2]) @ whole.T
+    np.testing.assert_allclose(np.einsum("hw,ihw,jhw->ij", weights, away, away), expected, atol=0.6)
+
+
+def test_an_elastic_control_point_moves_what_is_near_it():
+    mechanism, m = fixed("elastic", move_x_12=2.0)  # the second row, the third column
+    moved = mechanism._displacement(mechanism.values(m), mechanism._grid[None])[0].numpy()
+    assert np.unravel_index(moved[..., 0].argmax(), (28, 28)) == (9, 18)
+    np.testing.assert_allclose(moved[9, 18], [2.0 * 4 / 9, 0.0], atol=0.02)  # (2/3)^2 of a spline
+
+
 def test_inversion_changes_the_sign_of_logits():
     mechanism, m = fixed("photometric", contrast=-2.0)
     logits = tf.clip_by_value(logits_like()[:, :1], -8.0, 8.0)
@@ -206,6 +235,10 @@ def test_denoising_has_the_derivatives_of_an_inverse():
         tape.watch(m)
         total = tf.reduce_sum(tf.square(mechanism.invert(m, x)))
     np.testing.assert_allclose(tape.gradient(total, m)[0, 1], difference / (2 * step), rtol=0.02)
+
+
+def test_what_was_not_blurred_is_not_sharpened():
+    np.testing.assert_allclose(_wiener(tf.eye(5)[None]), tf.eye(5)[None], atol=1e-6)
 
 
 def test_blur_is_a_gaussian_and_keeps_the_sum(blobs):
