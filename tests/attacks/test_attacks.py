@@ -171,6 +171,13 @@ def test_the_seed_decides(text):
         assert not np.array_equal(one, other)
 
 
+def test_every_batch_has_draws_of_its_own():
+    model, _ = binary()
+    x = np.repeat(inputs(1), 6, axis=0)
+    found = parse("noise:batch_size=3", eps=EPS)(model, x, np.zeros(6, np.int32), seed=0).x
+    assert not np.array_equal(found[:3], found[3:])
+
+
 @pytest.mark.parametrize("text", texts())
 def test_eps_zero_changes_nothing(text):
     model, _ = binary()

@@ -69,6 +69,9 @@ def test_a_stream_transforms_anew_each_step_and_a_resumed_one_alike(images):
     first, second = (b.x.numpy()[np.argsort(b.y)] for b in unbroken[:2])
     assert not np.array_equal(first, second)
     assert not any(np.any(batch.manipulated) for batch in unbroken)
+    alike = Split(np.repeat(images[:1], 8, axis=0), split.y)  # by place, whoever comes there
+    first, second = (b.x.numpy() for b in pipeline.training_stream(alike, **arguments).take(2))
+    assert not np.array_equal(first, second)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,16 @@ def test_gradients_equal_dense_over_the_concatenation():
         )
 
 
+def test_a_layer_adopts_the_parts_that_the_other_has_and_its_bias():
+    _, other, _ = parts_and_dense()
+    layer = SumDense(7, sizes={"a": 4, "new": 3, "c": 6})
+    new = layer.kernel.numpy()[4:7]
+    layer.adopt(other)
+    kernel = np.concatenate([other.kernel[:4], new, other.kernel[6:]])
+    np.testing.assert_array_equal(layer.kernel, kernel)
+    np.testing.assert_array_equal(layer.bias, other.bias)
+
+
 def test_initialisation_has_the_fan_in_of_the_concatenation():
     kernel = SumDense(2000, sizes={"a": 300, "b": 100, "c": 100}).kernel.numpy()
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / 500), rtol=0.02)

@@ -113,7 +113,7 @@ def test_an_unknown_group_is_refused(spec):
 
 def test_the_weights_of_eq_5_decide_what_is_learned(spec, bars):
     """With all weight on clean rows the manipulated ones change no loss."""
-    losses = []
+    losses, learned = [], []
     for weight, level in ((0.0, 0.1), (0.0, 0.9), (0.5, 0.9)):
         model = cama(spec)
         trainer = CamaTrainer(model, num_rows=16, seed=SEED, augmented=True)
@@ -122,8 +122,11 @@ def test_the_weights_of_eq_5_decide_what_is_learned(spec, bars):
             bars.train, batch_size=8, seed=SEED, augment=augment, augment_weight=weight
         )
         losses.append(fit(trainer, stream, 1)["loss"])
+        learned.append(np.concatenate([np.ravel(v) for v in model.variable_groups()["p_merge"]]))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert losses[1] != pytest.approx(losses[2], rel=1e-5)
+    np.testing.assert_allclose(learned[0], learned[1], atol=1e-6)
+    assert np.abs(learned[1] - learned[2]).max() > 1e-4
 
 
 @pytest.mark.parametrize(("mechanism", "clean_do_m0"), [("additive", True), ("translation", False)])

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 from tests.training.test_steps import moved_groups
 from tfcama import random
@@ -30,8 +31,10 @@ def test_a_reservoir_is_a_uniform_sample_of_all_that_came():
     assert deviation < 4 * np.sqrt(share * (1 - share) / repeats)
 
 
-def test_following_a_stream_moves_the_m_networks_and_nothing_else():
-    """From an additive model, so that no checkpoint is needed."""
+@pytest.fixture(scope="module")
+def followed():
+    """A trained model, how it follows a stream, and its data; from an additive one, so that no
+    checkpoint is needed."""
     architecture = MeasurementCamaConfig(hidden=16, dim_z=4, dim_m=3, num_samples=1)
     additive = RunConfig(
         model="measurement_cama",
@@ -49,7 +52,11 @@ def test_following_a_stream_moves_the_m_networks_and_nothing_else():
         finetuned=FinetuneConfig(batch_size=4, clean="elbo", dreams=1.0, warm_up=3),
         stream=StreamConfig("clean@8", arriving=4, steps_per_arrival=2, reservoir=3),
     )
-    trained = run.LoadedRun(additive, run.build(additive), None)
+    return run.LoadedRun(additive, run.build(additive), None), config, data
+
+
+def test_following_a_stream_moves_the_m_networks_and_nothing_else(followed):
+    trained, config, data = followed
     adapter = StreamAdapter(trained, config, data.train)
     moved = moved_groups(adapter.classifier, adapter.warm_up)
     for name, flags in moved.items():
@@ -67,3 +74,26 @@ def test_following_a_stream_moves_the_m_networks_and_nothing_else():
     assert len(adapter._reservoir) == 3
     awake = dataclasses.replace(config, finetuned=FinetuneConfig(batch_size=4, dreams=0.0))
     assert not StreamAdapter(trained, awake, data.train).warm_up()
+
+
+def test_a_share_of_every_step_is_of_before_and_steps_draw_anew(followed, monkeypatch):
+    trained, config, data = followed
+    finetuned = dataclasses.replace(config.finetuned, batch_size=8)
+    stream = dataclasses.replace(config.stream, replay=0.25, reservoir=100, steps_per_arrival=3)
+    config = dataclasses.replace(config, finetuned=finetuned, stream=stream)
+    adapter = StreamAdapter(trained, config, data.train)
+    steps = []
+
+    def step(batch):
+        steps.append(batch["unlabelled"].x.numpy())
+        adapter.trainer.optimizer.iterations.assign_add(1)
+        return {}
+
+    monkeypatch.setattr(adapter, "_step", step)
+    old, new = (np.arange(40.0 * i, 40.0 * (i + 1), dtype=np.float32) for i in range(2))
+    shape = (40, *data.spec.shape)
+    for values in (old, new):
+        adapter.learn(np.broadcast_to(values[:, None], shape))
+    shares = [(rows[:, 0] < 40).mean() for rows in steps]
+    assert shares == [1.0] * 3 + [0.25] * 3
+    assert len({tuple(rows[:, 0]) for rows in steps}) == 6
