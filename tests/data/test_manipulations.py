@@ -133,6 +133,14 @@ def test_zca_whitens():
     np.testing.assert_allclose(covariance / covariance[0, 0], np.eye(16), atol=0.1)
 
 
+def test_zca_adds_epsilon_to_the_variances():
+    x = np.random.default_rng(0).uniform(size=(300, 2, 2, 1)).astype(np.float32)
+    (fitted,) = parse("zca_whitening:1:epsilon=0.5").fit(dataset(x)).parts
+    whiten = fitted.fitted[1]
+    covariance = np.cov(x.reshape(300, 4), rowvar=False) + 0.5 * np.eye(4)
+    np.testing.assert_allclose(whiten @ covariance @ whiten, np.eye(4), atol=1e-5)
+
+
 def test_zca_needs_training_images(pictures):
     with pytest.raises(InputError, match="seen no training images"):
         parse("zca_whitening:1")(tf.constant(pictures), seed=SEED)

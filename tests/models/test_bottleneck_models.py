@@ -102,6 +102,15 @@ def test_samples_of_a_code_differ(spec):
     assert np.abs(np.diff(noise, axis=0)).min() > 0.0
 
 
+def test_training_counts_the_answers_of_all_samples(spec, bars):
+    model = vib(spec, num_samples=7)
+    batch, draws, found = terms(VibTrainer, model, bars, rows=30)
+    logits = model.q_y(codes(model.q_z(batch.x), model.row_noise(draws))).numpy()
+    hits = logits.mean(axis=0).argmax(axis=1) == batch.y
+    assert not np.array_equal(hits, logits[0].argmax(axis=1) == batch.y)
+    np.testing.assert_array_equal(found["accuracy"], hits)
+
+
 def test_a_row_gets_the_noise_of_its_place_in_the_global_batch(spec):
     model = vib(spec)
     whole = model.row_noise(random.RowDraws(SEED, tf.range(6), 6))

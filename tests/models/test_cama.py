@@ -241,6 +241,13 @@ def test_it_generates(model, images):
     np.testing.assert_allclose(model.log_px(images, seed=SEED), expected, rtol=1e-5)
 
 
+def test_samples_are_under_do_m0(open_gates):
+    z = random.normal([1, 3, 1, open_gates.dim_z], tf.constant(SEED))
+    expected = open_gates.p(tf.eye(3)[:, None], z, tf.zeros([3, open_gates.dim_m])).mean()
+    found = open_gates.sample(tf.constant([0, 1, 2]), seed=SEED)
+    np.testing.assert_allclose(found, expected[0, :, 0], atol=1e-6)
+
+
 def test_do_m0_reconstruction_differs_once_m_matters(open_gates, images):
     x = tf.constant(images)
     with_m = open_gates.reconstruct(x, seed=SEED, do_m0=False)
@@ -344,6 +351,22 @@ def test_a_search_for_m_never_ends_below_its_start(shifting, images):
     assert np.all(values[1] >= values[0] - 1e-2)
     assert np.all(values[2] >= values[1] - 1e-2)
     assert np.any(values[2] > values[0] + 1.0)
+
+
+def test_a_search_for_m_heeds_p_m(model, images):
+    """In a fresh model m does nothing: what is likelier a priori wins."""
+    searching = copied(model, m_starts=1, m_steps=4, m_at_test="mean")
+    searching.q_m.trainable_variables[-1].assign([3.0] * 32 + [0.0] * 32)  # mean and spread
+    m, _ = searching.scores_by_m(images[:2], seed=SEED, num_samples=1)
+    assert np.linalg.norm(m[0], axis=1).max() < 0.9 * 3.0 * np.sqrt(32)
+
+
+def test_a_search_for_m_is_held_fixed_under_differentiation(shifting, images):
+    x, searching = tf.constant(images[:1]), copied(shifting, m_starts=1)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        found = searching._sharpened(x, searching.posterior_m(x)).mean()
+    assert tape.gradient(found, x) is None
 
 
 @pytest.mark.parametrize(

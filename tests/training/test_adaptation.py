@@ -1,6 +1,7 @@
 """Adaptation by batch normalisation, as functions and as runs."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tfcama import random
+from tfcama.data import manipulations
 from tfcama.errors import InputError
 from tfcama.evaluation import curves
 from tfcama.evaluation.subject import load_subject
@@ -17,6 +19,7 @@ from tfcama.models.registry import MODELS
 from tfcama.objectives.classification import entropy
 from tfcama.studies import steps
 from tfcama.training import checkpoints, methods, run
+from tfcama.training import finetune as finetune_module
 from tfcama.training.adaptation import TargetStatistics, Tent, mean_entropy, renew_statistics
 from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
 from tfcama.training.finetune import FINETUNERS, finetune, finetune_on_manipulation
@@ -230,3 +233,18 @@ def test_what_does_not_fit_is_one_clear_sentence(tmp_path, trained, bars):
 def test_bad_choices_are_one_clear_sentence(make, sentence):
     with pytest.raises(InputError, match=sentence):
         make()
+
+
+def test_fine_tuning_sees_its_share_of_the_manipulated_test_inputs_alone(bars, monkeypatch):
+    monkeypatch.setattr(
+        finetune_module, "_trained_on", lambda *args, **how: (SimpleNamespace(seed=3), bars)
+    )
+    monkeypatch.setattr(finetune_module, "finetune", lambda *args, **how: how)
+    config, move = FinetuneConfig(fraction=0.3), "vertical_shift:0.3"
+    nowhere = Workdir("nowhere")
+    found = finetune_on_manipulation(nowhere, nowhere, move, config, data_dir=None)
+    moved = manipulations.manipulate(bars.test, manipulations.parse(move), seed=3)
+    expected = moved.x[finetune_module.adapted_rows(30, config)]
+    assert len(expected) == 9
+    np.testing.assert_array_equal(found["unlabelled"], expected)
+    assert found["clean"] is bars.train

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tfcama.training.optimizer import Adam
+from tfcama.training.run import WarmUp
 
 
 def _moved(optimizer, *, jit_compile: bool = False) -> list[np.ndarray]:
@@ -51,3 +52,9 @@ def test_a_sparse_gradient_takes_keras_own_way():
     moved = table.numpy() != 1.0
     assert moved[2].all()
     assert not moved[[0, 1, 3]].any()
+
+
+def test_the_learning_rate_rises_in_a_line_and_falls_along_a_cosine():
+    rate = WarmUp(0.1, warmup_steps=4, steps=10, cosine=True)
+    found = [float(rate(tf.constant(step))) for step in (0, 1, 3, 4, 7, 10, 11)]
+    np.testing.assert_allclose(found, [0.025, 0.05, 0.1, 0.1, 0.05, 0.0, 0.0], atol=1e-6)
