@@ -166,6 +166,11 @@ def test_an_adversary_starts_anywhere_in_the_ball():
     assert start.max() > 0.8
 
 
+def test_steps_of_pgd_in_training_are_2_5_radii_together():
+    assert ADVERSARIES["pgd"](0.2, steps=10, step_size=0.0).step_size == pytest.approx(0.05)
+    assert ADVERSARIES["pgd"](0.2, steps=10, step_size=0.03).step_size == 0.03
+
+
 def test_the_earliest_of_equal_epochs_is_used(trainer, tmp_path):
     trainer.compile(Adam(1e-3))
     keeper = Checkpoints(Workdir(tmp_path))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -11,6 +13,8 @@ from tensorflow_probability import distributions as tfd
 from tfcama import random
 from tfcama.models.cama import Cama, CamaConfig
 from tfcama.models.cama_prediction import sampled
+from tfcama.training import phases, run
+from tfcama.training.config import FinetuneConfig
 from tfcama.training.empirical_bayes import (
     Proposals,
     SparselyToo,
@@ -205,3 +209,22 @@ def test_fitting_moves_p_m_alone_and_makes_the_inputs_likelier(spec, bars, kind)
         model.prior_m.trainable_variables, again.prior_m.trainable_variables, strict=True
     ):
         np.testing.assert_array_equal(one, other)
+
+
+def test_p_m_is_fitted_to_the_unlabelled_inputs_before_dreams_go_by_it(spec, bars, monkeypatch):
+    made, fitted_to = [], []
+    monkeypatch.setattr(phases, "make_dreamer", lambda *args, fitted, **how: made.append(fitted))
+    monkeypatch.setattr(phases, "fit_prior", lambda model, x, **how: fitted_to.append(x))
+    config = FinetuneConfig(warm_up=3, sleep=4, steps=5, batch_size=2)
+    found = phases.phases_of(
+        SimpleNamespace(classifier=_model(spec)),
+        config,
+        clean=bars.train,
+        unlabelled=bars.test.x,
+        devices=run.Devices(),
+    )
+    assert made == [False, True]  # whether dreams go by what was fitted
+    for phase, before in zip(found, (0, 1, 0), strict=True):
+        fitted_to.clear()
+        phase.before()
+        assert [x is bars.test.x for x in fitted_to] == [True] * before

@@ -137,6 +137,19 @@ def test_invert_undoes_simulate(blobs, text, values):
     assert back < 0.25 * np.abs(moved - blobs).mean()
 
 
+@pytest.mark.parametrize("text", ["translation", "rotation", "affine", "elastic", "zoom+rotation"])
+def test_a_warp_moves_what_is_expected_as_it_moves_what_is_seen(text):
+    """p(x | y, z, m) goes where T_m takes x: logits above that of outside, bilinearly."""
+    mechanism, generator = made(text), np.random.default_rng(0)
+    m = tf.constant(generator.normal(0, 3, (3, mechanism.size)), tf.float32)
+    logits = logits_like()
+    moved = mechanism.apply(m, logits)
+    for sample, label in np.ndindex(2, 2):
+        expected = mechanism.simulate(m, logits[sample, :, label] + 9.0) - 9.0
+        np.testing.assert_allclose(moved[sample, :, label], expected, atol=1e-3)
+    assert np.abs(moved - logits).mean() > 0.5
+
+
 def test_whole_pixels_move_logits_and_bring_in_black():
     mechanism, m = fixed("translation", shift_x=-5.0, shift_y=2.0)
     logits = logits_like()[:, :1]
