@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from tests.doubles import Linear, binary
+from tests.doubles import Linear, binary, subject_of
 from tfcama import random
 from tfcama.errors import InputError
 from tfcama.evaluation import smoothed as smoothing
@@ -138,3 +138,11 @@ def test_a_radius_of_a_run_without_noise_is_refused(defence, sentence):
     subject = Subject(Nowhere(), Loaded(Config), None, None)
     with pytest.raises(InputError, match=sentence):
         smoothing.smoothed(subject)
+
+
+def test_a_run_is_smoothed_with_the_noise_it_was_trained_with(bars):
+    subject = subject_of(Linear(np.ones([784, 3]), shape=(28, 28, 1)), bars)
+    training = dataclasses.replace(subject.loaded.config.training, defence="noise:sigma=0.7")
+    config = dataclasses.replace(subject.loaded.config, training=training)
+    subject = dataclasses.replace(subject, loaded=subject.loaded._replace(config=config))
+    assert smoothing.smoothed(subject, copies=3).scorer.sigma == 0.7

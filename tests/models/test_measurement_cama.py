@@ -336,6 +336,16 @@ def test_z_sees_parents_and_coparents(rows):
         assert not np.allclose(model.posterior_z(tf.constant(other), y, m).mean(), before)
 
 
+@pytest.mark.parametrize("features", ["mlp", "quadratic"])
+def test_every_cause_of_a_child_is_heard(rows, features):
+    model, x = small(gated=False, coparent_features=features), tf.constant(rows)
+    y, z, m = tf.eye(3)[None], random.normal([1, 6, 3, 4], SEED), tf.zeros([6, 3])
+    c = model.coparents(x)
+    mean = model.p(y, z, m, c).mean().numpy()
+    for other in ((y[:, ::-1], z, m, c), (y, z + 1, m, c), (y, z, m + 1, c), (y, z, m, c + 1)):
+        assert np.abs(model.p(*other).mean() - mean).max() > 1e-2
+
+
 def test_a_learned_scale_is_one_a_numeric_child_and_moves(rows):
     model = small(scale="learned")
     assert any(v is model.p_x.log_scale for v in model.variable_groups()["p_merge"])
