@@ -72,17 +72,23 @@ def test_square_gets_near_it_without_gradients():
     assert np.all(gained > 0.6 * EPS * np.abs(w).sum())
 
 
+class Offset(Linear):
+    """Every draw moves the scores of all inputs by far more than any attack does."""
+
+    def log_scores(self, x, *, seed):
+        return super().log_scores(x, seed=seed) + 30.0 * random.normal([1, 2], seed)
+
+
+def offset():
+    """`binary` as an Offset, and as it is."""
+    quiet, w = binary()
+    kernel = np.stack([np.zeros(16), w.ravel()], axis=1)
+    return Offset(kernel, shape=(4, 4, 1), noise=1.0), quiet, w
+
+
 def test_a_lucky_draw_does_not_stop_square():
-    """Offsets far larger than what a square gains: compared across draws, one of them wins."""
-    _, w = binary()
-
-    class Offset(Linear):
-        def log_scores(self, x, *, seed):
-            scores = super().log_scores(x, seed=seed)
-            return scores + 30.0 * random.normal([1, 2], seed)
-
-    model = Offset(np.stack([np.zeros(16), w.ravel()], axis=1), shape=(4, 4, 1), noise=1.0)
-    quiet, _ = binary()
+    """Compared across draws, one of them wins."""
+    model, quiet, w = offset()
     x, y = inputs(), np.array([0, 1, 0, 1, 0, 1])
     found = parse("square:queries=800", eps=EPS)(model, x, y, seed=0)
     gained = margins(quiet, found.x, y) - margins(quiet, x, y)
@@ -253,15 +259,8 @@ def test_another_start_never_takes_back_what_was_found():
 
 
 def test_a_lucky_draw_does_not_choose_the_iterate():
-    """Each draw moves all scores by far more than a step; iterates meet the same held-out ones."""
-    _, w = binary()
-
-    class Offset(Linear):
-        def log_scores(self, x, *, seed):
-            return super().log_scores(x, seed=seed) + 30.0 * random.normal([1, 2], seed)
-
-    model = Offset(np.stack([np.zeros(16), w.ravel()], axis=1), shape=(4, 4, 1), noise=1.0)
-    quiet, _ = binary()
+    """Iterates meet the same held-out draws."""
+    model, quiet, w = offset()
     x, y = inputs(), np.array([0, 1, 0, 1, 0, 1])
     attack, compiled = parse("pgd_eot:steps=8:draws=1:checks=8", eps=EPS), {}
     for seed in range(4):
@@ -284,9 +283,12 @@ def test_pgd_takes_its_steps_under_fresh_noise():
 
     class Told(Linear):
         def log_scores(self, x, *, seed):
-            tf.py_function(lambda s, x: (draws.append(tuple(s.numpy())), places.append(x.numpy())),
-                           [seed, x], [])  # fmt: skip
+            tf.py_function(self._note, [seed, x], [])
             return super().log_scores(x, seed=seed)
+
+        def _note(self, seed, x):
+            draws.append(tuple(seed.numpy()))
+            places.append(x.numpy())
 
     _, w = binary()
     model = Told(np.stack([np.zeros(16), w.ravel()], axis=1), shape=(4, 4, 1), noise=0.1)

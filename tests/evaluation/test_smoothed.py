@@ -78,19 +78,24 @@ def test_soft_votes_are_the_mean_of_probabilities(linear):
 
 
 def test_every_copy_has_a_draw_of_a_stochastic_classifier_s_own():
-    base, _ = binary((2, 2, 1), bounds=None)
-    base.log_scores = lambda x, *, seed: random.normal([1, 2], seed) + tf.zeros([tf.shape(x)[0], 1])
-    votes = Smoothed(base, sigma=SIGMA).votes(np.zeros([1, 2, 2, 1]), seed=SEED, copies=200)
+    class Coin(Linear):
+        def log_scores(self, x, *, seed):
+            return super().log_scores(0.0 * x, seed=seed) + random.normal([1, 2], seed)
+
+    coin = Coin(np.zeros([4, 2]), shape=(2, 2, 1), bounds=None)
+    votes = Smoothed(coin, sigma=SIGMA).votes(np.zeros([1, 2, 2, 1]), seed=SEED, copies=200)
     assert votes.min() > 60
 
 
 def test_what_chooses_the_class_does_not_bound_its_share(linear, monkeypatch):
     model, x, _ = linear
     seeds, votes = [], model.votes
-    monkeypatch.setattr(
-        model, "votes", lambda x, *, seed, copies: seeds.append(tuple(seed)) or votes(
-            x, seed=seed, copies=copies)
-    )  # fmt: skip
+
+    def noted(x, *, seed, copies):
+        seeds.append(tuple(seed))
+        return votes(x, seed=seed, copies=copies)
+
+    monkeypatch.setattr(model, "votes", noted)
     smoothing.certify(model, x, seed=SEED, selection=10, estimation=10)
     assert len(set(seeds)) == 2
 

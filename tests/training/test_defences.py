@@ -158,8 +158,9 @@ def test_trades_is_its_eq_5(trainer, batch):
 def test_an_adversary_starts_anywhere_in_the_ball():
     classifier, rows, _ = linear_case()
     adversary = ADVERSARIES["pgd"](EPS, steps=1, step_size=1e-9)
-    found = adversary(lambda x: tf.reduce_sum(x, [1, 2, 3]), rows.x, classifier=classifier,
-                      draws=DRAWS)  # fmt: skip
+    found = adversary(
+        lambda x: tf.reduce_sum(x, [1, 2, 3]), rows.x, classifier=classifier, draws=DRAWS
+    )
     start = (found - rows.x).numpy() / EPS
     assert abs(start.mean()) < 0.2
     assert start.min() < -0.8
@@ -169,15 +170,6 @@ def test_an_adversary_starts_anywhere_in_the_ball():
 def test_steps_of_pgd_in_training_are_2_5_radii_together():
     assert ADVERSARIES["pgd"](0.2, steps=10, step_size=0.0).step_size == pytest.approx(0.05)
     assert ADVERSARIES["pgd"](0.2, steps=10, step_size=0.03).step_size == 0.03
-
-
-def test_the_earliest_of_equal_epochs_is_used(trainer, tmp_path):
-    trainer.compile(Adam(1e-3))
-    keeper = Checkpoints(Workdir(tmp_path))
-    keeper.set_model(trainer)
-    for epoch in range(3):
-        keeper.on_epoch_end(epoch, {"val_accuracy": 0.9, "val_loss": 1.0})
-    assert checkpoints.best(Workdir(tmp_path).checkpoints).epoch == 1
 
 
 def test_divergence_is_the_kl_of_the_answers():
@@ -260,25 +252,34 @@ def test_robust_accuracy_is_a_metric_of_defences_that_attack(spec, bars):
             assert logs["robust_accuracy"] <= logs["accuracy"]
 
 
+def validated(trainer, root, *epochs, **how):
+    """Checkpoints after epochs that were validated so, and the epoch to use, from 1."""
+    trainer.compile(Adam(1e-3))
+    keeper = Checkpoints(Workdir(root), **how)
+    keeper.set_model(trainer)
+    for epoch, logs in enumerate(epochs):
+        keeper.on_epoch_end(epoch, {"val_loss": 1.0, **logs})
+    kept = checkpoints.listed(Workdir(root).checkpoints)
+    return kept, checkpoints.best(Workdir(root).checkpoints).epoch
+
+
 @pytest.mark.parametrize("robust", [True, False])
 def test_the_best_epoch_is_the_most_robust_one_where_training_attacks(trainer, tmp_path, robust):
-    trainer.compile(Adam(1e-3))
-    keeper = Checkpoints(Workdir(tmp_path))
-    keeper.set_model(trainer)
-    for epoch, (clean, attacked) in enumerate([(0.90, 0.5), (0.92, 0.4), (0.91, 0.3)]):
-        logs = {"val_accuracy": clean, "val_loss": 1.0}
-        keeper.on_epoch_end(epoch, {**logs, "val_robust_accuracy": attacked} if robust else logs)
-    assert checkpoints.best(Workdir(tmp_path).checkpoints).epoch == (1 if robust else 2)
+    epochs = [
+        {"val_accuracy": clean} | ({"val_robust_accuracy": attacked} if robust else {})
+        for clean, attacked in [(0.90, 0.5), (0.92, 0.4), (0.91, 0.3)]
+    ]
+    assert validated(trainer, tmp_path, *epochs)[1] == (1 if robust else 2)
+
+
+def test_the_earliest_of_equal_epochs_is_used(trainer, tmp_path):
+    assert validated(trainer, tmp_path, *[{"val_accuracy": 0.9}] * 3)[1] == 1
 
 
 def test_the_last_epoch_is_kept_where_that_is_asked(trainer, tmp_path):
-    trainer.compile(Adam(1e-3))
-    keeper = Checkpoints(Workdir(tmp_path), keep="last")
-    keeper.set_model(trainer)
-    for epoch, accuracy in enumerate([0.9, 0.8, 0.7]):
-        keeper.on_epoch_end(epoch, {"val_accuracy": accuracy, "val_loss": 1.0})
-    (kept,) = checkpoints.listed(Workdir(tmp_path).checkpoints)
-    assert kept.epoch == checkpoints.best(Workdir(tmp_path).checkpoints).epoch == 3
+    epochs = [{"val_accuracy": accuracy} for accuracy in (0.9, 0.8, 0.7)]
+    (kept,), best = validated(trainer, tmp_path, *epochs, keep="last")
+    assert kept.epoch == best == 3
 
 
 def test_mixup_is_the_cross_entropy_of_mixed_labels(trainer, batch):

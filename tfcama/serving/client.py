@@ -11,10 +11,10 @@ from tensorflow_serving.apis import get_model_status_pb2
 
 from tfcama.errors import unknown_name
 from tfcama.serving.errors import Code, ServingError, invalid
+from tfcama.serving.inputs import CLASSIFIER, EXAMPLES
 from tfcama.serving.retry import Retry
 from tfcama.serving.transports import Arrays, Target, transport_of
 
-_CLASSIFY = "classify"
 _BATCH = 64
 
 
@@ -143,7 +143,7 @@ class Client:
         Args:
           inputs: valid ones of serving_default; the first row is sent.
         """
-        if _CLASSIFY not in self.signatures():
+        if CLASSIFIER not in self.signatures():
             return None
         definition = self.signature("serving_default")
         example = tf.train.Example()
@@ -154,7 +154,7 @@ class Client:
                 feature.bytes_list.value.extend(row.ravel().tolist())
             else:
                 feature.float_list.value.extend(row.ravel().tolist())
-        answer = self.predict({"inputs": [example.SerializeToString()]}, signature=_CLASSIFY)
+        answer = self.predict({EXAMPLES: [example.SerializeToString()]}, signature=CLASSIFIER)
         return [name.decode() for name in answer["classes"][0]]
 
     def ready(self) -> bool:

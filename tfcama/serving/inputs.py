@@ -23,6 +23,8 @@ from tfcama.types import CHILD, Column, InputSpec
 
 IMAGE = "image"
 SEED, LABEL = "seed", "label"  # inputs of some signatures beside the columns
+CLASSIFIER = "classify"  # the signature that takes tf.Examples
+EXAMPLES = "inputs"  # TF-Serving's own name for them
 _NOT_NAMES = ("self", SEED, LABEL)  # the first is an argument of TensorFlow's own
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _RESOLUTION = 0.01  # standard deviations that a float32 input must be able to tell apart

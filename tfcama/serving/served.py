@@ -19,10 +19,9 @@ from tfcama.errors import InputError
 from tfcama.serving import client_files, png
 from tfcama.serving.answers import traced
 from tfcama.serving.errors import of_tensorflow
-from tfcama.serving.inputs import LABEL, SEED, Inputs, inputs_of
+from tfcama.serving.inputs import CLASSIFIER, EXAMPLES, LABEL, SEED, Inputs, inputs_of
 from tfcama.serving.server.inference import serialized_examples
 from tfcama.serving.server.request_log import is_cut_off, older
-from tfcama.serving.signatures import CLASSIFIER, EXAMPLES
 from tfcama.types import InputSpec
 
 _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")

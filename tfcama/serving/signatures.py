@@ -14,13 +14,11 @@ from tfcama.registry import Registry
 from tfcama.serving import png
 from tfcama.serving.answers import Answers, traced
 from tfcama.serving.detector import Detector
-from tfcama.serving.inputs import LABEL, SEED
+from tfcama.serving.inputs import CLASSIFIER, EXAMPLES, LABEL, SEED
 from tfcama.types import Explaining, Generative
 
 PREDICT = "tensorflow/serving/predict"
 CLASSIFY = "tensorflow/serving/classify"
-EXAMPLES = "inputs"  # TF-Serving's own name for Classify's input
-CLASSIFIER = "classify"  # the signature for it
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from tfcama.serving.inputs import EXAMPLES
 from tfcama.serving.signatures import CLASSIFY, Signature
 
 FILE = Path("assets.extra") / "tf_serving_warmup_requests"
@@ -55,7 +56,7 @@ def read(path: Path) -> Iterator[tuple[str, dict[str, tf.Tensor]]]:
             request = log.classify_log.request
             examples = request.input.example_list.examples
             serialized = tf.constant([example.SerializeToString() for example in examples])
-            yield request.model_spec.signature_name, {"inputs": serialized}
+            yield request.model_spec.signature_name, {EXAMPLES: serialized}
         else:
             predict = log.predict_log.request
             yield (
