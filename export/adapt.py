@@ -18,7 +18,6 @@ continues when the same command is given for the same inputs.
 
 from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,7 @@ from tfcama.serving import redeploy, served
 from tfcama.serving.redeploy import MIN_HELD_OUT, Comparison, Conditions
 from tfcama.studies import steps
 from tfcama.training import run, strategy
-from tfcama.training.config import RunConfig, default_finetuning
+from tfcama.training.config import RunConfig, check_kept, default_finetuning
 from tfcama.types import InputSpec
 from tfcama.workdir import Workdir
 from trainers.shared_flags import DATA_DIR, STRATEGY, WORKDIR
@@ -106,16 +105,17 @@ def main() -> None:
     run_config = RunConfig.from_json(base.read_config())
     if run_config.input_spec is None:
         raise InputError(f"{base.root} holds no finished run.")
+    check_kept(run_config, _SET.value)
     source, x = _served(run_config.input_spec)
     default = default_finetuning(run_config, mechanism=_MECHANISM.value)
-    config = dataclasses.replace(
+    config = config_lib.override(
         default,
+        _SET.value,
         subject=redeploy.subject_of(source, x),
         fraction=1.0 - conditions.held_out,
         steps=default.steps if _STEPS.value is None else _STEPS.value,
         seed=_SEED.value,
     )
-    config = config_lib.override(config, _SET.value)
     export_dir = Path(_EXPORT_DIR.value).expanduser()
     config_dir = Path(_CONFIG.value).expanduser() if _CONFIG.value else export_dir / "config"
     outcome = redeploy.redeploy(

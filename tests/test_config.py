@@ -88,3 +88,26 @@ def test_differences_name_every_changed_key():
     before, after = config_lib.to_json(Outer()), config_lib.to_json(Outer(inner=Inner(size=4)))
     assert config_lib.differences(before, after) == ["inner.size: 3 -> 4"]
     assert config_lib.differences(before, before) == []
+
+
+@dataclasses.dataclass(frozen=True)
+class Paired:
+    low: int = 0
+    high: int = 1
+
+    def __post_init__(self):
+        if self.low >= self.high:
+            raise InputError(f"low={self.low} and high={self.high} were given")
+
+
+def test_assignments_are_checked_together_and_win_over_changes():
+    assert config_lib.override(Paired(), ["low=5", "high=7"]) == Paired(5, 7)
+    assert config_lib.override(Paired(), ["high=7"], low=5) == Paired(5, 7)
+    assert config_lib.override(Paired(), ["low=5", "low=4"], low=9, high=7) == Paired(4, 7)
+    with pytest.raises(InputError, match="low=5 and high=1"):
+        config_lib.override(Paired(), ["low=5"])
+
+
+def test_a_long_value_is_cut_in_differences():
+    (line,) = config_lib.differences({"spec": "a" * 9_000}, {"spec": "b" * 9_000})
+    assert len(line) < 500

@@ -25,6 +25,7 @@ def test_parse_splits_name_number_and_options():
     [
         ("shift:fast", "must be a number; 'fast' was given"),
         ("shift:0.5:mode", "must be key=value"),
+        ("shift:0.5:mode=a:mode=b", "gives mode twice; give it once"),
     ],
 )
 def test_malformed_specs_are_one_clear_sentence(text, sentence):

@@ -1,4 +1,5 @@
 import errno
+import os
 
 import pytest
 
@@ -24,6 +25,40 @@ def test_a_file_that_cannot_be_written_says_so(tmp_path):
     write_text(tmp_path / "file", "old")
     with pytest.raises(InputError, match="cannot be written: File exists"):
         write_text(tmp_path / "file" / "below", "new")
+
+
+def test_links_stay_links_and_what_is_no_file_stays_as_it_is(tmp_path):
+    write_text(tmp_path / "file", "old")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe cannot be written: it is no regular file"):
+        write_text(tmp_path / "pipe", "new")
+    assert (tmp_path / "pipe").is_fifo()
+    with pytest.raises(InputError, match="cannot be written: it is a directory"):
+        write_text(tmp_path, "new")
+
+
+def test_a_directory_that_cannot_be_written_says_so(tmp_path, monkeypatch):
+    write_text(tmp_path / "file", "old")
+
+    def made(target):
+        with atomic_directory(target):
+            pass
+
+    with pytest.raises(InputError, match="below cannot be written: File exists"):
+        made(tmp_path / "file" / "below")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="is the current directory; name another one"):
+        made(tmp_path)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with atomic_directory(tmp_path / "link") as temporary:
+        write_text(temporary / "a", "1")
+    assert (tmp_path / "link").is_symlink()
+    assert [p.name for p in (tmp_path / "real").iterdir()] == ["a"]
 
 
 def test_a_directory_appears_whole_or_not_at_all(tmp_path):
@@ -56,6 +91,9 @@ def test_a_workdir_belongs_to_one_configuration(tmp_path):
 def test_a_directory_without_a_run_says_so(tmp_path):
     with pytest.raises(InputError, match=r"holds no run: config\.json is missing"):
         Workdir(tmp_path).read_config()
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(InputError, match="is no configuration: no JSON object is in it"):
+        Workdir(tmp_path).read_config()
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(InputError, match="is not JSON"):
         Workdir(tmp_path).read_config()
@@ -65,3 +103,10 @@ def test_disk_full_is_recognised():
     assert is_disk_full(OSError(errno.ENOSPC, "x"))
     assert is_disk_full(RuntimeError("write failed: No space left on device"))
     assert not is_disk_full(OSError(errno.EACCES, "x"))
+
+
+def test_a_workdir_is_the_same_by_any_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Workdir("run") == Workdir(tmp_path / "run") == Workdir(tmp_path / "x" / ".." / "run")
+    assert len({Workdir("run"), Workdir(tmp_path / "run")}) == 1
+    assert Workdir("run") != Workdir("other")

@@ -10,12 +10,14 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from tfcama.errors import InputError, unknown_name
 
 T = TypeVar("T")
+
+_LONGEST = 200  # characters of a value in a sentence
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -29,6 +31,8 @@ def from_json(cls: type[T], value: dict[str, Any], *, where: str = "config") -> 
     Raises:
       InputError: an unknown key, or a value of the wrong type.
     """
+    if not isinstance(value, dict):
+        raise InputError(f"{where} must be a mapping; {_short(value)} was given.")
     hints = typing.get_type_hints(cls)
     known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     arguments = {}
@@ -42,20 +46,26 @@ def from_json(cls: type[T], value: dict[str, Any], *, where: str = "config") -> 
     return cls(**arguments)
 
 
-def override(config: T, assignments: Iterable[str]) -> T:
-    """The configuration with `key=value` assignments made.
+def override(config: T, assignments: Iterable[str], **changes: Any) -> T:
+    """The configuration with `key=value` assignments made, all at once.
 
     A key is a field of any section, with its section in front where two sections share the name:
     `dim_z=32`, `training.batch_size=64`. Fields with metadata {"settable": False} are no keys.
 
+    Args:
+      config: a dataclass.
+      assignments: the last of several to one key counts.
+      **changes: fields of `config` itself, unless an assignment is to the same.
+
     Raises:
-      InputError: no `=`, an unknown or ambiguous key, or a value that cannot be its type.
+      InputError: no `=`, an unknown or ambiguous key, a value that cannot be its type, or values
+        that do not go together.
     """
+    paths, given = _paths(config), dict[str, str]()
     for text in assignments:
         key, sign, value = text.partition("=")
         if not sign:
             raise InputError(f"--set takes key=value; '{text}' was given.")
-        paths = _paths(config)
         matches = [path for path in paths if path == key or path.split(".")[-1] == key]
         if key in matches:
             matches = [key]
@@ -63,8 +73,8 @@ def override(config: T, assignments: Iterable[str]) -> T:
             raise unknown_name("configuration key", key, paths)
         if len(matches) > 1:
             raise InputError(f"key '{key}' is ambiguous; it may be {' or '.join(matches)}.")
-        config = _assign(config, matches[0].split("."), value)
-    return config
+        given[matches[0]] = value
+    return _assign(config, given, changes)
 
 
 def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
@@ -75,8 +85,13 @@ def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "")
         if isinstance(old, dict) and isinstance(new, dict):
             lines += differences(old, new, f"{prefix}{key}.")
         elif old != new:
-            lines.append(f"{prefix}{key}: {old} -> {new}")
+            lines.append(f"{prefix}{key}: {_short(old)} -> {_short(new)}")
     return lines
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _paths(config: Any, prefix: str = "") -> list[str]:
@@ -92,13 +107,19 @@ def _paths(config: Any, prefix: str = "") -> list[str]:
     return paths
 
 
-def _assign(config: Any, path: list[str], text: str) -> Any:
-    name, *rest = path
-    if rest:
-        value = _assign(getattr(config, name), rest, text)
-    else:
-        value = _parsed(text, typing.get_type_hints(type(config))[name], name)
-    return dataclasses.replace(config, **{name: value})
+def _assign(config: T, given: Mapping[str, str], changes: Mapping[str, Any]) -> T:
+    """With the fields at these paths parsed from text, and others as they are in `changes`."""
+    hints = typing.get_type_hints(type(config))
+    own = dict(changes)
+    for path, text in given.items():
+        name, _, rest = path.partition(".")
+        if not rest:
+            own[name] = _parsed(text, hints[name], name)
+    for name in dict.fromkeys(path.partition(".")[0] for path in given if "." in path):
+        prefix = f"{name}."
+        inner = {p.removeprefix(prefix): t for p, t in given.items() if p.startswith(prefix)}
+        own[name] = _assign(own.get(name, getattr(config, name)), inner, {})
+    return dataclasses.replace(config, **own)  # type: ignore[type-var]
 
 
 def _plain_type(hint: Any) -> tuple[type, bool]:

@@ -1,6 +1,7 @@
 """The one exception that means: the input was wrong, not the program."""
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
@@ -25,3 +26,9 @@ def unknown_name(kind: str, given: str, known: Iterable[str]) -> InputError:
     near = [parts[part] for part in difflib.get_close_matches(given, parts, n=1, cutoff=0.4)]
     hint = f"; did you mean '{near[0]}'?" if near else "."
     return InputError(f"unknown {kind} '{given}'{hint} Valid names: {', '.join(names)}")
+
+
+def unreadable(path: str | os.PathLike[str], error: OSError) -> InputError:
+    """The error for a file that cannot be opened; says where it was looked for."""
+    where = "" if os.path.isabs(os.path.expanduser(path)) else f" in {os.getcwd()}"
+    return InputError(f"{path} cannot be read: {error.strerror}{where}.")

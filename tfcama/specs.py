@@ -47,6 +47,8 @@ def parse(text: str) -> Spec:
         key, sign, value = option.partition("=")
         if not sign or not value:
             raise InputError(f"'{option}' of '{text}' must be key=value.")
+        if key in options:
+            raise InputError(f"'{text}' gives {key} twice; give it once.")
         options[key] = value
     return Spec(text, name, number, options)
 

@@ -26,6 +26,11 @@ PARENT, COPARENT, CHILD = "parent", "coparent", "child"
 ROLES = (PARENT, COPARENT, CHILD)
 
 
+FARTHEST = 1e12
+"""Standard deviations from its training mean beyond which no value of a numeric column is taken:
+what is squared in a density, and divided by its variance, must stay a float32."""
+
+
 class Column(NamedTuple):
     """A measured column of a table, its place in the causal graph, and how it becomes features.
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tfcama.config import differences
-from tfcama.errors import InputError
+from tfcama.errors import InputError, unreadable
 
 
 class Workdir:
@@ -31,10 +31,10 @@ class Workdir:
         self.root = Path(root).expanduser()
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Workdir) and self.root == other.root
+        return isinstance(other, Workdir) and self.root.resolve() == other.root.resolve()
 
     def __hash__(self) -> int:
-        return hash(self.root)
+        return hash(self.root.resolve())
 
     @property
     def config_file(self) -> Path:
@@ -99,9 +99,14 @@ class Workdir:
                 "name the --workdir of a finished `trainers.train`."
             )
         try:
-            return json.loads(self.config_file.read_text())
+            found = json.loads(self.config_file.read_text())
+        except OSError as error:
+            raise unreadable(self.config_file, error) from None
         except ValueError as error:
             raise InputError(f"{self.config_file} is not JSON ({error}).") from None
+        if not isinstance(found, dict):
+            raise InputError(f"{self.config_file} is no configuration: no JSON object is in it.")
+        return found
 
 
 def _plain(config: dict[str, Any]) -> dict[str, Any]:
@@ -114,20 +119,29 @@ def atomic_directory(target: Path, *, replace: bool = True) -> Iterator[Path]:
     """A temporary directory beside `target` that takes its name when the block ends well.
 
     An error inside, or a kill, leaves `target` as it was. What `target` held before is replaced,
-    or, if it may not be, stays and FileExistsError is raised.
+    or, if it may not be, stays and FileExistsError is raised. A link stays one: what it leads to is
+    replaced.
+
+    Raises:
+      InputError: `target` cannot be written, or is the current directory.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}-{os.getpid()}")
-    replaced = target.with_name(f".{target.name}-{os.getpid()}-replaced")
+    target = target.resolve()
+    if target == Path.cwd():
+        raise InputError(f"{target} is the current directory; name another one to be written.")
+    temporary = _beside(target)
+    replaced = temporary.with_name(f"{temporary.name}-replaced")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    with _writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
     try:
         yield temporary
-        if target.exists():
-            if not replace:
-                raise FileExistsError(str(target))
-            os.replace(target, replaced)
-        os.replace(temporary, target)
+        if target.exists() and not replace:
+            raise FileExistsError(str(target))
+        with _writing(target):
+            if target.exists():
+                os.replace(target, replaced)
+            os.replace(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
@@ -138,21 +152,23 @@ def atomic_file(target: Path, mode: str = "wb", **options: Any) -> Iterator[IO[A
     """A file beside `target` that takes its name when the block ends well, for what is streamed.
 
     Args:
-      target: what it held before is replaced.
+      target: what it held before is replaced; of a link, what it leads to.
       mode: of `open`.
       **options: of `open`.
 
     Raises:
-      InputError: `target` cannot be written.
+      InputError: `target` cannot be written, or is there and no file, as /dev/stdout.
     """
-    temporary = target.with_name(f".{target.name}-{os.getpid()}")
-    try:
+    with _writing(target):
+        there, is_file, is_directory = target.exists(), target.is_file(), target.is_dir()
+    if there and not is_file:
+        kind = "a directory" if is_directory else "no regular file"
+        raise InputError(f"{target} cannot be written: it is {kind}.")
+    target = target.resolve()
+    temporary = _beside(target)
+    with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         file = temporary.open(mode, **options)
-    except OSError as error:
-        if is_disk_full(error):
-            raise
-        raise InputError(f"{target} cannot be written: {error.strerror}.") from error
     try:
         with file:
             yield file
@@ -161,6 +177,22 @@ def atomic_file(target: Path, mode: str = "wb", **options: Any) -> Iterator[IO[A
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _beside(target: Path) -> Path:
+    """A hidden name of this process in the same directory, from which it is one rename."""
+    return target.with_name(f".{target.name}-{os.getpid()}")
+
+
+@contextlib.contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Says of a path that it cannot be written, unless the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        raise InputError(f"{target} cannot be written: {error.strerror}.") from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:

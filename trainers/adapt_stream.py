@@ -19,7 +19,13 @@ from tfcama import config as config_lib
 from tfcama.errors import InputError
 from tfcama.models.mechanisms.registry import MECHANISMS
 from tfcama.studies.stream import follow, stream_workdir
-from tfcama.training.config import FinetuneConfig, RunConfig, StreamConfig, default_streaming
+from tfcama.training.config import (
+    FinetuneConfig,
+    RunConfig,
+    StreamConfig,
+    check_kept,
+    default_streaming,
+)
 from tfcama.workdir import Workdir
 from trainers.shared_flags import DATA_DIR, WORKDIR
 
@@ -75,7 +81,9 @@ class _Settable:
 
 def main() -> None:
     base = Workdir(WORKDIR.value)
-    config = default_streaming(RunConfig.from_json(base.read_config()), mechanism=_MECHANISM.value)
+    trained = RunConfig.from_json(base.read_config())
+    check_kept(trained, [text.removeprefix("finetuned.") for text in _SET.value])
+    config = default_streaming(trained, mechanism=_MECHANISM.value)
     chosen = config_lib.override(
         _Settable(StreamConfig(_STREAM.value), dataclasses.replace(config, seed=_SEED.value)),
         _SET.value,

@@ -26,7 +26,7 @@ from tfcama.models.mechanisms.registry import MECHANISMS
 from tfcama.report.build import build
 from tfcama.studies import steps
 from tfcama.studies.attacked_adaptation import AttackedAdaptation
-from tfcama.training.config import default_finetuning
+from tfcama.training.config import check_kept, default_finetuning
 from tfcama.training.finetune import adapted_config, check_has_m
 from tfcama.workdir import Workdir
 from trainers.shared_flags import DATA_DIR, WORKDIR
@@ -102,6 +102,7 @@ def main() -> None:
     source = load_subject(Workdir(_TRANSFER.value), **limits) if _TRANSFER.value else None
     adaptation = None
     if adapts:
+        check_kept(subject.loaded.config, _SET.value)
         adaptation = default_finetuning(subject.loaded.config, mechanism=_MECHANISM.value)
         adaptation = config_lib.override(adaptation, _SET.value)
         check_has_m(subject.loaded, workdir)

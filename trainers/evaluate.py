@@ -17,6 +17,7 @@ from absl import flags
 
 from tfcama import specs
 from tfcama.data import manipulations
+from tfcama.errors import InputError
 from tfcama.evaluation.augmented import COPIES, augmented
 from tfcama.evaluation.subject import load_subject
 from tfcama.report.build import build
@@ -56,7 +57,13 @@ _SET = flags.DEFINE_multi_string(
 def main() -> None:
     workdir = Workdir(WORKDIR.value)
     levels = specs.parse_range(_LEVELS.value, flag="--levels")
+    if not _MANIPULATION.value:
+        raise InputError("--manipulation= was given; name one or several.")
     for manipulation in _MANIPULATION.value:
+        if any(specs.parse(part).number is not None for part in manipulation.split("+")):
+            raise InputError(
+                f"--manipulation={manipulation} has a level; --levels says which ones to score."
+            )
         for level in levels:
             manipulations.parse(manipulation, level=level)  # a bad one costs no work
     if _AUGMENTATION.value:

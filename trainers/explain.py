@@ -54,6 +54,7 @@ def main() -> None:
     classifier = explain.explainable(loaded.classifier)
     spec = classifier.spec
     other = None if _OTHER.value is None else explain.class_of(spec, _OTHER.value)
+    imputed: list[str] = []
     if _CSV.value is None:
         test = run.load_data(loaded.config, data_dir=DATA_DIR.value).test
         x = test.x[explain.check_number(_TEST_ROW.value, len(test), what="the test split")]
@@ -65,7 +66,10 @@ def main() -> None:
         for column in (name for name, number in tables.unseen(spec, frame).items() if number):
             value = frame[column].iloc[0]
             print(f"note: no training row had {column} = '{value}'; it counts as missing.")
-    found = explain.explain(classifier, x, seed=loaded.config.seed, other=other)
+        imputed = [name for name, number in tables.imputed(spec, frame).items() if number]
+        for column in imputed:
+            print(f"note: {column} is missing, as in no training row; its mean stands in for it.")
+    found = explain.explain(classifier, x, seed=loaded.config.seed, other=other, imputed=imputed)
     report.save(out, found)
     print("\n".join([*found.summary(), f"explanation: {out / 'explanation.png'} and .json"]))
 

@@ -16,18 +16,18 @@ otherwise; the trained one stays as it is. A killed fine-tuning continues: run i
 
 from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
 
-import dataclasses
 import hashlib
 from pathlib import Path
 
 from absl import flags
 
 from tfcama import config as config_lib
-from tfcama.errors import InputError
+from tfcama.data import tables
+from tfcama.errors import InputError, unreadable
 from tfcama.models.mechanisms.registry import MECHANISMS
 from tfcama.studies import steps
 from tfcama.training import run
-from tfcama.training.config import DREAMS, RunConfig, default_finetuning
+from tfcama.training.config import DREAMS, RunConfig, check_kept, default_finetuning
 from tfcama.training.finetune import dream, finetune_on_manipulation, finetune_on_table
 from tfcama.training.methods import EQ8, METHODS
 from tfcama.workdir import Workdir
@@ -104,9 +104,12 @@ def main() -> None:
     if _CSV.value is not None and flags.FLAGS["fraction"].present:
         raise InputError("--fraction was given; of --csv all rows are adapted to.")
     base = Workdir(WORKDIR.value)
-    config = default_finetuning(RunConfig.from_json(base.read_config()), mechanism=_MECHANISM.value)
-    config = dataclasses.replace(
+    trained = RunConfig.from_json(base.read_config())
+    check_kept(trained, _SET.value)
+    config = default_finetuning(trained, mechanism=_MECHANISM.value)
+    config = config_lib.override(
         config,
+        _SET.value,
         subject=_MANIPULATION.value or (_name_of(_CSV.value) if _CSV.value else DREAMS),
         fraction=0.0 if alone else _FRACTION.value if _CSV.value is None else 1.0,
         alpha=_ALPHA.value,
@@ -117,7 +120,6 @@ def main() -> None:
         seed=_SEED.value,
         method=_METHOD.value,
     )
-    config = config_lib.override(config, _SET.value)
     target = Workdir(_TARGET.value) if _TARGET.value else steps.finetuned_workdir(base, config)
     devices = run.Devices(strategy=STRATEGY.value)
     if alone:
@@ -143,10 +145,11 @@ def main() -> None:
 
 def _name_of(path: str) -> str:
     """Of a file and what is in it: another file of that name is another run."""
+    tables.check_stays(path)
     try:
-        content = Path(path).read_bytes()
+        content = Path(path).expanduser().read_bytes()
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from None
+        raise unreadable(path, error) from None
     return f"{Path(path).name} {hashlib.sha256(content).hexdigest()[:8]}"
 
 

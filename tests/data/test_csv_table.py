@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -96,10 +98,29 @@ def test_the_graph_is_given_once_and_fractions_are_fractions(tmp_path):
         CsvConfig("t.csv", "y", children=("x",), dag="g.dot")
     with pytest.raises(InputError, match=r"test_fraction=1\.5 was given"):
         CsvConfig("t.csv", "y", test_fraction=1.5)
+    for both in ({"target": "y"}, {"categorical": ("a",)}):
+        with pytest.raises(InputError, match=r"roles=r.yaml and .* were given"):
+            CsvConfig("t.csv", roles="r.yaml", **both)
 
 
 def test_a_class_too_rare_to_split_is_named(table, tmp_path):
     table.loc[0, "y"] = "maybe"
     path = write(table, tmp_path / "t.csv")
-    with pytest.raises(InputError, match=r"cannot be split with test_fraction=0\.25"):
+    with pytest.raises(InputError, match="'y' has 3 classes in 80 rows, of which maybe have one"):
         datasets.load("csv", config=config(path))
+    with pytest.raises(InputError, match=r"cannot be split with test_fraction=0\.01"):
+        datasets.load("csv", config=config(write(table[1:], path), test_fraction=0.01))
+
+
+def test_a_measured_target_is_told_in_one_short_sentence(table, tmp_path):
+    table["y"] = np.random.default_rng(0).normal(size=80)
+    path = write(table, tmp_path / "t.csv")
+    with pytest.raises(InputError, match=r"and 75 more .* looks like a number") as refused:
+        datasets.load("csv", config=config(path))
+    assert len(str(refused.value)) < 500
+
+
+def test_a_pipe_is_no_table_to_train_on(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe is no regular file"):
+        datasets.load("csv", config=config(str(tmp_path / "pipe")))

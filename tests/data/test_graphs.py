@@ -27,7 +27,7 @@ DOT = r"""
 digraph "my graph" {
   node [shape=box]; edge [color=red]; rankdir=LR;
   p -> a1 -> y -> {x1; "x2"};
-  subgraph cluster_causes { z -> y; z -> x2 [label="con--found"]; }
+  subgraph cluster_causes { z -> y; z -> x2 [label="con--found", xlabel=<<b>--</b>>]; }
   {c1 c2} -> x1:port -> x2;
   a1 -> s; x1 -> g;
 }
@@ -99,6 +99,7 @@ def test_yaml_says_what_lists_say(tmp_path):
         ("- y\n- a", r"roles.yaml: list was given; a YAML mapping"),
         ("", r"NoneType was given; a YAML mapping"),
         ("target: y\nparents: [a", r"roles.yaml is no valid YAML at line 2"),
+        ("target: y\nparents: [2020-13-45]", r"roles.yaml is no valid YAML"),
         ("parents: [a]", r"target: a column's name \(text\) is needed, None was given"),
         ("target: yes\nparents: [a]", r"target: a column's name .* True was given"),
         ("target: y\nparents: a", r"roles.yaml: parents: a list .* 'a' was given"),

@@ -24,6 +24,8 @@ COLUMNS = (
 def table():
     x = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
     x[2, 6] = np.nan
+    x[:, 3] = 0.0
+    x[4, 2:4] = 0.0, 1.0  # c is missing
     split = Split(x, np.zeros(6, np.int32))
     spec = InputSpec((8,), ("u", "v"), None, columns=COLUMNS, target="y")
     return Dataset("table", spec, split, split, split)
@@ -45,6 +47,7 @@ def test_children_shift_up_and_down_and_one_alone(table):
 def test_coparents_shift_leaves_what_also_causes_y_categories_and_indicators(table):
     up = moved_by(table, "coparents_shift:1")
     np.testing.assert_allclose(up[0], [0, 0, 1, 0, 0, 0, 0, 0], atol=1e-6)
+    np.testing.assert_array_equal(up[4], np.zeros(8))  # what is missing stays missing
 
 
 def test_in_a_known_world_effects_follow_their_causes():

@@ -1,3 +1,6 @@
+import os
+import threading
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -86,13 +89,51 @@ def test_what_a_csv_file_may_hold(tmp_path):
     frame = tables.read_csv(write(tmp_path, text))
     assert list(frame.columns) == ["é", "b,c"]
     assert frame["é"].tolist()[:2] == ["two\nlines", 'say "a"']
-    assert frame["b,c"][0] == " 3"
+    assert frame["b,c"][0] == "3"
     assert frame.isna().to_numpy().tolist() == [[False, False], [False, True], [True, True]]
 
 
 def test_a_single_column_keeps_its_missing_rows(tmp_path):
-    frame = tables.read_csv(write(tmp_path, 'x\n1\n""\n\n3\n'))
-    assert frame["x"].isna().tolist() == [False, True, False]
+    frame = tables.read_csv(write(tmp_path, 'x\n1\n""\n\n3\n" "\n\u00a0\n4\n'))
+    assert [str(cell).strip() for cell in frame["x"]] == ["1", "nan", "3", "", "", "4"]
+
+
+def test_spaces_after_commas_and_around_names_do_not_count(tmp_path):
+    frame = tables.read_csv(write(tmp_path, 'a , b, "c, d"\n1, yes, "x, y"\n2,NA, \n'))
+    assert list(frame.columns) == ["a", "b", "c, d"]
+    assert frame.iloc[0].tolist() == ["1", "yes", "x, y"]
+    assert frame.isna().to_numpy().tolist() == [[False] * 3, [False, True, True]]
+    with pytest.raises(InputError, match="the header names column 'a' twice"):
+        tables.read_csv(write(tmp_path, "a, a\n1,2\n"))
+
+
+def test_a_pipe_is_read_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=("a,b\n1,2\n3,4\n",))
+    writer.start()
+    chunks = list(tables.read_csv_chunks(tmp_path / "pipe", rows=1))
+    writer.join()
+    assert [chunk.to_numpy().tolist() for chunk in chunks] == [[["1", "2"]], [["3", "4"]]]
+
+
+def test_a_home_directory_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path, "a\n1\n")
+    assert tables.read_csv("~/table.csv")["a"].tolist() == ["1"]
+
+
+def test_numbers_with_decimal_commas_are_refused_unless_they_are_named(tmp_path):
+    frame = tables.read_csv(write(tmp_path, 'y,x\na,"1,5"\nb,"2,5"\na,"1,5"\n'))
+    with pytest.raises(InputError, match=r"column 'x' has values like '1,5', .* decimal point"):
+        tables.fit(frame, graphs.from_lists("y", ["x"]), np.arange(3))
+    spec = tables.fit(frame, graphs.from_lists("y", ["x"], categorical=["x"]), np.arange(3))
+    assert spec.columns[0].categories == ("1,5", "2,5")
+
+
+def test_what_is_imputed_is_told_where_features_cannot(spec, frame):
+    whole = tables.fit(frame.iloc[:3], graphs.from_lists("ill", ["age"]), np.arange(3))
+    assert tables.imputed(whole, frame) == {"age": 1}
+    assert tables.imputed(spec, frame) == {}  # it has an indicator
 
 
 @pytest.mark.parametrize(
@@ -108,7 +149,7 @@ def test_a_single_column_keeps_its_missing_rows(tmp_path):
             "a,b\n1,2\n3,4\n5,6,7\n",
             r"table.csv, row 3: 3 values were found, where the header names 2",
         ),
-        ('a,b\n1,"2\n', r"table.csv is no valid CSV file: .*EOF inside string"),
+        ('a,b\n1,"2\n', r"table.csv is no valid CSV file: unexpected end of data"),
     ],
 )
 def test_a_bad_csv_file_is_refused(tmp_path, text, sentence):
@@ -120,8 +161,10 @@ def test_a_bad_csv_file_is_refused(tmp_path, text, sentence):
 
 
 def test_a_csv_file_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere.csv cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"nowhere.csv cannot be read: No such file [^/]*$"):
         tables.read_csv(tmp_path / "nowhere.csv")
+    with pytest.raises(InputError, match=f"nowhere.csv cannot be read: .* in {os.getcwd()}"):
+        tables.read_csv("nowhere.csv")
     with pytest.raises(InputError, match=r"table.csv cannot be read: it is no UTF-8 text"):
         tables.read_csv(write(tmp_path, "a\né\n", encoding="latin-1"))
     with pytest.raises(InputError, match=r"rows=0 was given"):
@@ -383,7 +426,7 @@ def test_a_column_that_is_all_missing_in_a_later_table(spec, frame):
         ({"age": "old"}, r"column 'age', row 1: 'old' is no number"),
         ({"age": True}, r"column 'age', row 1: 'True' is no number"),
         ({"pressure": np.inf}, r"column 'pressure', row 1: 'inf' is infinite"),
-        ({"pressure": "1e300"}, r"'pressure', row 1: '1e300' is too far from .* for a float32"),
+        ({"pressure": "1e300"}, r"'pressure', row 1: '1e300' is over 1e\+12 standard deviations"),
     ],
 )
 def test_a_bad_value_is_refused(spec, frame, change, sentence):

@@ -61,13 +61,24 @@ def test_alarms_are_matched_with_true_changes():
     assert match(found, []) == ([], 4)
 
 
+def test_every_allowed_detector_can_be_made():
+    for rate in (1e-12, 0.1):
+        for shift in (1e-3, 10.0):
+            found = RankCusum(false_alarm_rate=rate, shift=shift).threshold
+            assert found >= 0.0
+    assert RankCusum(false_alarm_rate=0.1, shift=10.0).threshold == 0.0
+
+
 def test_the_threshold_undoes_the_run_length():
     h = threshold(1e-4, allowance=0.5)
     assert mean_run_length(h, drift=-0.5) == pytest.approx(2e4)
     assert mean_run_length(2.0, drift=1e-7) == pytest.approx(mean_run_length(2.0, drift=1e-4), 1e-3)
 
 
-@pytest.mark.parametrize("arguments", [{"false_alarm_rate": 0.0}, {"shift": 0.0}, {"reference": 5}])
+@pytest.mark.parametrize(
+    "arguments",
+    [{"false_alarm_rate": 0.0}, {"shift": 0.0}, {"shift": 11.0}, {"reference": 5}],
+)
 def test_bad_arguments_are_refused(arguments):
     (name,) = arguments
     with pytest.raises(InputError, match=f"{name}="):

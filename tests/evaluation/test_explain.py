@@ -459,4 +459,10 @@ def test_a_table_s_row_is_explained_as_it_was_written(untrained, tmp_path):
     np.testing.assert_allclose(x[0], ROW, atol=1e-5)
     found = explain(untrained, x[1], seed=0)
     assert found.row["iron"] is None
+    # Of site, unlike of age, no feature says that it is missing.
+    assert tables.imputed(SPEC, frame.assign(age=None, site=["", "3"])) == {"site": 1}
+    assert found.row["site"] == 1.0
+    told = explain(untrained, x[1], seed=0, imputed=["site"])
+    assert told.row["site"] is told.do_m0["site"] is told.other_class["site"] is None
+    assert told.posterior == found.posterior
     assert (found.row["pressure"], found.row["sex"], found.row["age"]) == (130.0, "f", None)

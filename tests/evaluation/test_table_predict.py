@@ -198,6 +198,26 @@ def test_a_line_of_the_wrong_length_in_a_late_chunk_leaves_nothing(loaded, tmp_p
     refused(loaded, path, tmp_path / "out.csv", "row 41: 2 values were found", chunk_rows=6)
 
 
+def test_a_row_whose_score_is_no_number_is_named_and_no_hit(loaded, tmp_path, monkeypatch):
+    broken = []
+
+    def log_scores(self, x, *, draw=0):
+        scores = np.tile(np.float32([[0.0, -1.0]]), (len(x), 1))
+        scores[broken[:1]] = np.nan
+        return scores
+
+    monkeypatch.setattr(Predictor, "log_scores", log_scores)
+    predictor = Predictor(loaded.classifier, seed=0)
+    x, y = np.zeros((3, 1)), np.zeros(3, np.int32)
+    np.testing.assert_array_equal(predictor.hits(x, y)[0], [True, True, True])
+    broken.append(1)
+    np.testing.assert_array_equal(predictor.hits(x, y)[0], [True, False, True])
+    refused(
+        *(loaded, write(table(40), tmp_path), tmp_path / "out.csv"),
+        "row 2: log p.x, y. is not finite, because a value is too far",
+    )
+
+
 def test_columns_that_differ_are_refused(loaded, tmp_path):
     path = write(table(4).rename(columns={"pulse": "Pulse"}), tmp_path)
     refused(loaded, path, tmp_path / "out.csv", "column 'pulse' is not in the table.*'Pulse'")

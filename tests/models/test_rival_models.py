@@ -7,7 +7,7 @@ import tensorflow as tf
 from tfcama import random
 from tfcama.errors import InputError
 from tfcama.models.batch_norm_classifier import cnn_bn
-from tfcama.models.discriminative import DiscriminativeConfig, cnn
+from tfcama.models.discriminative import DiscriminativeConfig, cnn, cnn_binary
 from tfcama.models.stn_cnn import stn_cnn
 from tfcama.types import InputSpec
 
@@ -66,7 +66,7 @@ def test_a_spatial_transformer_starts_as_the_cnn_behind_it(spec, images):
     )
 
 
-@pytest.mark.parametrize(("build", "name"), [(cnn_bn, "cnn_bn"), (stn_cnn, "stn_cnn")])
-def test_tables_are_refused(build, name):
-    with pytest.raises(InputError, match=f"{name} takes images; inputs are"):
+@pytest.mark.parametrize("build", [cnn, cnn_binary, cnn_bn, stn_cnn])
+def test_tables_are_refused(build):
+    with pytest.raises(InputError, match=f"{build.__name__} takes images; inputs are"):
         build(InputSpec((6,), ("a", "b"), None), DiscriminativeConfig())

@@ -180,6 +180,13 @@ def test_a_matrix_has_room_for_long_names():
     assert figure.axes[0].get_window_extent().width > 150 * 0.72 * len(columns) / 2
 
 
+def test_a_dollar_in_a_name_is_no_formula():
+    figure = figures.accuracy_matrix(
+        np.array([[0.5]]), rows=["under 5$ a $piece\\frac$"], columns=["$_x"], title="a$^$"
+    )
+    pictures.to_png(figure)
+
+
 def test_every_step_reports_its_progress(studied):
     _, _, lines = studied
     assert sum("vertical_shift 0.3: accuracy" in line for line in lines) == 3

@@ -86,6 +86,12 @@ def bad_calls(trained, table, tmp):
             *("trainers.evaluate", f"--workdir={trained}"),
             *("--set", "m_steps=10"),
         ),
+        "--manipulation=rotation:30 has a level; --levels says": (
+            *("trainers.evaluate", f"--workdir={trained}", "--manipulation=rotation:30"),
+        ),
+        "--manipulation= was given; name one or several": (
+            *("trainers.evaluate", f"--workdir={trained}", "--manipulation="),
+        ),
         "'vertical_shift' has no level": (
             *(finetune, f"--workdir={trained}"),
             "--manipulation=vertical_shift",

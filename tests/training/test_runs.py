@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfcama.data.base import Split
 from tfcama.errors import InputError
+from tfcama.evaluation.subject import Subject
 from tfcama.models.registry import MODELS
 from tfcama.training import checkpoints, run
 from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
@@ -361,16 +362,27 @@ def test_a_run_that_has_not_ended_is_not_adapted(tmp_path):
     assert not target.root.exists()
 
 
-def test_what_was_seen_once_is_not_scored_as_unseen(trained):
+def test_what_any_adaptation_saw_is_not_unseen(trained, bars):
     loaded = run.load(trained)
-    first = FinetuneConfig(subject="vertical_shift:0.3", fraction=0.5, seed=0)
-    config = adapted_config(loaded, first)
-    again = loaded._replace(config=config)
-    for changes in ({"seed": 1}, {"fraction": 0.25}):
-        with pytest.raises(InputError, match="would be scored as unseen"):
-            adapted_config(again, dataclasses.replace(first, **changes))
-    for changes in ({"subject": "rotation:30"}, {"fraction": 1.0, "seed": 1}):
-        assert adapted_config(again, dataclasses.replace(first, **changes)).finetuned != first
+
+    def held_out(*adaptations: FinetuneConfig) -> np.ndarray | None:
+        found = loaded
+        for adaptation in adaptations:
+            found = found._replace(config=adapted_config(found, adaptation))
+        again = RunConfig.from_json(json.loads(json.dumps(found.config.to_json())))
+        assert again == found.config
+        return Subject(trained, found, bars, bars.test).held_out
+
+    half, dreams = FinetuneConfig(), FinetuneConfig(fraction=0.0, steps=0, warm_up=2)
+    other, all_rows = FinetuneConfig(seed=1), FinetuneConfig(fraction=1.0)
+    rows = np.arange(len(bars.test))
+    halves = [np.setdiff1d(rows, adapted_rows(len(rows), each)) for each in (half, other)]
+    np.testing.assert_array_equal(held_out(half), halves[0])
+    np.testing.assert_array_equal(held_out(half, dreams), halves[0])
+    np.testing.assert_array_equal(held_out(half, dreams, other), np.intersect1d(*halves))
+    np.testing.assert_array_equal(held_out(dreams), rows)
+    assert held_out() is held_out(all_rows) is held_out(all_rows, dreams, half) is None
+    assert "earlier" not in loaded.config.adapted(half).to_json()
 
 
 def test_a_model_without_m_networks_is_not_fine_tuned(tmp_path, bars):

@@ -24,6 +24,7 @@ from tfcama.training.config import (
     FinetuneConfig,
     RunConfig,
     TrainingConfig,
+    check_kept,
     default_finetuning,
     default_streaming,
 )
@@ -190,6 +191,9 @@ def test_the_spec_travels_in_the_run_and_a_changed_table_is_noticed(csv_run, tab
     try:
         with pytest.raises(InputError, match=r"'csv' is no longer what .* was trained on"):
             load_subject(csv_run, data_dir=None)
+        with pytest.raises(InputError, match=r"'csv' is no longer what .* was trained on"):
+            finetune_on_table(csv_run, Workdir(table.parent / "no"), str(table), FinetuneConfig())
+        assert not (table.parent / "no").exists()
     finally:
         table.write_text(original)
 
@@ -236,3 +240,14 @@ def test_tables_and_parameters_infer_m_of_clean_rows_and_the_papers_images_set_i
     assert (chosen.z_steps, chosen.m_samples) == (0, structured.m_samples)
     following = default_streaming(images, mechanism="rotation")
     assert (following.prior_m, following.sleep) == ("", 0)
+
+
+def test_what_dreams_have_set_is_not_asked_back_in_vain(csv_run):
+    trained = RunConfig.from_json(csv_run.read_config())
+    check_kept(trained, ["p_untouched=0", "learning_rate=0.1"])
+    dreamt = dataclasses.replace(
+        trained, architecture=dataclasses.replace(trained.architecture, p_untouched=0.5)
+    )
+    check_kept(dreamt, ["p_untouched=0.25", "m_samples=0"])
+    with pytest.raises(InputError, match="p_untouched=0 was given; 0 keeps what the model has, 0"):
+        check_kept(dreamt, ["p_untouched=0.25", "p_untouched=0"])

@@ -13,6 +13,9 @@ from tfcama.data.base import DataConfig, Request, Source, Split, held_out_rows
 from tfcama.data.graphs import Roles
 from tfcama.errors import InputError
 
+_LISTED = 5  # classes in a sentence
+_RARE = 50  # classes of one row; more are no classes
+
 
 @dataclasses.dataclass(frozen=True)
 class CsvConfig(DataConfig):
@@ -50,6 +53,12 @@ class CsvConfig(DataConfig):
             raise InputError(
                 f"test_fraction={self.test_fraction:g} was given; it must be inside (0, 1)."
             )
+        if self.roles and (self.target or self.categorical):
+            given = f"target={self.target}" if self.target else "categorical"
+            raise InputError(
+                f"roles={self.roles} and {given} were given; the file of roles says both, so "
+                "write them there."
+            )
         listed = bool(self.parents or self.coparents or self.children)
         if listed + bool(self.roles) + bool(self.dag) > 1:
             raise InputError(
@@ -79,6 +88,8 @@ def load(config: CsvConfig, request: Request) -> Source:
     if not config.csv:
         raise InputError("--csv is missing: name the table to learn from.")
     roles = config.read_roles()
+    for path in filter(None, (config.csv, config.test_csv)):
+        tables.check_stays(path)
     frame = tables.read_csv(config.csv)
     test = tables.read_csv(config.test_csv) if config.test_csv else None
     return source(frame, roles, request, test=test, test_fraction=config.test_fraction)
@@ -128,6 +139,8 @@ def _stratified(frame: pd.DataFrame, target: str, fraction: float) -> tuple[np.n
     rows = np.arange(len(frame))
     # What is wrong with the target, tables.fit says better.
     known = target in frame.columns and bool(frame[target].notna().all())
+    if known:
+        _check_classes(frame[target])
     try:
         train, test = model_selection.train_test_split(
             rows, test_size=fraction, random_state=0, stratify=frame[target] if known else None
@@ -138,3 +151,17 @@ def _stratified(frame: pd.DataFrame, target: str, fraction: float) -> tuple[np.n
             "Name test rows with test_csv, or leave rare classes out."
         ) from None
     return np.sort(train), np.sort(test)
+
+
+def _check_classes(target: pd.Series) -> None:
+    """Refuses classes of one row, which cannot be in both parts."""
+    counts = target.value_counts()
+    rare = [str(name) for name, count in counts.items() if count == 1]
+    if rare and len(counts) > 1:
+        numbers = " It looks like a number; classes are needed." if len(rare) > _RARE else ""
+        more = f" and {len(rare) - _LISTED} more" if len(rare) > _LISTED else ""
+        raise InputError(
+            f"target '{target.name}' has {len(counts)} classes in {len(target)} rows, of which "
+            f"{', '.join(rare[:_LISTED])}{more} have one row, which cannot be split into training "
+            f"and test rows.{numbers} Leave rare classes out, or name test rows with test_csv."
+        )

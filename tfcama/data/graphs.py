@@ -21,7 +21,7 @@ import networkx as nx
 import pydot
 import yaml
 
-from tfcama.errors import InputError, unknown_name
+from tfcama.errors import InputError, unknown_name, unreadable
 from tfcama.types import CHILD, COPARENT, PARENT
 
 _LISTS = ("parents", "coparents", "children", "categorical")
@@ -29,7 +29,7 @@ _DEFAULTS = ("node", "edge", "graph")  # DOT statements that set defaults; pydot
 # A DOT identifier, quoted or not, and the port after it.
 _DOT_NAME = re.compile(r'(?s)("(?:\\.|[^"\\])*"|[^":]*)(:.*)?')
 # What may hold "--" in a DOT file without being an edge: quoted names, comments and HTML labels.
-_DOT_ASIDE = re.compile(r'(?s)"(?:\\.|[^"\\])*"|/\*.*?\*/|//[^\n]*|#[^\n]*|<[^<>]*>')
+_DOT_ASIDE = re.compile(r'(?s)"(?:\\.|[^"\\])*"|/\*.*?\*/|//[^\n]*|#[^\n]*|<(?:[^<>]|<[^<>]*>)*>')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,10 +205,10 @@ def _refuse_both(place: str, names: tuple[str, ...], other: str, others: tuple[s
 
 def _read(path: str | os.PathLike[str]) -> str:
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open(os.path.expanduser(path), encoding="utf-8-sig") as file:
             return file.read()
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+        raise unreadable(path, error) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} cannot be read: it is no UTF-8 text.") from error
 
@@ -218,7 +218,7 @@ def _read_mapping(path: str | os.PathLike[str]) -> dict[Any, Any]:
     text = _read(path)
     try:
         node, values = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # 2020-13-45 is no date
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
         raise InputError(f"{path} is no valid YAML{where}.") from error

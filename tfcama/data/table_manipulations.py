@@ -21,11 +21,13 @@ class _Fitted(NamedTuple):
     Attributes:
       names: of the columns that are shifted.
       moves: [D], 1 at their features.
+      absent: [D], which feature is 1 where this one's value is missing; -1 for none.
       world: what made the rows, if anybody knows.
     """
 
     names: tuple[str, ...]
     moves: np.ndarray
+    absent: np.ndarray
     world: World | None
 
 
@@ -33,7 +35,9 @@ class _Fitted(NamedTuple):
 class _Shift(Manipulation):
     """do(column := column + level) for numeric columns of one role; the code is the signed level.
 
-    A level is in units of the column's feature: training standard deviations.
+    A level is in units of the column's feature: training standard deviations. What is missing stays
+    missing; where no training row lacked a co-parent, its features have no room to say so, and a
+    missing one, which reads as the mean, moves with the others.
 
     Attributes:
       direction: "up" adds the level, "down" subtracts it.
@@ -69,10 +73,13 @@ class _Shift(Manipulation):
         if self.column and self.column not in names:
             raise unknown_name(f"numeric {self.role}", self.column, names)
         chosen = (self.column,) if self.column else tuple(names)
-        moves = np.zeros(spec.shape, np.float32)
-        for name in chosen:
-            moves[spec.places(name)[0]] = 1.0
-        return dataclasses.replace(self, fitted=_Fitted(chosen, moves, world))
+        moves, absent = np.zeros(spec.shape, np.float32), np.full(spec.shape, -1)
+        for column in spec.columns:
+            if column.name in chosen:
+                places = spec.places(column.name)
+                moves[places[0]] = 1.0
+                absent[places[0]] = places[-1] if column.indicator else -1
+        return dataclasses.replace(self, fitted=_Fitted(chosen, moves, absent, world))
 
     def __call__(
         self, x: tf.Tensor, *, seed: random.Seed, y: tf.Tensor | None = None
@@ -80,9 +87,11 @@ class _Shift(Manipulation):
         del seed
         if self.fitted is None:
             raise InputError(f"{type(self).__name__} has seen no table; call fit() before it.")
-        _, moves, world = self.fitted
+        _, moves, absent, world = self.fitted
         signed = self.level if self.direction == "up" else -self.level
         delta = tf.broadcast_to(signed * moves, tf.shape(x))
+        there = tf.where(absent < 0, 1.0, 1.0 - tf.gather(x, np.maximum(absent, 0), axis=1))
+        delta *= there  # [B, D]
         if world is None or self.role == CHILD:
             moved = x + delta
         elif y is None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -30,17 +31,23 @@ import numpy as np
 import pandas as pd
 
 from tfcama.data.graphs import Roles
-from tfcama.errors import InputError, unknown_name
-from tfcama.types import CHILD, Column, InputSpec
+from tfcama.errors import InputError, unknown_name, unreadable
+from tfcama.types import CHILD, FARTHEST, Column, InputSpec
 
 _MISSING, _UNSEEN = -1, -2  # codes of values without a category
 _CHUNK = 100_000  # rows
+_ABSENT = (  # the cells that pandas.read_csv takes for missing, too
+    *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
+    *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+)
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 _MAX_CATEGORIES = 1_000  # a feature each; names and free text have more
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def read_csv(path: str | os.PathLike[str]) -> pd.DataFrame:
     """A comma-separated file as text, NaN where a cell is empty or says NA, null, None and such.
+
+    Spaces after a comma, and around a column's name, do not count.
 
     Raises:
       InputError: the file is missing or empty, has no rows or no UTF-8 text, its header names a
@@ -58,53 +65,65 @@ def read_csv_chunks(path: str | os.PathLike[str], rows: int) -> Iterator[pd.Data
     if rows < 1:
         raise InputError(f"rows={rows} was given; a chunk has at least one row.")
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            yield from _chunks(path, csv.reader(file), rows)
+        with open(os.path.expanduser(path), newline="", encoding="utf-8-sig") as file:
+            yield from _chunks(path, csv.reader(file, skipinitialspace=True, strict=True), rows)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+        raise unreadable(path, error) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} cannot be read: it is no UTF-8 text.") from error
-    except (csv.Error, pd.errors.ParserError) as error:
-        raise InputError(f"{path} is no valid CSV file: {str(error).strip()}.") from error
+    except csv.Error as error:
+        raise InputError(f"{path} is no valid CSV file: {error}.") from error
+
+
+def check_stays(path: str | os.PathLike[str]) -> None:
+    """Refuses a pipe, of which nothing is left when a run is continued or evaluated.
+
+    Raises:
+      InputError: there is something of that name, and it is no file.
+    """
+    path = os.path.expanduser(path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f"{path} is no regular file; a file is needed, which is read again later.")
 
 
 def _chunks(
     path: str | os.PathLike[str], lines: Iterator[list[str]], rows: int
 ) -> Iterator[pd.DataFrame]:
-    """Frames of a file whose lines are counted beforehand: pandas fills short rows silently."""
-    # Blank lines are no rows, neither here nor to pandas.
-    filled = (cells for cells in lines if len(cells) > 1 or not "".join(cells or " ").isspace())
-    header = next(filled, None)
+    """Frames of a file's lines."""
+    header = next((cells for cells in lines if "".join(cells).strip()), None)
     if header is None:
         raise InputError(f"{path} is empty; a header and at least one row are needed.")
-    for i, name in enumerate(header):
-        if name in header[:i]:
+    names = [name.strip() for name in header]
+    for i, name in enumerate(names):
+        if name in names[:i]:
             raise InputError(f"{path}: the header names column '{name}' twice; rename one.")
-    options: dict[str, Any] = {"dtype": str, "index_col": False, "encoding": "utf-8-sig"}
-    with pd.read_csv(path, header=0, names=header, iterator=True, **options) as reader:
-        done = 0
-        while found := _count(path, filled, rows, done=done, width=len(header)):
-            yield reader.get_chunk(found)
-            done += found
+    done = 0
+    filled = _rows(path, lines, width=len(names))
+    while found := list(itertools.islice(filled, rows)):
+        frame = pd.DataFrame(
+            found, columns=names, dtype="str", index=range(done, done + len(found))
+        )
+        yield frame.mask(frame.isin(_ABSENT))
+        done += len(found)
     if not done:
         raise InputError(f"{path} has a header and no rows; at least one row is needed.")
 
 
-def _count(
-    path: str | os.PathLike[str], lines: Iterator[list[str]], rows: int, *, done: int, width: int
-) -> int:
-    """How many of the next `rows` rows there are; each has `width` cells."""
-    found = 0
+def _rows(
+    path: str | os.PathLike[str], lines: Iterator[list[str]], *, width: int
+) -> Iterator[list[str]]:
+    """The lines that are no blank ones, each of `width` cells."""
+    number = 0
     for cells in lines:
-        found += 1
+        if not cells or (len(cells) == 1 < width and not cells[0].strip()):
+            continue
+        number += 1
         if len(cells) != width:
             raise InputError(
-                f"{path}, row {done + found}: {len(cells)} values were found, where the header "
+                f"{path}, row {number}: {len(cells)} values were found, where the header "
                 f"names {width} columns."
             )
-        if found == rows:
-            break
-    return found
+        yield cells
 
 
 def fit(frame: pd.DataFrame, roles: Roles, training_rows: np.ndarray) -> InputSpec:
@@ -183,6 +202,27 @@ def unseen(spec: InputSpec, frame: pd.DataFrame) -> dict[str, int]:
     }
 
 
+def imputed(spec: InputSpec, frame: pd.DataFrame) -> dict[str, int]:
+    """How many rows lack a parent or co-parent that no training row lacked, by column.
+
+    It has no indicator, so that the features cannot say it: they have the mean.
+
+    Raises:
+      InputError: a column is missing.
+    """
+    _check_columns(spec, frame)
+    return {
+        column.name: int(missing(frame[column.name]).sum())
+        for column in spec.columns
+        if column.numeric and CHILD not in column.roles and not column.indicator
+    }
+
+
+def missing(series: pd.Series) -> np.ndarray:
+    """Where a column of a file is blank, bool [N]."""
+    return series.fillna("").astype(str).str.strip().eq("").to_numpy(bool)
+
+
 def labels(spec: InputSpec, frame: pd.DataFrame) -> np.ndarray:
     """Classes of a table's rows, int32 [N].
 
@@ -236,6 +276,8 @@ def _fit_column(series: pd.Series, roles: Roles) -> Column:
     column = Column(name, roles.roles_of(name))
     if name in roles.categorical or _looks_categorical(series, numbers, text):
         codes, texts = _factorize(series)
+        if name not in roles.categorical:
+            _refuse_decimal_commas(name, texts)
         missing = codes == _MISSING
         column = column._replace(categories=_categories(name, texts))
     else:
@@ -283,9 +325,10 @@ def _encode_column(column: Column, series: pd.Series, x: np.ndarray) -> None:
         with np.errstate(over="ignore"):
             value = (_checked_numbers(series) - column.loc) / column.scale
         missing = np.isnan(value)
-        large = np.abs(np.where(missing, 0.0, value)) > _FLOAT32_MAX
-        if large.any():
-            raise _bad_cell(series, large, "is too far from the training rows' mean for a float32")
+        far = np.abs(np.where(missing, 0.0, value)) > FARTHEST
+        if far.any():
+            why = f"is over {FARTHEST:g} standard deviations from the training rows' mean"
+            raise _bad_cell(series, far, f"{why}; check its units")
         x[:, 0] = np.where(missing, 0.0, value)
     else:
         codes = _codes(series, column.categories)
@@ -316,6 +359,16 @@ def _looks_categorical(series: pd.Series, numbers: np.ndarray, text: np.ndarray)
     if pd.api.types.is_bool_dtype(series) or isinstance(series.dtype, pd.CategoricalDtype):
         return True
     return int((~np.isnan(numbers)).sum()) < int(text.sum())
+
+
+def _refuse_decimal_commas(name: str, texts: np.ndarray) -> None:
+    """Refuses numbers of another locale, which would count as categories."""
+    found = [text for text in texts if _DECIMAL_COMMA.fullmatch(text.strip())]
+    if 2 * len(found) > len(texts):
+        raise InputError(
+            f"column '{name}' has values like '{found[0]}', which are no numbers here; write a "
+            "decimal point, or name the column in `categorical` if it is meant so."
+        )
 
 
 def _checked_numbers(series: pd.Series) -> np.ndarray:

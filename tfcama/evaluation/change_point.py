@@ -18,6 +18,7 @@ from scipy import optimize, special
 from tfcama.errors import InputError
 
 _OVERSHOOT = 2 * 0.583  # Siegmund: what a sum jumps beyond its bounds in the mean, sd = 1
+_LARGEST_SHIFT = 10.0  # sd; one number shows more
 _FEWEST = 20  # ranks among fewer say little
 
 
@@ -57,8 +58,8 @@ class RankCusum:
             raise InputError(
                 f"false_alarm_rate={false_alarm_rate:g} was given; it must be in (0, 0.1]."
             )
-        if not shift > 0:
-            raise InputError(f"shift={shift:g} was given; it must be positive.")
+        if not 0.0 < shift <= _LARGEST_SHIFT:
+            raise InputError(f"shift={shift:g} was given; it must be in (0, {_LARGEST_SHIFT:g}].")
         if reference < _FEWEST:
             raise InputError(
                 f"reference={reference} was given; at least {_FEWEST} numbers are needed."
@@ -115,8 +116,13 @@ class RankCusum:
 
 
 def threshold(false_alarm_rate: float, *, allowance: float) -> float:
-    """The h at which a two-sided CUSUM of N(0, 1) numbers raises so many false alarms a number."""
+    """The h at which a two-sided CUSUM of N(0, 1) numbers raises so many false alarms a number.
+
+    0 where it raises fewer at any h.
+    """
     one_sided = 2.0 / false_alarm_rate  # mean run lengths of two sides: 1 / L = 1 / L+ + 1 / L-
+    if mean_run_length(0.0, drift=-allowance) >= one_sided:
+        return 0.0
     return float(
         optimize.brentq(
             lambda h: mean_run_length(h, drift=-allowance) - one_sided, 0.0, 60.0 / allowance

@@ -31,6 +31,7 @@ clean data under do(m = 0) never shows q(m|x) an untouched row. Where `log_px_do
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -40,7 +41,7 @@ import tensorflow as tf
 from tfcama import random
 from tfcama.data import tables
 from tfcama.errors import InputError, unknown_name
-from tfcama.evaluation.predict import Predictor
+from tfcama.evaluation.predict import Predictor, not_finite
 from tfcama.models.measurement_cama import MeasurementCama
 from tfcama.types import CHILD, Classifier, Column, InputSpec
 
@@ -286,7 +287,12 @@ class Explanation:
 
 
 def explain(
-    classifier: MeasurementCama, x: np.ndarray, *, seed: int, other: int | None = None
+    classifier: MeasurementCama,
+    x: np.ndarray,
+    *,
+    seed: int,
+    other: int | None = None,
+    imputed: Sequence[str] = (),
 ) -> Explanation:
     """Explains one row; the three steps are on top of this file.
 
@@ -298,6 +304,7 @@ def explain(
       x: the row's features [D], NaN where a child is missing.
       seed: of the prediction; the run's own gives the class that an evaluation gives.
       other: the class of the second counterfactual; None takes the second most probable.
+      imputed: columns that are missing though the features do not say so, see tables.imputed.
 
     Raises:
       InputError: no valid row; one so far from the training rows that log p(x, y) is not finite;
@@ -307,10 +314,7 @@ def explain(
     x = spec.check(np.asarray(x)[None], what="the row to explain")  # [1, D]
     scores = Predictor(classifier, seed=seed).log_scores(x)[0].astype(np.float64)  # [C]
     if not np.isfinite(scores).all():
-        raise InputError(
-            "the row to explain: log p(x, y) is not finite, because a value is too far from the "
-            "training rows; check its units."
-        )
+        raise not_finite("the row to explain")
     log_px = float(np.logaddexp.reduce(scores))
     order = np.argsort(-scores, kind="stable")
     label = int(order[0])
@@ -324,10 +328,10 @@ def explain(
         log_px=log_px,
         log_px_do_m0=_log_px_do_m0(classifier, x, seed=seed),
         children=_children(spec, x, mean, mean_do_m0, sds),
-        row=_row(spec, x),
-        do_m0=_row(spec, _counterfactual(spec, x, mean, mean_do_m0)),
+        row=_row(spec, x, imputed),
+        do_m0=_row(spec, _counterfactual(spec, x, mean, mean_do_m0), imputed),
         other=spec.class_names[changed],
-        other_class=_row(spec, _counterfactual(spec, x, mean, mean_other)),
+        other_class=_row(spec, _counterfactual(spec, x, mean, mean_other), imputed),
     )
 
 
@@ -512,13 +516,13 @@ def _moved_least(observed: np.intp, before: np.ndarray, after: np.ndarray) -> np
     return found
 
 
-def _row(spec: InputSpec, x: np.ndarray) -> Row:
+def _row(spec: InputSpec, x: np.ndarray, imputed: Sequence[str]) -> Row:
     """Features [1, D] as the user's row."""
     row: Row = {}
     (record,) = tables.decode(spec, x).to_dict("records")
     for column in spec.columns:
         value = record[column.name]
-        if pd.isna(value):
+        if pd.isna(value) or column.name in imputed:
             row[column.name] = None
         else:
             row[column.name] = _rounded(value, column.scale) if column.numeric else value

@@ -6,6 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcama import random
+from tfcama.errors import InputError
 from tfcama.types import Classifier
 
 _BATCH = 250
@@ -49,6 +50,18 @@ class Predictor:
         return self.log_scores(x, draw=draw).argmax(axis=1)
 
     def hits(self, x: np.ndarray, y: np.ndarray, *, draws: int = 1) -> np.ndarray:
-        """[draws, N] bool, whether each input was classified right; one draw if deterministic."""
+        """[draws, N] bool, whether each input was classified right; one draw if deterministic.
+
+        Scores of which none is the largest, for NaN or infinity, are of no class and no hit.
+        """
         draws = draws if self.classifier.stochastic else 1
-        return np.stack([self.labels(x, draw=draw) == y for draw in range(draws)])
+        scores = np.stack([self.log_scores(x, draw=draw) for draw in range(draws)])
+        return (scores.argmax(axis=-1) == y) & np.isfinite(scores.max(axis=-1))
+
+
+def not_finite(what: str) -> InputError:
+    """The error for a row whose scores name no class."""
+    return InputError(
+        f"{what}: log p(x, y) is not finite, because a value is too far from the training rows; "
+        "check its units."
+    )

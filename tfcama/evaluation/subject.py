@@ -14,7 +14,7 @@ from tfcama.errors import InputError
 from tfcama.evaluation.predict import Predictor
 from tfcama.training import run
 from tfcama.training.config import RunConfig
-from tfcama.training.finetune import adapted_rows
+from tfcama.training.finetune import seen_rows
 from tfcama.types import Classifier, InputSpec
 from tfcama.workdir import Workdir
 
@@ -72,10 +72,10 @@ class Subject:
     @property
     def held_out(self) -> np.ndarray | None:
         """Rows that fine-tuning on test images did not see; None where there was no such thing."""
-        finetuned = self.loaded.config.finetuned
-        if finetuned is None or finetuned.fraction >= 1.0:
+        adaptations = self.loaded.config.adaptations
+        if not adaptations or any(adaptation.fraction >= 1.0 for adaptation in adaptations):
             return None
-        seen = adapted_rows(len(self.dataset.test), finetuned)
+        seen = seen_rows(len(self.dataset.test), self.loaded.config)
         return np.setdiff1d(np.arange(len(self.test)), seen)
 
     def first(self, limit: int | None) -> Subject:
@@ -145,10 +145,5 @@ def load_subject(
     """
     loaded = run.load(workdir, at_test=at_test)
     dataset = run.load_data(loaded.config, data_dir=data_dir)
-    if dataset.spec != loaded.config.input_spec:
-        raise InputError(
-            f"'{dataset.name}' is no longer what {workdir.root} was trained on (its columns, their "
-            "training mean, scale or categories, or its classes differ); train again."
-        )
     subject = Subject(workdir, loaded, dataset, dataset.test, at_test=",".join(at_test))
     return subject.first(limit)

@@ -19,7 +19,7 @@ from scipy import special
 
 from tfcama.data import tables
 from tfcama.errors import InputError
-from tfcama.evaluation.predict import Predictor
+from tfcama.evaluation.predict import Predictor, not_finite
 from tfcama.evaluation.results import wilson
 from tfcama.training.run import LoadedRun
 from tfcama.types import Generative, InputSpec
@@ -96,7 +96,8 @@ def predict(
 
     Raises:
       InputError: the run is not on a table, `out` cannot be written or is the table itself, or the
-        table cannot be read, lacks a column, or holds a value that is not allowed.
+        table cannot be read, lacks a column, or holds a value that is not allowed or so far from
+        the training rows that log p(x, y) is not finite.
     """
     spec = loaded.classifier.spec
     if spec.kind != "table":
@@ -122,6 +123,7 @@ def predict(
         chunks = tables.read_csv_chunks(table, rows=chunk_rows)
         for block in _blocks(_encoded(spec, chunks, summary), rows=_BLOCK_ROWS):
             log_scores = predictor.log_scores(block.x).astype(np.float64)
+            _check_finite(log_scores, first=summary.rows + 1)
             labels = log_scores.argmax(axis=1)
             columns = [special.softmax(log_scores, axis=1)]
             if generative:
@@ -154,18 +156,13 @@ def _encoded(spec: InputSpec, chunks: Iterable[pd.DataFrame], summary: Summary) 
         x = tables.encode(spec, chunk)
         y = np.full([len(chunk)], _UNKNOWN, np.int32)
         if spec.target in chunk:
-            known = ~_missing(chunk[spec.target])
+            known = ~tables.missing(chunk[spec.target])
             y[known] = tables.labels(spec, chunk[known])
-        missing = {column.name: _missing(chunk[column.name]).sum() for column in spec.columns}
+        missing = {column.name: tables.missing(chunk[column.name]).sum() for column in spec.columns}
         summary.missing.update({name: int(count) for name, count in missing.items() if count})
         unseen = tables.unseen(spec, chunk)
         summary.unseen.update({name: count for name, count in unseen.items() if count})
         yield _Rows(x, y)
-
-
-def _missing(series: pd.Series) -> np.ndarray:
-    """Where a column of text is blank, bool [N]."""
-    return series.fillna("").str.strip().eq("").to_numpy(bool)
 
 
 def _blocks(chunks: Iterable[_Rows], *, rows: int) -> Iterator[_Rows]:
@@ -183,6 +180,13 @@ def _blocks(chunks: Iterable[_Rows], *, rows: int) -> Iterator[_Rows]:
         kept = _Rows(*(part[whole:] for part in kept))
     if kept is not None and len(kept.y):
         yield kept
+
+
+def _check_finite(log_scores: np.ndarray, *, first: int) -> None:
+    """Refuses [N, C] scores of the rows from `first` on that name no class."""
+    bad = ~np.isfinite(log_scores).all(axis=1)
+    if bad.any():
+        raise not_finite(f"row {first + int(np.argmax(bad))}")
 
 
 def _check_out(out: Path, table: Path) -> None:

@@ -192,11 +192,13 @@ def check_images(spec: InputSpec, name: str) -> None:
 
 def cnn(spec: InputSpec, config: DiscriminativeConfig) -> Discriminative:
     """Keras' CIFAR-10 example net: four convolutions (appendix B, Figure 16)."""
+    check_images(spec, "cnn")
     return Discriminative(spec, cnn_stack(config), name="cnn")
 
 
 def cnn_binary(spec: InputSpec, config: DiscriminativeConfig) -> Discriminative:
     """CIFAR-binary's CNN: three convolutions of 128 channels, Dense 1000-1000 (appendix C)."""
+    check_images(spec, "cnn_binary")
     convolutions = [
         stage
         for _ in range(3)

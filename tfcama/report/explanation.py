@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import blended_transform_factory
 
-from tfcama.errors import InputError
+from tfcama.errors import InputError, unreadable
 from tfcama.evaluation.explain import MOVED_SD, CategoricalChild, Explanation, NumericChild
 from tfcama.report.figures import COLOURS, GREY, tidy
 from tfcama.report.pictures import to_png
@@ -44,11 +44,14 @@ def check_target(directory: Path) -> None:
     """Refuses a directory that `save` would take something else away with.
 
     Raises:
-      InputError: it is a file or holds other files.
+      InputError: it is a file, holds other files or cannot be read.
     """
     if directory.exists() and not directory.is_dir():
         raise InputError(f"{directory} is a file; name a directory for the explanation.")
-    others = {p.name for p in directory.iterdir()} - {*_FILES} if directory.exists() else set()
+    try:
+        others = {p.name for p in directory.iterdir()} - {*_FILES} if directory.exists() else set()
+    except OSError as error:
+        raise unreadable(directory, error) from None
     if others:
         raise InputError(
             f"{directory} holds other files ({min(others)}); name a new directory for the "

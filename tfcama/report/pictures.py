@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from tfcama import random
 from tfcama.attacks.base import Attacked
@@ -45,7 +46,10 @@ class Picture(NamedTuple):
 
 
 def to_png(figure: Figure) -> bytes:
-    """The figure as PNG bytes."""
+    """The figure as PNG bytes; a dollar in a name is a dollar, and begins no formula."""
+    for text in figure.findobj(Text):
+        if "$" in text.get_text():
+            text.set_parse_math(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

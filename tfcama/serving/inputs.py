@@ -19,14 +19,13 @@ import tensorflow as tf
 
 from tfcama.data import tables
 from tfcama.errors import InputError
-from tfcama.types import CHILD, Column, InputSpec
+from tfcama.types import CHILD, FARTHEST, Column, InputSpec
 
 IMAGE = "image"
 SEED, LABEL = "seed", "label"  # inputs of some signatures beside the columns
 CLASSIFIER = "classify"  # the signature that takes tf.Examples
 EXAMPLES = "inputs"  # TF-Serving's own name for them
 _NOT_NAMES = ("self", SEED, LABEL)  # the first is an argument of TensorFlow's own
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _RESOLUTION = 0.01  # standard deviations that a float32 input must be able to tell apart
 _WHOLE = r"^(-?\d+)\.0+$"  # as data.tables writes whole numbers: without decimals
 
@@ -354,7 +353,7 @@ def _features(column: Column, value: tf.Tensor) -> tf.Tensor:
         missing = tf.math.is_nan(standardised)
         seen = tf.where(missing, tf.zeros([], tf.float64), standardised)
         check = tf.debugging.Assert(
-            tf.reduce_all(tf.abs(seen) <= _FLOAT32_MAX),
+            tf.reduce_all(tf.abs(seen) <= FARTHEST),
             [
                 f"column {column.name}: a value is infinite or too large; finite numbers are "
                 "needed, and NaN where one is missing."

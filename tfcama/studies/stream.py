@@ -28,7 +28,7 @@ from tfcama.studies.steps import Progress
 from tfcama.training import callbacks as callbacks_lib
 from tfcama.training import checkpoints, run
 from tfcama.training.config import DREAMS, FinetuneConfig, RunConfig, StreamConfig, claim
-from tfcama.training.finetune import adapted_config, load_base, row_order
+from tfcama.training.finetune import adapted_config, load_base, row_order, seen_rows
 from tfcama.training.methods import EQ8
 from tfcama.training.stream import StreamAdapter
 from tfcama.workdir import Workdir, write_bytes
@@ -119,7 +119,13 @@ def follow(
     )
     run_config = dataclasses.replace(adapted_config(trained, config), stream=stream)
     order = row_order(available, config)
-    held_out = dataset.test.take(np.sort(order[length:])[slice(limit)])
+    unseen = np.setdiff1d(order[length:], seen_rows(available, trained.config))
+    if not len(unseen):
+        raise InputError(
+            f"{base.root} was adapted to test inputs before, and the stream leaves none that it "
+            "did not see to score on; take the model as trained, or a shorter stream."
+        )
+    held_out = dataset.test.take(unseen[slice(limit)])
     _check_scored_so_far(target, len(held_out))
     arriving = _arriving(dataset, segments, order, seed=config.seed)
     claim(target, run_config)

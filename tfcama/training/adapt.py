@@ -47,7 +47,7 @@ def adapt(
     unlabelled = classifier.spec.check(unlabelled, what="inputs to fine-tune on")
     if not len(unlabelled):
         raise InputError("fine-tuning needs at least one manipulated input; none was given.")
-    claim(target, dataclasses.replace(trained.config, finetuned=config))
+    claim(target, trained.config.adapted(config))
     if not checkpoints.listed(target.checkpoints):
         logs = {"entropy_before": mean_entropy(classifier, unlabelled)}
         method: Any = methods.parse(config.method)

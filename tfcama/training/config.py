@@ -96,6 +96,7 @@ class TrainingConfig:
             )
 
 
+_IF_ANY = ("earlier", "stream")  # keys that config.json may lack
 KEPT_AT_ZERO = ("p_untouched", "m_samples", "z_steps")  # the trained model's, see FinetuneConfig
 DREAMS = "dreams"  # what a run was adapted to that has seen nothing else
 
@@ -225,6 +226,7 @@ class RunConfig:
       data: the data set's own configuration, an instance of its config_class.
       input_spec: of the data set, so that a run can be served without its data.
       finetuned: how it was adapted afterwards; None for a run of `trainers.train`.
+      earlier: how it was adapted before that, oldest first; config.json has it if there is any.
       stream: what it followed, where that was a stream; config.json has it then alone.
     """
 
@@ -236,7 +238,17 @@ class RunConfig:
     data: Any = dataclasses.field(default_factory=DataConfig)
     input_spec: InputSpec | None = dataclasses.field(default=None, metadata=_NOT_SETTABLE)
     finetuned: FinetuneConfig | None = dataclasses.field(default=None, metadata=_NOT_SETTABLE)
+    earlier: tuple[FinetuneConfig, ...] = dataclasses.field(default=(), metadata=_NOT_SETTABLE)
     stream: StreamConfig | None = dataclasses.field(default=None, metadata=_NOT_SETTABLE)
+
+    @property
+    def adaptations(self) -> tuple[FinetuneConfig, ...]:
+        """All that it was adapted by, oldest first."""
+        return self.earlier if self.finetuned is None else (*self.earlier, self.finetuned)
+
+    def adapted(self, config: FinetuneConfig) -> RunConfig:
+        """The run that this one becomes by one adaptation more."""
+        return dataclasses.replace(self, finetuned=config, earlier=self.adaptations, stream=None)
 
     @property
     def variant(self) -> str:
@@ -263,8 +275,9 @@ class RunConfig:
     def to_json(self) -> dict[str, Any]:
         value = config_lib.to_json(self)
         value["input_spec"] = self.input_spec.to_json() if self.input_spec is not None else None
-        if self.stream is None:
-            del value["stream"]
+        for key in _IF_ANY:
+            if not value[key]:
+                del value[key]
         return value
 
     @classmethod
@@ -278,7 +291,7 @@ class RunConfig:
         for key in value:
             if key not in fields:
                 raise unknown_name("key of config.json", key, fields)
-        missing = sorted(fields - value.keys() - {"stream"})
+        missing = sorted(fields - value.keys() - {*_IF_ANY})
         if missing:
             raise InputError(f"config.json lacks {', '.join(missing)}.")
         spec, finetuned, stream = value["input_spec"], value["finetuned"], value.get("stream")
@@ -297,6 +310,10 @@ class RunConfig:
             finetuned=None
             if finetuned is None
             else config_lib.from_json(FinetuneConfig, finetuned, where="finetuned"),
+            earlier=tuple(
+                config_lib.from_json(FinetuneConfig, one, where="earlier")
+                for one in value.get("earlier", ())
+            ),
             stream=None
             if stream is None
             else config_lib.from_json(StreamConfig, stream, where="stream"),
@@ -340,6 +357,25 @@ def _field_names(architecture: Any, *, at_test: bool) -> list[str]:
     """The fields that decide predictions and no variable, or all others, see AT_TEST."""
     fields = dataclasses.fields(architecture)
     return [f.name for f in fields if f.metadata.get("at_test", False) == at_test]
+
+
+def check_kept(base: RunConfig, assignments: Sequence[str]) -> None:
+    """Refuses `key=0` of what 0 keeps, see FinetuneConfig, where the trained model has more.
+
+    Raises:
+      InputError: one of the assignments would go unheeded.
+    """
+    usual = type(base.architecture)()
+    for key in KEPT_AT_ZERO:
+        if getattr(usual, key, 1):
+            continue  # nobody means 0 by 0
+        kept = getattr(base.architecture, key)
+        set_to = [t.partition("=")[2] for t in assignments if t.partition("=")[0] == key]
+        if kept and set_to and set_to[-1].strip() in ("0", "0.0"):
+            raise InputError(
+                f"{key}={set_to[-1]} was given; 0 keeps what the model has, {kept:g}. Adapt a "
+                f"model that has {key}=0, or give another value."
+            )
 
 
 _WARM_UP = 4000  # steps; of a translation they do alone what 900 of Eq. 8 did (BUILD.md)

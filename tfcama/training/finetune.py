@@ -35,6 +35,15 @@ def row_order(size: int, config: FinetuneConfig) -> np.ndarray:
     return random.shuffled(size, random.stream(config.seed, "finetune", "rows")).numpy()
 
 
+def seen_rows(size: int, config: RunConfig) -> np.ndarray:
+    """Which of `size` test images any adaptation of a run has seen, in ascending order.
+
+    One to all of them, or to all rows of some file, leaves none that nobody saw for sure.
+    """
+    seen = [adapted_rows(size, adaptation) for adaptation in config.adaptations]
+    return np.unique(np.concatenate(seen)) if seen else np.zeros([0], np.int64)
+
+
 def finetune_on_manipulation(
     base: Workdir,
     target: Workdir,
@@ -281,17 +290,16 @@ def adapted_config(trained: run.LoadedRun, config: FinetuneConfig) -> RunConfig:
     """The adapted run's configuration, with the mechanism and priors that its fine-tuning names.
 
     Raises:
-      InputError: the trained model can no longer change them, or saw other test inputs before.
+      InputError: the trained model can no longer change them.
     """
     before = trained.config.architecture
     asked = {"mechanism": config.mechanism, "prior_m": config.prior_m}
     changed: dict[str, str | float] = {
         key: v for key, v in asked.items() if v not in ("", getattr(before, key))
     }
-    earlier = trained.config.finetuned
-    if earlier is not None and not earlier.fraction and "mechanism" not in changed:
-        earlier = None  # dreams alone have not seen p(m)
-    if changed and (trained.config.training.augment or earlier is not None):
+    # Dreams alone have not seen p(m).
+    earlier = [e for e in trained.config.adaptations if e.fraction or "mechanism" in changed]
+    if changed and (trained.config.training.augment or earlier):
         done = "trained on manipulated rows" if trained.config.training.augment else "fine-tuned"
         key, value = next(iter(changed.items()))
         raise InputError(
@@ -299,25 +307,12 @@ def adapted_config(trained: run.LoadedRun, config: FinetuneConfig) -> RunConfig:
             f"'{getattr(before, key)}'; only a model that was trained on clean data alone can "
             "change it."
         )
-    _check_unseen(trained.config.finetuned, config)
     dim_m = 0 if "mechanism" in changed else before.dim_m
     for key in KEPT_AT_ZERO:
         if getattr(config, key):
             changed[key] = getattr(config, key)
     architecture = dataclasses.replace(before, dim_m=dim_m, **changed)
-    return dataclasses.replace(trained.config, finetuned=config, architecture=architecture)
-
-
-def _check_unseen(earlier: FinetuneConfig | None, config: FinetuneConfig) -> None:
-    """Raises InputError where test inputs that an earlier fine-tuning saw would count as unseen."""
-    if earlier is None or not all(0.0 < each.fraction < 1.0 for each in (earlier, config)):
-        return
-    if (earlier.fraction, earlier.seed) != (config.fraction, config.seed):
-        raise InputError(
-            f"the model was fine-tuned on {earlier.fraction:g} of the test inputs (seed "
-            f"{earlier.seed}); with fraction {config.fraction:g} and seed {config.seed} inputs "
-            "that it saw would be scored as unseen. Take the same, or the model as trained."
-        )
+    return dataclasses.replace(trained.config.adapted(config), architecture=architecture)
 
 
 FINETUNERS: Registry[Callable[..., run.LoadedRun]] = Registry(

@@ -77,14 +77,25 @@ def build(config: RunConfig, *, precision: str | None = None) -> ClassifierModel
 
 
 def load_data(config: RunConfig, *, data_dir: str | None) -> Dataset:
-    """The data set of a configuration, split by its seed."""
-    return datasets.load(
+    """The data set of a configuration, split by its seed.
+
+    Raises:
+      InputError: it is not there, or no longer what a trained run's input_spec promises, as when
+        somebody changed the CSV file since.
+    """
+    dataset = datasets.load(
         config.dataset,
         config=config.data,
         data_dir=data_dir,
         seed=config.seed,
         validation_fraction=config.training.validation_fraction,
     )
+    if config.input_spec is not None and dataset.spec != config.input_spec:
+        raise InputError(
+            f"'{dataset.name}' is no longer what the run was trained on (its columns, their "
+            "training mean, scale or categories, or its classes differ); train again."
+        )
+    return dataset
 
 
 def train(
