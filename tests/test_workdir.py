@@ -110,3 +110,21 @@ def test_a_workdir_is_the_same_by_any_path(tmp_path, monkeypatch):
     assert Workdir("run") == Workdir(tmp_path / "run") == Workdir(tmp_path / "x" / ".." / "run")
     assert len({Workdir("run"), Workdir(tmp_path / "run")}) == 1
     assert Workdir("run") != Workdir("other")
+
+
+def test_checkpoints_of_nobody_are_not_taken_over(tmp_path):
+    (tmp_path / "checkpoints" / "00003").mkdir(parents=True)
+    with pytest.raises(
+        InputError, match=r"holds checkpoints, and no config\.json that says of what"
+    ):
+        Workdir(tmp_path).claim({"seed": 0})
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_one_process_writes_at_a_time(tmp_path):
+    workdir = Workdir(tmp_path)
+    workdir.claim({"seed": 0})
+    with workdir.exclusive(), pytest.raises(InputError, match="another process is writing to"):
+        Workdir(tmp_path).exclusive().__enter__()
+    with workdir.exclusive():
+        pass

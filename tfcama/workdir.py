@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -65,15 +66,17 @@ class Workdir:
         config: dict[str, Any],
         *,
         read: Callable[[dict[str, Any]], dict[str, Any]] = lambda found: found,
+        instead: str = "take another --workdir",
     ) -> None:
         """Makes the directory this configuration's own, or continues it.
 
         Args:
           config: of the run.
           read: what a configuration that was written before means, by keys that are newer.
+          instead: what else could be done.
 
         Raises:
-          InputError: it already belongs to another configuration.
+          InputError: it already belongs to another configuration, or to none that is known.
         """
         config = _plain(config)
         if self.config_file.exists():
@@ -81,11 +84,37 @@ class Workdir:
             if changed:
                 raise InputError(
                     f"{self.root} belongs to a run of another configuration "
-                    f"({'; '.join(changed)}); take another --workdir, or the same flags "
-                    "to continue."
+                    f"({'; '.join(changed)}); {instead}, or give the same flags to "
+                    "continue."
                 )
             return
+        if any(self.checkpoints.glob("[0-9]*")):
+            raise InputError(
+                f"{self.root} holds checkpoints, and no config.json that says of what; delete "
+                f"them, or {instead}."
+            )
         write_json(self.config_file, config)
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keeps other processes from writing to the claimed directory while the block runs.
+
+        By a lock on config.json, which ends with the process. Where the file system has none,
+        nobody is kept.
+
+        Raises:
+          InputError: another process is writing.
+        """
+        with self.config_file.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"another process is writing to {self.root}; wait for it, or stop it."
+                ) from None
+            except OSError:
+                pass
+            yield
 
     def read_config(self) -> dict[str, Any]:
         """config.json.

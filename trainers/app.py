@@ -26,7 +26,7 @@ def _quiet_native_stderr() -> Iterator[None]:
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with _quiet_native_stderr():
-    import tensorflow  # noqa: F401
+    import tensorflow
 
 from absl import app, flags, logging
 
@@ -70,10 +70,11 @@ def _guarded(main: Callable[[], None], argv: list[str]) -> None:
         main()
     except (InputError, FloatingPointError) as error:
         _fail(str(error))
-    except OSError as error:
+    except (OSError, tensorflow.errors.OpError) as error:
         if not is_disk_full(error):
             raise
-        _fail(f"the disk is full ({error}); nothing was half-written. Free space and run it again.")
+        said = str(error).strip().splitlines()[-1]
+        _fail(f"the disk is full ({said}); checkpoints are whole. Free space and run it again.")
     except KeyboardInterrupt:
         print("stopped; the same command continues.", file=sys.stderr)
         sys.exit(INTERRUPTED_STATUS)

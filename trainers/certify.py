@@ -13,6 +13,7 @@ from trainers import app  # isort: skip  (quiets TensorFlow before anything impo
 from absl import flags
 
 from tfcama import random, specs
+from tfcama.errors import InputError
 from tfcama.evaluation.smoothed import ABSTAIN, Smoothed, certify, smoothed
 from tfcama.evaluation.subject import load_subject
 from tfcama.workdir import Workdir, write_json
@@ -35,6 +36,8 @@ _LIMIT = flags.DEFINE_integer(
 def main() -> None:
     workdir = Workdir(WORKDIR.value)
     radii = specs.parse_range(_RADII.value, flag="--radii")
+    if min(radii) < 0:
+        raise InputError(f"--radii={_RADII.value} was given; a radius is at least 0.")
     subject = smoothed(load_subject(workdir, data_dir=DATA_DIR.value, limit=_LIMIT.value))
     scorer = subject.scorer
     assert isinstance(scorer, Smoothed)  # noqa: S101  (for the reader; `smoothed` made it)

@@ -29,6 +29,15 @@ def margins(model, x, y):
     return losses.margin(model.log_scores(tf.constant(x), seed=tf.constant([9, 9])), y).numpy()
 
 
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_few_steps_cross_the_ball_as_well(steps):
+    model, w = binary()
+    x, y = inputs(), np.array([0, 1, 0, 1, 0, 1])
+    found = parse(f"pgd_eot:steps={steps}:draws=1", eps=EPS)(model, x, y, seed=0)
+    gained = margins(model, found.x, y) - margins(model, x, y)
+    np.testing.assert_allclose(gained, EPS * np.abs(w).sum(), rtol=1e-3)
+
+
 @pytest.mark.parametrize("name", WHITE_BOX)
 def test_white_box_attacks_find_the_best_perturbation_of_a_linear_model(name):
     model, w = binary()
@@ -328,6 +337,7 @@ def test_margin_and_dlr_are_their_formulas():
         ("square:share=0", 0.1, "share=0"),
         ("fgsm", -0.1, "eps=-0.1 was given; it must be at least 0"),
         ("fgsm:batch_size=0", 0.1, "batch_size=0"),
+        ("pgd_eot:step_size=-0.1", 0.1, "step_size=-0.1 was given; it must be at least 0"),
         ("pgd:40", 0.1, "pgd takes options alone, as key=value"),
     ],
 )

@@ -45,3 +45,11 @@ def test_leading_axes_share_the_grid():
     assert together.shape == (2, 3, 4, 7, 2)
     for part, whole in zip(images, together, strict=True):
         np.testing.assert_allclose(sample_upright(part, columns, rows), whole, atol=1e-6)
+
+
+def test_nan_is_no_place_and_stays_nan():
+    images = tf.ones([1, 3, 4, 1])
+    points = tf.constant([[[[np.nan, 0.0], [0.0, 0.0]]]], tf.float32)
+    found = sample_bilinear(images, points).numpy().ravel()
+    assert np.isnan(found[0])
+    assert found[1] == 1.0

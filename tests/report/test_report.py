@@ -100,6 +100,13 @@ def test_one_seed_shows_wilson_and_several_their_spread():
     assert points[0].high == pytest.approx(0.9)  # standard deviation 0.2
 
 
+def test_a_seed_that_was_scored_twice_is_one_point_of_most_inputs():
+    few = results.scored(np.zeros(2, bool), **ROW)
+    for rows in ([few, row()], [row(), few]):
+        (points,) = figures.curve_points(rows, "level").values()
+        assert points == [figures.Point(row().level, row().accuracy, row().low, row().high)]
+
+
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory, bars):
     """A DNN, a CAMA and its fine-tuning, evaluated and attacked on `bars`."""
@@ -247,6 +254,8 @@ def test_a_cell_is_of_the_largest_test_set():
     few = results.scored(np.zeros(2, bool), **{**ROW, "level": 0.0})
     cell = _summary([few, row(level=0.0)])["lines"]["CAMA"]["clean", 0.0]
     assert cell == {"accuracy": 0.75, "small": "30.1–95.4, n = 4"}
+    again = results.scored(np.zeros(4, bool), **{**ROW, "level": 0.0})
+    assert _summary([row(level=0.0), again])["lines"]["CAMA"]["clean", 0.0] == cell
 
 
 def test_the_table_shows_the_strongest_and_what_seeds_say():

@@ -1,8 +1,11 @@
 import dataclasses
 import functools
 import io
+import multiprocessing
 import os
 import pickle
+import signal
+import time
 
 import pytest
 from rich.console import Console
@@ -31,6 +34,13 @@ class NotingStudy(Study):
 
     def note(self, name, after, seed):
         print(f"{name} of seed {seed}")
+        if name == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if name == "orphan":
+            while True:
+                with (self.root / "alive").open("a") as file:
+                    file.write(".")
+                time.sleep(0.05)
         if name == "bad":
             raise InputError("a bad piece was given.")
         assert not after or (self.root / f"{after}_{seed}").exists()
@@ -79,6 +89,35 @@ def test_a_piece_waits_for_what_it_goes_on_from(tmp_path):
     assert set(done) == {"seed0_a", "seed0_b", "seed0_c", "seed0_d"}
     assert done[0] == "seed0_a"
     assert done.index("seed0_b") < done.index("seed0_c")
+
+
+def test_a_piece_that_was_killed_is_named(tmp_path):
+    with pytest.raises(InputError, match="a process of seed0_killed was killed, for want of mem"):
+        run(noting(tmp_path, "killed"), [0], jobs=1)
+
+
+def test_pieces_end_with_who_began_them(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    parent = context.Process(target=run, args=(noting(tmp_path, "orphan"), [0]), kwargs={"jobs": 1})
+    parent.start()
+    alive = tmp_path / "alive"
+    until(lambda: alive.exists())
+    parent.kill()
+    parent.join()
+    until(lambda: not grows(alive))
+
+
+def until(happened, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def grows(path):
+    before = path.stat().st_size
+    time.sleep(1.0)
+    return path.stat().st_size > before
 
 
 def test_a_piece_that_fails_says_why_and_loses_nothing(tmp_path):

@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from tfcama.data.base import Split
 from tfcama.errors import InputError
-from tfcama.evaluation.subject import Subject
+from tfcama.evaluation.subject import Subject, load_subject
 from tfcama.models.registry import MODELS
-from tfcama.training import checkpoints, run
+from tfcama.training import callbacks, checkpoints, run
 from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
 from tfcama.training.finetune import (
     adapted_config,
@@ -360,6 +360,31 @@ def test_a_run_that_has_not_ended_is_not_adapted(tmp_path):
             base, target, "vertical_shift:0.3", FinetuneConfig(steps=2), data_dir=None
         )
     assert not target.root.exists()
+    with pytest.raises(InputError, match=r"has finished \d of 3 epochs; .* before it is scored"):
+        load_subject(base, data_dir=None)
+
+
+def test_a_fine_tuning_that_has_not_ended_is_not_adapted_further(trained, tmp_path):
+    target, config = Workdir(tmp_path / "half"), FinetuneConfig(steps=120, batch_size=8)
+    move = "vertical_shift:0.3"
+    with pytest.raises(KilledError):
+        finetune_half(trained, target, config, move)
+    assert checkpoints.epochs_done(target.checkpoints) == 1
+    with pytest.raises(
+        InputError, match=r"half has finished 1 of 3 epochs; give its command again"
+    ):
+        finetune_on_manipulation(target, Workdir(tmp_path / "no"), move, config, data_dir=None)
+    assert not (tmp_path / "no").exists()
+
+
+def finetune_half(base, target, config, move):
+    data = run.load_data(run.load(base).config, data_dir=None)
+    finetune(
+        *(base, target, dataclasses.replace(config, subject=move)),
+        clean=data.train,
+        unlabelled=data.test.x[adapted_rows(len(data.test), config)],
+        extra_callbacks=(KillAt(70),),
+    )
 
 
 def test_what_any_adaptation_saw_is_not_unseen(trained, bars):
@@ -451,3 +476,20 @@ def test_configurations_survive_their_json():
         RunConfig.from_json(broken)
     with pytest.raises(InputError, match=r"unknown key of config\.json 'sed'"):
         RunConfig.from_json({**broken, "sed": 0})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"model": 5}, {"seed": "x"}, {"earlier": 5}, {"finetuned": []}, {"input_spec": {"shape": 3}}],
+)
+def test_a_damaged_configuration_is_one_clear_sentence(change):
+    value = configuration().to_json()
+    with pytest.raises(InputError, match=r"must be|damaged|lacks"):
+        RunConfig.from_json(value | change)
+
+
+def test_metrics_that_were_torn_are_redone(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"epoch": 1}\n{"epoch": null}\n\xff\xfe\n{"epoch": 2}\n')
+    callbacks.MetricsLog(path, initial_epoch=1)
+    assert path.read_text() == '{"epoch": 1}\n'

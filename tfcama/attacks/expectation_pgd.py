@@ -26,7 +26,8 @@ class ExpectationPgd(Attack):
 
     Attributes:
       steps: gradient steps from each start.
-      step_size: of the first step; 0 takes eps / 4. It decays to a tenth along a cosine.
+      step_size: of the first step; 0 takes eps / 4, or what crosses the ball in so many steps. It
+        decays to a tenth along a cosine.
       draws: noise draws a gradient is averaged over; 1 for deterministic models, whatever is said.
       restarts: starts; the first is the input itself, the others uniform in the ball.
       loss: a key of LOSSES, on logits.
@@ -47,6 +48,8 @@ class ExpectationPgd(Attack):
         for name in ("steps", "draws", "restarts", "checks"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}={getattr(self, name)} was given; it must be at least 1.")
+        if self.step_size < 0:
+            raise InputError(f"step_size={self.step_size:g} was given; it must be at least 0.")
         LOSSES[self.loss]
 
     def _prepare(self, classifier: Classifier) -> Any:
@@ -96,7 +99,7 @@ def _compiled(attack: ExpectationPgd, classifier: Classifier) -> Callable[..., t
     def perturb(origin: tf.Tensor, y: tf.Tensor, seed: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
         held_out = random.fold_in(seed, 1)
         best, best_loss = origin, expected_loss(origin, y, held_out)
-        step_size = attack.step_size or eps / 4
+        step_size = attack.step_size or eps * max(0.25, 2.5 / attack.steps)
         shape = tf.shape(origin)
         lead = tf.concat([shape[:1], tf.ones([tf.rank(origin) - 1], tf.int32)], axis=0)
         for restart in tf.range(attack.restarts):

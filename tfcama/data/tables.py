@@ -219,8 +219,8 @@ def imputed(spec: InputSpec, frame: pd.DataFrame) -> dict[str, int]:
 
 
 def missing(series: pd.Series) -> np.ndarray:
-    """Where a column of a file is blank, bool [N]."""
-    return series.fillna("").astype(str).str.strip().eq("").to_numpy(bool)
+    """Where a column has no value or blank text, bool [N]."""
+    return (series.isna() | series.astype(str).str.strip().eq("")).to_numpy(bool)
 
 
 def labels(spec: InputSpec, frame: pd.DataFrame) -> np.ndarray:

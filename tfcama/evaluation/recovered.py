@@ -45,12 +45,14 @@ def recover(subject: Subject, manipulation: str, level: float, *, limit: int) ->
       limit: how many inputs.
 
     Returns:
-      [] for models whose M has no meaning for people.
+      [] for models whose M has no meaning for people, and where fine-tuning saw all of the inputs.
     """
     model = subject.loaded.classifier
     if not isinstance(model, CamaBase) or not model.mechanism.parameters:
         return []
     rows = np.arange(len(subject.test)) if subject.held_out is None else subject.held_out
+    if not len(rows):
+        return []
     move = manipulations.parse(manipulation, level=level).fit(subject.dataset)
     # The draws of `manipulate`, which the accuracies of the same subject are of.
     seed = random.stream(subject.loaded.config.seed, "manipulation")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,13 +116,17 @@ def is_scored(workdir: Workdir) -> bool:
     return any(workdir.results.glob(_ROWS.format("*")))
 
 
-def load_rows(workdir: Workdir) -> list[Row]:
-    """All rows that evaluation left in a workdir.
+def load_rows(workdir: Workdir, name: str = "*") -> list[Row]:
+    """Rows that evaluation left in a workdir.
+
+    Args:
+      workdir: of the run that was scored.
+      name: of the experiment, as in save_rows; "*" for all.
 
     Raises:
       InputError: a file that is no list of rows.
     """
-    paths = sorted(workdir.results.glob(_ROWS.format("*")))
+    paths = sorted(workdir.results.glob(_ROWS.format(name)))
     return [row for path in paths for row in _read(path)["rows"]]
 
 
@@ -139,3 +143,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _rows_file(workdir: Workdir, name: str) -> Path:
     return workdir.results / _ROWS.format(name)
+
+
+def one_a_seed(rows: Iterable[Row]) -> list[Row]:
+    """Of the rows of one number, one a seed: of those that were scored apart, of most inputs."""
+    found: dict[int, Row] = {}
+    for row in rows:
+        if row.seed not in found or row.n > found[row.seed].n:
+            found[row.seed] = row
+    return list(found.values())

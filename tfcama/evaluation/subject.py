@@ -15,6 +15,7 @@ from tfcama.evaluation.predict import Predictor
 from tfcama.training import run
 from tfcama.training.config import RunConfig
 from tfcama.training.finetune import seen_rows
+from tfcama.training.phases import check_finished
 from tfcama.types import Classifier, InputSpec
 from tfcama.workdir import Workdir
 
@@ -61,7 +62,9 @@ class Subject:
         ours, theirs = self.identity(""), other.identity("")
         trained = ours["trained_on"].removeprefix("clean").removeprefix("+")
         seed = "" if ours["seed"] == theirs["seed"] else f"seed {ours['seed']}"
-        rest = "; ".join(filter(None, [ours["variant"], trained, ours["finetuned_on"], seed]))
+        where = self.workdir.root.name if self.workdir.root.name != ours["model"] else ""
+        told = [ours["variant"], trained, ours["finetuned_on"], where, seed]
+        rest = "; ".join(filter(None, told))
         return f"{ours['model']} ({rest})" if rest else ours["model"]
 
     @functools.cached_property
@@ -141,9 +144,10 @@ def load_subject(
       at_test: `key=value` assignments to how it predicts, see run.load.
 
     Raises:
-      InputError: there is no run, or no data.
+      InputError: there is no run, it has not ended, or there is no data.
     """
     loaded = run.load(workdir, at_test=at_test)
+    check_finished(loaded.config, workdir, before="scored")
     dataset = run.load_data(loaded.config, data_dir=data_dir)
     subject = Subject(workdir, loaded, dataset, dataset.test, at_test=",".join(at_test))
     return subject.first(limit)

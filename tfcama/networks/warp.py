@@ -34,6 +34,7 @@ def sample_bilinear(images: tf.Tensor, points: tf.Tensor) -> tf.Tensor:
     left, top = tf.minimum(tf.floor(column), width), tf.minimum(tf.floor(row), height)
     right_share, bottom_share = (column - left)[..., None], (row - top)[..., None]
     place = tf.cast(top * (width + 2) + left, tf.int32)
+    place = tf.clip_by_value(place, 0, height * (width + 2) + width)  # NaN is no place
 
     def at(offset: int) -> tf.Tensor:
         return tf.gather(flat, place + offset, batch_dims=1)

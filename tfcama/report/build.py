@@ -15,7 +15,7 @@ import jinja2
 from tfcama.data.manipulations import MANIPULATIONS
 from tfcama.errors import InputError
 from tfcama.evaluation.over_seeds import OverSeeds
-from tfcama.evaluation.results import Row, load_rows
+from tfcama.evaluation.results import Row, load_rows, one_a_seed
 from tfcama.evaluation.robustness import Check, load_checks
 from tfcama.evaluation.subject import load_spec
 from tfcama.report import figures, labels, provenance
@@ -27,7 +27,7 @@ from tfcama.workdir import Workdir, atomic_directory, write_bytes, write_json, w
 
 _TEMPLATE = "index.html.j2"
 _DRAWN = {
-    "image": "Each test image is manipulated by its own draw up to the level. ",
+    "image": "Each test image is manipulated by a draw of its own, how far says the level. ",
     "table": "Every row is shifted by the same amount. ",
 }
 
@@ -248,6 +248,7 @@ def _summary(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _cell(rows: Sequence[Row]) -> dict[str, Any]:
+    rows = one_a_seed(rows)
     found = OverSeeds({row.seed: row.accuracy for row in rows})
     first = rows[0]
     if len(found.by_seed) > 1:

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tfcama.evaluation.results import Row
+from tfcama.evaluation.results import Row, one_a_seed
 from tfcama.report import labels
 
 # Blue, orange and green as in the papers' figures (DNN, CAMA, CAMA fine-tuned), then others;
@@ -55,7 +55,8 @@ def curve_points(rows: Sequence[Row], axis: str) -> dict[labels.Line, list[Point
 
 
 def _point(x: float, rows: Sequence[Row]) -> Point:
-    """Of one line at x, a row a seed."""
+    """Of one line at x."""
+    rows = one_a_seed(rows)
     values = np.array([row.accuracy for row in rows])
     mean = float(values.mean())
     if len(rows) == 1:
@@ -152,8 +153,9 @@ def image_rows(
       captions: under the columns, one each.
     """
     columns = len(rows[0][1])
+    below = 0.1 + 0.15 * max(len(text.splitlines()) for text in captions) if captions else 0.0
     figure = Figure(
-        figsize=(1.6 + 0.62 * columns, 0.55 + 0.66 * len(rows) + (0.25 if captions else 0)),
+        figsize=(1.6 + 0.62 * columns, 0.55 + 0.66 * len(rows) + below),
         dpi=150,
         layout="constrained",
     )

@@ -131,6 +131,7 @@ class _Scene(NamedTuple):
 
 def _recovered(found: Sequence[Recovered], subject: Subject, about: str) -> Picture:
     title = f"What {_who(subject)} finds of {labels.manipulation_name(about)}"
+    unseen = "" if subject.held_out is None else " that fine-tuning did not see"
     figure = figures.recovered_parameters(
         [(f"{p.name} ({p.unit})" if p.unit else p.name, true, ours) for p, true, ours in found],
         title=title,
@@ -139,9 +140,9 @@ def _recovered(found: Sequence[Recovered], subject: Subject, about: str) -> Pict
         name=f"recovered_{slug(about)}",
         section="shift",
         title=title,
-        caption="Each point is a test input that fine-tuning did not see: what was done to it and "
-        "what the model, which was told neither that nor any label, infers. Parameters that nobody "
-        "moved should stay at 0.",
+        caption=f"Each point is a test input{unseen}: what was done to it and what the model, "
+        "which was told neither that nor any label, infers. Parameters that nobody moved should "
+        "stay at 0.",
         png=to_png(figure),
     )
 
@@ -266,7 +267,7 @@ def adversarial_examples(
             answers.append(subject.predictor.labels(found.x[:_COLUMNS]))
     captions = [" → ".join(names[a[column]] for a in answers) for column in range(columns)]
     if max(map(len, captions)) > 12:
-        captions = [f"{names[answers[0][c]]} → {names[answers[-1][c]]}" for c in range(columns)]
+        captions = [f"{names[answers[0][c]]}\n→ {names[answers[-1][c]]}" for c in range(columns)]
     about = labels.attack_name(f"{attack} from {source}" if source else attack)
     return Picture(
         name=f"adversarial_{slug(f'{attack}_from_{source}' if source else attack)}",

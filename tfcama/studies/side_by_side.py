@@ -7,7 +7,9 @@ import contextlib
 import graphlib
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +51,8 @@ def run_side_by_side(
       console: where to tell what is done; standard error by default.
 
     Raises:
-      InputError: fewer than one process, or what the first piece that failed says.
+      InputError: fewer than one process, one that was killed, or what the first piece that failed
+        says.
     """
     if jobs < 1:
         raise InputError(f"{jobs} jobs were given; at least 1 is needed.")
@@ -65,7 +68,7 @@ def run_side_by_side(
         bar,
         _threads(max(1, (os.cpu_count() or 1) // jobs)),
         concurrent.futures.ProcessPoolExecutor(
-            jobs, mp_context=multiprocessing.get_context("spawn")
+            jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent
         ) as pool,
     ):
         about = f"{len(pieces)} pieces, {jobs} at a time"
@@ -83,6 +86,11 @@ def run_side_by_side(
             for future in ended:
                 try:
                     future.result()
+                except BrokenProcessPool:
+                    raise InputError(
+                        f"a process of {', '.join(begun.values())} was killed, for want of memory "
+                        f"perhaps; see {logs}. The same command continues; fewer jobs need less."
+                    ) from None
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
@@ -105,6 +113,18 @@ def _threads(number: int) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def _end_with_parent() -> None:
+    """Ends this process where its parent was killed, so that nobody works on what is begun anew."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _run(piece: Callable[[], object], log: Path) -> None:

@@ -27,7 +27,7 @@ from tfcama.report.pictures import Picture, slug
 from tfcama.studies.steps import Progress
 from tfcama.training import callbacks as callbacks_lib
 from tfcama.training import checkpoints, run
-from tfcama.training.config import DREAMS, FinetuneConfig, RunConfig, StreamConfig, claim
+from tfcama.training.config import DREAMS, FinetuneConfig, RunConfig, StreamConfig, claimed
 from tfcama.training.finetune import adapted_config, load_base, row_order, seen_rows
 from tfcama.training.methods import EQ8
 from tfcama.training.stream import StreamAdapter
@@ -128,20 +128,20 @@ def follow(
     held_out = dataset.test.take(unseen[slice(limit)])
     _check_scored_so_far(target, len(held_out))
     arriving = _arriving(dataset, segments, order, seed=config.seed)
-    claim(target, run_config)
-    experiment = _Experiment(
-        target=target,
-        trained=trained,
-        config=run_config,
-        dataset=dataset,
-        segments=segments,
-        arriving=arriving,
-        held_out=held_out,
-        detector=detector,
-        progress=progress,
-    )
-    experiment.run(StreamAdapter(trained, run_config, dataset.train, devices=devices))
-    experiment.report()
+    with claimed(target, run_config):
+        experiment = _Experiment(
+            target=target,
+            trained=trained,
+            config=run_config,
+            dataset=dataset,
+            segments=segments,
+            arriving=arriving,
+            held_out=held_out,
+            detector=detector,
+            progress=progress,
+        )
+        experiment.run(StreamAdapter(trained, run_config, dataset.train, devices=devices))
+        experiment.report()
 
 
 def _check_scored_so_far(target: Workdir, size: int) -> None:

@@ -14,7 +14,8 @@ from tfcama.errors import InputError
 from tfcama.models.batch_norm_classifier import BatchNormClassifier
 from tfcama.training import checkpoints, methods, run
 from tfcama.training.adaptation import mean_entropy
-from tfcama.training.config import FinetuneConfig, claim
+from tfcama.training.config import FinetuneConfig, claimed
+from tfcama.training.phases import check_finished
 from tfcama.workdir import Workdir, write_text
 
 _TAKEN = ("subject", "fraction", "seed", "method")
@@ -38,6 +39,7 @@ def adapt(
     del clean
     _check(config, devices)
     trained = run.load(base)
+    check_finished(trained.config, base)
     classifier = trained.classifier
     if not isinstance(classifier, BatchNormClassifier):
         raise InputError(
@@ -47,21 +49,21 @@ def adapt(
     unlabelled = classifier.spec.check(unlabelled, what="inputs to fine-tune on")
     if not len(unlabelled):
         raise InputError("fine-tuning needs at least one manipulated input; none was given.")
-    claim(target, trained.config.adapted(config))
-    if not checkpoints.listed(target.checkpoints):
-        logs = {"entropy_before": mean_entropy(classifier, unlabelled)}
-        method: Any = methods.parse(config.method)
-        method.adapt(classifier, unlabelled, seed=config.seed, callbacks=extra_callbacks)
-        logs["entropy"] = mean_entropy(classifier, unlabelled)
-        write_text(target.metrics_file, json.dumps({"epoch": 1, **logs}) + "\n")
-        checkpoints.save(
-            target.checkpoints,
-            classifier=classifier,
-            optimizer=None,
-            epoch=1,
-            score=(1.0, 0.0),
-            logs=logs,
-        )
+    with claimed(target, trained.config.adapted(config)):
+        if not checkpoints.listed(target.checkpoints):
+            logs = {"entropy_before": mean_entropy(classifier, unlabelled)}
+            method: Any = methods.parse(config.method)
+            method.adapt(classifier, unlabelled, seed=config.seed, callbacks=extra_callbacks)
+            logs["entropy"] = mean_entropy(classifier, unlabelled)
+            write_text(target.metrics_file, json.dumps({"epoch": 1, **logs}) + "\n")
+            checkpoints.save(
+                target.checkpoints,
+                classifier=classifier,
+                optimizer=None,
+                epoch=1,
+                score=(1.0, 0.0),
+                logs=logs,
+            )
     return run.load(target)
 
 

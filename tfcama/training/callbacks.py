@@ -118,7 +118,7 @@ class MetricsLog(keras.callbacks.Callback):
     def __init__(self, path: Path, *, initial_epoch: int):
         super().__init__()
         self._path = path
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
         kept = [line for line in lines if _epoch_of(line) <= initial_epoch]
         write_text(path, "".join(f"{line}\n" for line in kept))
 
@@ -136,7 +136,7 @@ class MetricsLog(keras.callbacks.Callback):
 
 def _epoch_of(line: str) -> float:
     try:
-        return json.loads(line)["epoch"]
+        return float(json.loads(line)["epoch"])
     except (ValueError, KeyError, TypeError):
         return float("inf")  # the half line of a killed run
 

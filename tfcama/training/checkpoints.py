@@ -86,7 +86,7 @@ def listed(directory: Path) -> list[Checkpoint]:
       InputError: a meta.json cannot be read.
     """
     found = []
-    for path in sorted(directory.glob("[0-9]*")):
+    for path in sorted(path for path in directory.glob("[0-9]*") if path.is_dir()):
         try:
             meta = json.loads((path / "meta.json").read_text())
             found.append(Checkpoint(path, meta["epoch"], tuple(meta["score"]), meta["logs"]))
@@ -164,5 +164,5 @@ def _corrupt(path: Path, error: BaseException) -> InputError:
     reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
     return InputError(
         f"checkpoint {path} is damaged ({type(error).__name__}: {reason}); "
-        "delete that directory and run the same command to continue from the one before."
+        "delete that directory and run the same command to continue from the one before, if any."
     )

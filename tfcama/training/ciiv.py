@@ -15,7 +15,8 @@ class CiivTrainer(Trainer):
     """Mean cross-entropy of the nine gazes + weight times the causal regulariser, `causal`.
 
     The regulariser is CausalIB's cross-multiplied causal loss of the gazes' features, smooth L1,
-    a mean over features; a gaze's strength is the share of pixels that it kept.
+    a mean over features (the authors' code sums over them); a gaze's strength is the share of
+    pixels that it kept.
     """
 
     classifier: Ciiv

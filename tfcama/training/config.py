@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tfcama import config as config_lib
@@ -287,6 +288,15 @@ class RunConfig:
         Raises:
           InputError: an unknown key or name, or a value of the wrong type.
         """
+        try:
+            return cls._from_json(value)
+        except InputError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"config.json is damaged ({type(error).__name__}: {error}).") from None
+
+    @classmethod
+    def _from_json(cls, value: dict[str, Any]) -> RunConfig:
         fields = {field.name for field in dataclasses.fields(cls)}
         for key in value:
             if key not in fields:
@@ -294,6 +304,9 @@ class RunConfig:
         missing = sorted(fields - value.keys() - {*_IF_ANY})
         if missing:
             raise InputError(f"config.json lacks {', '.join(missing)}.")
+        for key, kind in (("model", str), ("dataset", str), ("seed", int)):
+            if not isinstance(value[key], kind):
+                raise InputError(f"{key} must be {kind.__name__}; {value[key]!r} was given.")
         spec, finetuned, stream = value["input_spec"], value["finetuned"], value.get("stream")
         return cls(
             model=value["model"],
@@ -320,12 +333,29 @@ class RunConfig:
         )
 
 
-def claim(workdir: Workdir, config: RunConfig) -> None:
+@contextlib.contextmanager
+def claimed(workdir: Workdir, config: RunConfig, *, writes: bool = True) -> Iterator[None]:
     """Makes the directory this run's own, or continues it; see Workdir.claim.
 
     Keys that the run's version did not know yet have their defaults.
+
+    Args:
+      workdir: the directory.
+      config: of the run.
+      writes: whether this process does, of several machines; no other one may while the block runs.
+
+    Raises:
+      InputError: it is another run's, or another process is writing to it.
     """
-    workdir.claim(config.to_json(), read=lambda found: RunConfig.from_json(found).to_json())
+    workdir.claim(
+        config.to_json(),
+        read=lambda found: RunConfig.from_json(found).to_json(),
+        instead="take another --workdir"
+        if config.finetuned is None
+        else "delete that directory, take another --target",
+    )
+    with workdir.exclusive() if writes else contextlib.nullcontext():
+        yield
 
 
 def set_at_test(config: RunConfig, assignments: Sequence[str]) -> RunConfig:

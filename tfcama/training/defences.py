@@ -171,7 +171,8 @@ class Trades(AttackingDefence):
 
     Zhang et al., "Theoretically Principled Trade-off between Robustness and Accuracy" (2019),
     Eq. 5. p(y|x) is the softmax of the trainer's scores, under one draw of a stochastic model's
-    noise for both. x' starts uniformly in the ball; at x itself the divergence has no gradient.
+    noise for both, normalised as in prediction (the paper's code: by the batch). x' starts
+    uniformly in the ball; at x itself the divergence has no gradient.
 
     Attributes:
       beta: weight, 1 / lambda in the paper.
@@ -198,8 +199,10 @@ class Trades(AttackingDefence):
             draws=own.fold(0),
             share=self.grown(trainer),
         )
+        # Before the model's own terms, which move batch normalisation's running statistics.
+        penalty = self.beta * divergence(clean, trainer.scores(attacked, seed=own.seed))
         terms = trainer.terms(batch, draws=draws)
-        terms["loss"] += self.beta * divergence(clean, trainer.scores(attacked, seed=own.seed))
+        terms["loss"] += penalty
         return terms
 
 
@@ -212,7 +215,7 @@ class Mixup(Defence):
     reverse order, which shuffled batches make random. Pairs stay within a replica.
 
     Attributes:
-      alpha: of the Beta distribution.
+      alpha: of the Beta distribution, 0.05 or more; with less hardly a row is mixed.
     """
 
     alpha: float = 1.0
@@ -220,7 +223,7 @@ class Mixup(Defence):
     mixes_rows: ClassVar[bool] = True
 
     def __post_init__(self):
-        check_positive(self, "alpha")
+        check_at_least(self, alpha=0.05)  # float32's gammas underflow below
 
     def terms(
         self, trainer: Trainable, batch: Batch, *, draws: random.RowDraws

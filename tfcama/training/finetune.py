@@ -19,8 +19,8 @@ from tfcama.models.cama_base import CamaBase
 from tfcama.registry import Registry
 from tfcama.training import checkpoints, methods, run, strategy
 from tfcama.training.adapt import adapt
-from tfcama.training.config import DREAMS, KEPT_AT_ZERO, FinetuneConfig, RunConfig, claim
-from tfcama.training.phases import epochs_by_phase, make_trainer, phases_of
+from tfcama.training.config import DREAMS, KEPT_AT_ZERO, FinetuneConfig, RunConfig, claimed
+from tfcama.training.phases import check_finished, last_epoch, make_trainer, phases_of
 from tfcama.workdir import Workdir
 
 
@@ -208,38 +208,39 @@ def _eq8(
         chief = strategy.is_chief()
         trainer = make_trainer(trained, run_config, devices=devices)
         phases = phases_of(trainer, config, clean=clean, unlabelled=unlabelled, devices=devices)
-        claim(target, run_config)
-        done = checkpoints.epochs_done(target.checkpoints)
-        if done:
-            checkpoint = checkpoints.newest(target.checkpoints)
-            at_work = next(phase for phase in phases if done <= phase.end)
-            checkpoints.restore(
-                checkpoint,
-                classifier=trainer.classifier,
-                optimizer=at_work.trainer.optimizer,
+    with claimed(target, run_config, writes=chief):
+        with chosen.scope():
+            done = checkpoints.epochs_done(target.checkpoints)
+            if done:
+                checkpoint = checkpoints.newest(target.checkpoints)
+                at_work = next(phase for phase in phases if done <= phase.end)
+                checkpoints.restore(
+                    checkpoint,
+                    classifier=trainer.classifier,
+                    optimizer=at_work.trainer.optimizer,
+                )
+        for phase in phases:
+            if done >= phase.end:
+                continue
+            if done == phase.begin:
+                with chosen.scope():
+                    phase.before()
+            run.fit(
+                phase.trainer,
+                phase.stream((done - phase.begin) * phase.steps),
+                title=phase.title,
+                epochs=phase.end,
+                done=done,
+                steps_per_epoch=phase.steps,
+                validation=None,
+                callbacks=(
+                    *(run.run_callbacks(target, shown, done, devices) if chief else ()),
+                    *extra_callbacks,
+                ),
             )
-    for phase in phases:
-        if done >= phase.end:
-            continue
-        if done == phase.begin:
-            with chosen.scope():
-                phase.before()
-        run.fit(
-            phase.trainer,
-            phase.stream((done - phase.begin) * phase.steps),
-            title=phase.title,
-            epochs=phase.end,
-            done=done,
-            steps_per_epoch=phase.steps,
-            validation=None,
-            callbacks=(
-                *(run.run_callbacks(target, shown, done, devices) if chief else ()),
-                *extra_callbacks,
-            ),
-        )
-        done = phase.end
-    if not chief:
-        run.await_checkpoint(target, epoch=done)
+            done = phase.end
+        if not chief:
+            run.await_checkpoint(target, epoch=done)
     return run.load(target)
 
 
@@ -247,13 +248,9 @@ def is_finished(target: Workdir, config: FinetuneConfig) -> bool:
     """Whether `finetune` would find nothing left to do; says so without reading data or weights."""
     if not target.config_file.exists():
         return False
-    found = RunConfig.from_json(target.read_config()).finetuned
-    return found == config and checkpoints.epochs_done(target.checkpoints) >= _epochs(config)
-
-
-def _epochs(config: FinetuneConfig) -> int:
-    """Of the last checkpoint; other methods than Eq. 8 write one."""
-    return sum(epochs_by_phase(config)) if config.method == methods.EQ8 else 1
+    found = RunConfig.from_json(target.read_config())
+    done = checkpoints.epochs_done(target.checkpoints)
+    return found.finetuned == config and done >= last_epoch(found)
 
 
 def load_base(base: Workdir, *, at_test: Sequence[str] = ()) -> run.LoadedRun:
@@ -268,12 +265,7 @@ def load_base(base: Workdir, *, at_test: Sequence[str] = ()) -> run.LoadedRun:
     """
     trained = run.load(base, at_test=at_test)
     check_has_m(trained, base)
-    epochs, done = trained.config.training.epochs, checkpoints.epochs_done(base.checkpoints)
-    if trained.config.finetuned is None and done < epochs:
-        raise InputError(
-            f"{base.root} has finished {done} of {epochs} epochs; give its command again before "
-            "it is adapted."
-        )
+    check_finished(trained.config, base)
     return trained
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcama import random
-from tfcama.data import pipeline
+from tfcama.data import pipeline, streams
 from tfcama.data.base import GeneratedSplit, Split
 from tfcama.errors import InputError
 from tfcama.models.cama_base import CamaBase
@@ -18,8 +18,10 @@ from tfcama.training import checkpoints, run
 from tfcama.training.cama import DreamTrainer, FinetuneTrainer
 from tfcama.training.config import FinetuneConfig, RunConfig, same_variables
 from tfcama.training.empirical_bayes import fit_prior
+from tfcama.training.methods import EQ8
 from tfcama.training.optimizer import Adam
 from tfcama.training.trainer import Trainer
+from tfcama.workdir import Workdir
 
 _STEPS_PER_EPOCH = 50  # how often fine-tuning logs and checkpoints
 _DREAMS_PER_EPOCH = 500  # the same of steps of dreams, which are faster
@@ -115,6 +117,25 @@ def epochs_by_phase(config: FinetuneConfig) -> list[int]:
         math.ceil(config.sleep / _DREAMS_PER_EPOCH),
         math.ceil(config.steps / _STEPS_PER_EPOCH),
     ]
+
+
+def last_epoch(config: RunConfig) -> int:
+    """Of a run's last checkpoint: of a stream one a segment, of Eq. 8's rivals one."""
+    if config.stream is not None:
+        return len(streams.parse(config.stream.segments))
+    if config.finetuned is None:
+        return config.training.epochs
+    return sum(epochs_by_phase(config.finetuned)) if config.finetuned.method == EQ8 else 1
+
+
+def check_finished(config: RunConfig, workdir: Workdir, *, before: str = "adapted") -> None:
+    """Raises InputError where a run has not ended that is to be `before`."""
+    done, epochs = checkpoints.epochs_done(workdir.checkpoints), last_epoch(config)
+    if done < epochs:
+        raise InputError(
+            f"{workdir.root} has finished {done} of {epochs} epochs; give its command again before "
+            f"it is {before}."
+        )
 
 
 def make_trainer(

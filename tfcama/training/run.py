@@ -19,7 +19,7 @@ from tfcama.models.base import ClassifierModel
 from tfcama.models.registry import MODELS
 from tfcama.training import callbacks as callbacks_lib
 from tfcama.training import checkpoints, defences, strategy
-from tfcama.training.config import RunConfig, claim, set_at_test
+from tfcama.training.config import RunConfig, claimed, set_at_test
 from tfcama.training.optimizer import Adam
 from tfcama.training.registry import TRAINERS
 from tfcama.training.trainer import Trainer
@@ -139,55 +139,52 @@ def train(
             training.batch_size * (2 if training.augment else 1),
             random.stream(config.seed, "train", "noise"),
         )
-        claim(workdir, config)  # no model, no run: after it was built
-        steps = steps_per_epoch * training.epochs
-        learning_rate = WarmUp(
-            training.learning_rate,
-            warmup_steps=min(training.warmup_steps, steps // 4),
-            steps=steps,
-            cosine=training.schedule == "cosine",
-        )
-        optimizer = Adam(learning_rate, weight_decay=training.weight_decay or None)
-        trainer.compile(
-            optimizer,
-            jit_compile=devices.jit_compile,
-            defence=defences.parse(training.defence) if training.defence else None,
-        )
-        done = 0
-        if checkpoints.listed(workdir.checkpoints):
-            checkpoint = checkpoints.newest(workdir.checkpoints)
-            checkpoints.restore(checkpoint, classifier=trainer.classifier, optimizer=optimizer)
-            done = checkpoint.epoch
         chief = strategy.is_chief()
-    if done < training.epochs:
-        stream = pipeline.training_stream(
-            dataset.train,
-            batch_size=training.batch_size,
-            seed=random.stream(config.seed, "train", "rows"),
-            transform=transform,
-            augment=augment,
-            augment_weight=training.augment_weight,
-            start_step=done * steps_per_epoch,
-        )
-        fit(
-            trainer,
-            stream,
-            title=f"train {config.model} on {config.dataset}",
-            epochs=training.epochs,
-            done=done,
-            steps_per_epoch=steps_per_epoch,
-            validation=dataset.validation,
-            callbacks=(
-                *(
-                    run_callbacks(workdir, dataset.validation, done, devices, keep=training.keep)
-                    if chief
-                    else ()
-                ),
-                *extra_callbacks,
-            ),
-        )
-    if not chief:
-        await_checkpoint(workdir, epoch=training.epochs)
+    with claimed(workdir, config, writes=chief):  # no model, no run: after it was built
+        with chosen.scope():
+            steps = steps_per_epoch * training.epochs
+            learning_rate = WarmUp(
+                training.learning_rate,
+                warmup_steps=min(training.warmup_steps, steps // 4),
+                steps=steps,
+                cosine=training.schedule == "cosine",
+            )
+            optimizer = Adam(learning_rate, weight_decay=training.weight_decay or None)
+            trainer.compile(
+                optimizer,
+                jit_compile=devices.jit_compile,
+                defence=defences.parse(training.defence) if training.defence else None,
+            )
+            done = 0
+            if checkpoints.listed(workdir.checkpoints):
+                checkpoint = checkpoints.newest(workdir.checkpoints)
+                checkpoints.restore(checkpoint, classifier=trainer.classifier, optimizer=optimizer)
+                done = checkpoint.epoch
+        if done < training.epochs:
+            stream = pipeline.training_stream(
+                dataset.train,
+                batch_size=training.batch_size,
+                seed=random.stream(config.seed, "train", "rows"),
+                transform=transform,
+                augment=augment,
+                augment_weight=training.augment_weight,
+                start_step=done * steps_per_epoch,
+            )
+            own: tuple[keras.callbacks.Callback, ...] = ()
+            if chief:
+                own = run_callbacks(workdir, dataset.validation, done, devices, keep=training.keep)
+            fit(
+                trainer,
+                stream,
+                title=f"train {config.model} on {config.dataset}",
+                epochs=training.epochs,
+                done=done,
+                steps_per_epoch=steps_per_epoch,
+                validation=dataset.validation,
+                callbacks=(*own, *extra_callbacks),
+            )
+        if not chief:
+            await_checkpoint(workdir, epoch=training.epochs)
     return load(workdir)
 
 

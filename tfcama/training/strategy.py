@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import tensorflow as tf
 
@@ -49,7 +50,10 @@ def _logical_cpus(count: int) -> list[str]:
 
 
 def is_chief() -> bool:
-    """Whether this process writes checkpoints and logs: the first worker, or the only one."""
-    resolver = getattr(tf.distribute.get_strategy(), "cluster_resolver", None)
-    task = getattr(resolver, "task_id", None)
-    return task in (None, 0)
+    """Whether this process writes checkpoints and logs: the chief, or the first or only worker."""
+    resolver: Any = getattr(tf.distribute.get_strategy(), "cluster_resolver", None)
+    if getattr(resolver, "task_id", None) is None:
+        return True
+    if "chief" in resolver.cluster_spec().jobs:
+        return resolver.task_type == "chief"
+    return resolver.task_id == 0
