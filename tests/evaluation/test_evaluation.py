@@ -109,7 +109,9 @@ def test_attack_accuracy_is_the_share_of_margins_beyond_reach(halves):
 def test_a_transfer_attack_is_named_after_its_source(halves):
     subject = subject_of(half_classifier(), halves)
     rows, _ = robustness.attack_curve(subject, "fgsm", [0.1], source=subject)
-    assert rows[0].attack == "fgsm from dnn"
+    assert rows[0].attack == "fgsm from dnn (unused)"  # its directory
+    source = dataclasses.replace(subject, workdir=Workdir("somewhere/dnn"))
+    assert source.named_to(subject) == "dnn"
     tuned = FinetuneConfig(subject="shift:0.5")
     source = subject_of(half_classifier(), halves, seed=3, finetuned=tuned)
     rows, _ = robustness.attack_curve(subject, "fgsm", [0.1], source=source)

@@ -62,7 +62,8 @@ class Subject:
         ours, theirs = self.identity(""), other.identity("")
         trained = ours["trained_on"].removeprefix("clean").removeprefix("+")
         seed = "" if ours["seed"] == theirs["seed"] else f"seed {ours['seed']}"
-        where = self.workdir.root.name if self.workdir.root.name != ours["model"] else ""
+        where = self.workdir.root.name  # says more only where neither model nor adaptation do
+        where = "" if ours["finetuned_on"] or ours["model"].endswith(where) else where
         told = [ours["variant"], trained, ours["finetuned_on"], where, seed]
         rest = "; ".join(filter(None, told))
         return f"{ours['model']} ({rest})" if rest else ours["model"]
