@@ -25,14 +25,13 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from tfcama import config as config_lib
 from tfcama.errors import InputError
 from tfcama.models.mechanisms.registry import MECHANISMS
 from tfcama.serving import redeploy, served
 from tfcama.serving.redeploy import MIN_HELD_OUT, Comparison, Conditions
 from tfcama.studies import steps
 from tfcama.training import run, strategy
-from tfcama.training.config import RunConfig, check_kept, default_finetuning
+from tfcama.training.config import RunConfig, asked_finetuning
 from tfcama.types import InputSpec
 from tfcama.workdir import Workdir
 from trainers.shared_flags import DATA_DIR, STRATEGY, WORKDIR
@@ -105,15 +104,14 @@ def main() -> None:
     run_config = RunConfig.from_json(base.read_config())
     if run_config.input_spec is None:
         raise InputError(f"{base.root} holds no finished run.")
-    check_kept(run_config, _SET.value)
     source, x = _served(run_config.input_spec)
-    default = default_finetuning(run_config, mechanism=_MECHANISM.value)
-    config = config_lib.override(
-        default,
+    config = asked_finetuning(
+        run_config,
         _SET.value,
+        mechanism=_MECHANISM.value,
         subject=redeploy.subject_of(source, x),
         fraction=1.0 - conditions.held_out,
-        steps=default.steps if _STEPS.value is None else _STEPS.value,
+        steps=_STEPS.value,
         seed=_SEED.value,
     )
     export_dir = Path(_EXPORT_DIR.value).expanduser()

@@ -189,9 +189,9 @@ def atomic_file(target: Path, mode: str = "wb", **options: Any) -> Iterator[IO[A
       InputError: `target` cannot be written, or is there and no file, as /dev/stdout.
     """
     with _writing(target):
-        there, is_file, is_directory = target.exists(), target.is_file(), target.is_dir()
-    if there and not is_file:
-        kind = "a directory" if is_directory else "no regular file"
+        replaceable = target.is_file() or not target.exists()
+    if not replaceable:
+        kind = "a directory" if target.is_dir() else "no regular file"
         raise InputError(f"{target} cannot be written: it is {kind}.")
     target = target.resolve()
     temporary = _beside(target)

@@ -15,7 +15,6 @@ from trainers import app  # isort: skip  (quiets TensorFlow before anything impo
 
 from absl import flags
 
-from tfcama import config as config_lib
 from tfcama import specs
 from tfcama.attacks import registry
 from tfcama.attacks.registry import ATTACKS
@@ -26,7 +25,7 @@ from tfcama.models.mechanisms.registry import MECHANISMS
 from tfcama.report.build import build
 from tfcama.studies import steps
 from tfcama.studies.attacked_adaptation import AttackedAdaptation
-from tfcama.training.config import check_kept, default_finetuning
+from tfcama.training.config import asked_finetuning
 from tfcama.training.finetune import adapted_config, check_has_m
 from tfcama.workdir import Workdir
 from trainers.shared_flags import DATA_DIR, WORKDIR
@@ -102,9 +101,7 @@ def main() -> None:
     source = load_subject(Workdir(_TRANSFER.value), **limits) if _TRANSFER.value else None
     adaptation = None
     if adapts:
-        check_kept(subject.loaded.config, _SET.value)
-        adaptation = default_finetuning(subject.loaded.config, mechanism=_MECHANISM.value)
-        adaptation = config_lib.override(adaptation, _SET.value)
+        adaptation = asked_finetuning(subject.loaded.config, _SET.value, mechanism=_MECHANISM.value)
         check_has_m(subject.loaded, workdir)
         adapted_config(subject.loaded, adaptation)
     found, made_for = {}, source.named_to(subject) if source else ""

@@ -21,13 +21,12 @@ from pathlib import Path
 
 from absl import flags
 
-from tfcama import config as config_lib
 from tfcama.data import tables
 from tfcama.errors import InputError, unreadable
 from tfcama.models.mechanisms.registry import MECHANISMS
 from tfcama.studies import steps
 from tfcama.training import run
-from tfcama.training.config import DREAMS, RunConfig, check_kept, default_finetuning
+from tfcama.training.config import DREAMS, RunConfig, asked_finetuning
 from tfcama.training.finetune import dream, finetune_on_manipulation, finetune_on_table
 from tfcama.training.methods import EQ8, METHODS
 from tfcama.workdir import Workdir
@@ -104,19 +103,17 @@ def main() -> None:
     if _CSV.value is not None and flags.FLAGS["fraction"].present:
         raise InputError("--fraction was given; of --csv all rows are adapted to.")
     base = Workdir(WORKDIR.value)
-    trained = RunConfig.from_json(base.read_config())
-    check_kept(trained, _SET.value)
-    config = default_finetuning(trained, mechanism=_MECHANISM.value)
-    config = config_lib.override(
-        config,
+    config = asked_finetuning(
+        RunConfig.from_json(base.read_config()),
         _SET.value,
+        mechanism=_MECHANISM.value,
         subject=_MANIPULATION.value or (_name_of(_CSV.value) if _CSV.value else DREAMS),
         fraction=0.0 if alone else _FRACTION.value if _CSV.value is None else 1.0,
         alpha=_ALPHA.value,
-        clean=_CLEAN.value or config.clean,
-        dreams=config.dreams if _DREAMS.value is None else _DREAMS.value,
-        steps=config.steps if _STEPS.value is None else _STEPS.value,
-        sleep=0 if alone else config.sleep,
+        clean=_CLEAN.value or None,
+        dreams=_DREAMS.value,
+        steps=_STEPS.value,
+        sleep=0 if alone else None,
         seed=_SEED.value,
         method=_METHOD.value,
     )

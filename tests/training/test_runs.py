@@ -364,27 +364,17 @@ def test_a_run_that_has_not_ended_is_not_adapted(tmp_path):
         load_subject(base, data_dir=None)
 
 
-def test_a_fine_tuning_that_has_not_ended_is_not_adapted_further(trained, tmp_path):
+def test_a_fine_tuning_that_has_not_ended_is_not_adapted_further(trained, bars, tmp_path):
     target, config = Workdir(tmp_path / "half"), FinetuneConfig(steps=120, batch_size=8)
-    move = "vertical_shift:0.3"
+    arguments = {"clean": bars.train, "unlabelled": bars.test.x}
     with pytest.raises(KilledError):
-        finetune_half(trained, target, config, move)
+        finetune(trained, target, config, **arguments, extra_callbacks=(KillAt(70),))
     assert checkpoints.epochs_done(target.checkpoints) == 1
     with pytest.raises(
         InputError, match=r"half has finished 1 of 3 epochs; give its command again"
     ):
-        finetune_on_manipulation(target, Workdir(tmp_path / "no"), move, config, data_dir=None)
+        finetune(target, Workdir(tmp_path / "no"), config, **arguments)
     assert not (tmp_path / "no").exists()
-
-
-def finetune_half(base, target, config, move):
-    data = run.load_data(run.load(base).config, data_dir=None)
-    finetune(
-        *(base, target, dataclasses.replace(config, subject=move)),
-        clean=data.train,
-        unlabelled=data.test.x[adapted_rows(len(data.test), config)],
-        extra_callbacks=(KillAt(70),),
-    )
 
 
 def test_what_any_adaptation_saw_is_not_unseen(trained, bars):

@@ -137,7 +137,7 @@ def _recovered(found: Sequence[Recovered], subject: Subject, about: str) -> Pict
         title=title,
     )
     return Picture(
-        name=_name("recovered", about, subject.at_test),
+        name=slugs("recovered", about, subject.at_test),
         section="shift",
         title=title,
         caption=f"Each point is a test input{unseen}: what was done to it and what the model, "
@@ -162,7 +162,7 @@ def _do_m0_grid(scene: _Scene) -> Picture:
         captions=[names[label] for label in found.scores.numpy().argmax(axis=1)],
     )
     return Picture(
-        name=_name("do_m0", scene.manipulation, subject.at_test),
+        name=slugs("do_m0", scene.manipulation, subject.at_test),
         section="shift",
         title=f"What {scene.who} makes of {scene.about}",
         caption=(
@@ -192,7 +192,7 @@ def _do_parts_grid(scene: _Scene) -> Picture | None:
     for name, at_zero in interventions.items():
         rows.append((name, model.decoded(x, scene.found, do_m0=at_zero).numpy()))
     return Picture(
-        name=_name("do_parts", scene.manipulation, scene.subject.at_test),
+        name=slugs("do_parts", scene.manipulation, scene.subject.at_test),
         section="shift",
         title=f"One part of M at a time: {scene.who}, {scene.about}",
         caption="Second row: the model's explanation of its input. Then the same y, z and m with "
@@ -218,7 +218,7 @@ def _interpolation_grid(scene: _Scene) -> Picture | None:
     captions = [f"{step:+g} sd" for step in _STEPS]
     title = f"{scene.who}: {scene.about}"
     return Picture(
-        name=_name("interpolation", scene.manipulation, scene.subject.at_test),
+        name=slugs("interpolation", scene.manipulation, scene.subject.at_test),
         section="shift",
         title=f"Along each parameter of M: {scene.who}, {scene.about}",
         caption="The model's explanation of one image, with one coordinate of m at a time set to "
@@ -303,11 +303,11 @@ def _who(subject: Subject) -> str:
     return ", ".join(filter(None, parts))
 
 
-def _name(*parts: str) -> str:
-    """Of a picture's file."""
-    return "_".join(slug(part) for part in parts if part)
-
-
 def slug(text: str) -> str:
     """A file name for a specification."""
     return "".join(c if c.isalnum() or c in "._-" else "-" for c in text)
+
+
+def slugs(*parts: str) -> str:
+    """A file name for several, without those that are empty."""
+    return "_".join(slug(part) for part in parts if part)

@@ -12,7 +12,7 @@ from tfcama.evaluation.recovered import Recovered, recover
 from tfcama.evaluation.results import Row
 from tfcama.evaluation.subject import Subject
 from tfcama.report import labels, pictures
-from tfcama.report.pictures import slug
+from tfcama.report.pictures import slug, slugs
 from tfcama.training import run
 from tfcama.training.config import DREAMS, FinetuneConfig, RunConfig, default_finetuning
 from tfcama.training.finetune import (
@@ -85,8 +85,7 @@ def evaluate(
       pictured_level: of the explanations; None takes the middle one.
     """
     rows = curves.manipulation_curve(subject, manipulation, levels, progress=progress)
-    parts = ("manipulation", manipulation, subject.augmentation, subject.at_test)
-    name = "_".join(slug(part) for part in parts if part)
+    name = slugs("manipulation", manipulation, subject.augmentation, subject.at_test)
     results.save_rows(subject.workdir, name, rows, asked=curve_asked(levels, subject.limit))
     level = levels[len(levels) // 2] if pictured_level is None else pictured_level
     explain(subject, manipulation, level)

@@ -453,6 +453,26 @@ def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfi
     )
 
 
+def asked_finetuning(
+    base: RunConfig, assignments: Sequence[str], *, mechanism: str = "", **changes: Any
+) -> FinetuneConfig:
+    """How a run is adapted when flags ask for something.
+
+    Args:
+      base: see default_finetuning.
+      assignments: `key=value`, see config.override; they win.
+      mechanism: see FinetuneConfig.
+      **changes: to default_finetuning; None for none.
+
+    Raises:
+      InputError: see config.override and check_kept.
+    """
+    check_kept(base, assignments)
+    asked = {key: value for key, value in changes.items() if value is not None}
+    default = default_finetuning(base, mechanism=mechanism)
+    return config_lib.override(default, assignments, **asked)
+
+
 def default_streaming(base: RunConfig, *, mechanism: str = "") -> FinetuneConfig:
     """How a run follows a stream unless told otherwise: p(m) stays, for what comes is not known.
 
