@@ -1,8 +1,12 @@
 import errno
 import os
+import subprocess
+import sys
+import threading
 
 import pytest
 
+from tfcama import workdir as workdir_lib
 from tfcama.errors import InputError
 from tfcama.workdir import Workdir, atomic_directory, is_disk_full, write_text
 
@@ -128,3 +132,45 @@ def test_one_process_writes_at_a_time(tmp_path):
         Workdir(tmp_path).exclusive().__enter__()
     with workdir.exclusive():
         pass
+
+
+def test_a_machine_that_does_not_write_waits_for_the_one_that_does(tmp_path, monkeypatch):
+    workdir = Workdir(tmp_path)
+    first = threading.Timer(0.3, lambda: Workdir(tmp_path).claim({"seed": 0}))
+    first.start()
+    workdir.claim({"seed": 0}, writes=False)
+    first.join()
+    with pytest.raises(InputError, match=r"belongs to a run of another conf.*seed: 0 -> 1"):
+        workdir.claim({"seed": 1}, writes=False)
+    assert workdir.read_config() == {"seed": 0}
+    monkeypatch.setattr(workdir_lib, "_PATIENCE", 0.1)
+    alone = Workdir(tmp_path / "alone")
+    with pytest.raises(InputError, match="on a file system that they share"):
+        alone.claim({"seed": 0}, writes=False)
+    assert not alone.config_file.exists()
+
+
+def test_what_killed_processes_left_beside_a_target_goes_in_time(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    target, other = tmp_path / "report", tmp_path / "other.json"
+    old, new, ours = (
+        tmp_path / f".report-{ended.pid}",
+        tmp_path / f".other.json-{ended.pid}",
+        tmp_path / f".report-{os.getppid()}",
+    )
+    only_copy = tmp_path / f".report-{ended.pid}-replaced"
+    for directory in (old, ours, only_copy):
+        directory.mkdir()
+        os.utime(directory, (0, 0))
+    new.write_text("half")
+    with atomic_directory(target) as temporary:
+        write_text(temporary / "a", "x")
+    write_text(other, "x")
+    assert not old.exists()
+    assert all(path.exists() for path in (new, ours, only_copy))  # young, alive, all there was
+    os.utime(new, (0, 0))
+    write_text(other, "y")
+    with atomic_directory(target) as temporary:
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"report", "other.json", ours.name}

@@ -10,15 +10,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import json
 import os
+import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from tfcama.config import differences
 from tfcama.errors import InputError, unreadable
+
+_PATIENCE = 120.0  # seconds that a machine waits for what the first one writes
+_STALE = 3600.0  # seconds after which nobody on another machine still writes a temporary neighbour
 
 
 class Workdir:
@@ -65,6 +71,7 @@ class Workdir:
         self,
         config: dict[str, Any],
         *,
+        writes: bool = True,
         read: Callable[[dict[str, Any]], dict[str, Any]] = lambda found: found,
         instead: str = "take another --workdir",
     ) -> None:
@@ -72,13 +79,18 @@ class Workdir:
 
         Args:
           config: of the run.
+          writes: whether this process may; another one waits for what the first of several machines
+            writes, and compares.
           read: what a configuration that was written before means, by keys that are newer.
           instead: what else could be done.
 
         Raises:
-          InputError: it already belongs to another configuration, or to none that is known.
+          InputError: it already belongs to another configuration, or to none that is known; or
+            nobody wrote one.
         """
         config = _plain(config)
+        if not writes:
+            self._wait_for_config()
         if self.config_file.exists():
             changed = differences(_plain(read(self.read_config())), config)
             if changed:
@@ -94,6 +106,17 @@ class Workdir:
                 f"them, or {instead}."
             )
         write_json(self.config_file, config)
+
+    def _wait_for_config(self) -> None:
+        """Until the process that writes has claimed the directory."""
+        end = time.monotonic() + _PATIENCE
+        while not self.config_file.exists():
+            if time.monotonic() > end:
+                raise InputError(
+                    f"no machine wrote {self.config_file} within {_PATIENCE:g} seconds; all need "
+                    "the same --workdir, on a file system that they share."
+                )
+            time.sleep(0.1)
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -209,8 +232,33 @@ def atomic_file(target: Path, mode: str = "wb", **options: Any) -> Iterator[IO[A
 
 
 def _beside(target: Path) -> Path:
-    """A hidden name of this process in the same directory, from which it is one rename."""
+    """A hidden name of this process in the same directory, from which it is one rename.
+
+    What processes left there that were killed goes.
+    """
+    for path in target.parent.glob(f".{glob.escape(target.name)}-*"):
+        pid = re.search(r"-(\d+)(-replaced)?$", path.name)
+        with contextlib.suppress(OSError):
+            if pid is None or time.time() - path.stat().st_mtime < _STALE or _runs(int(pid[1])):
+                continue
+            if pid[2] and not target.exists():
+                continue  # killed in between: it is all that is left
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
     return target.with_name(f".{target.name}-{os.getpid()}")
+
+
+def _runs(pid: int) -> bool:
+    """Whether there is such a process on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # somebody else's
+    return True
 
 
 @contextlib.contextmanager

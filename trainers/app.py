@@ -36,6 +36,12 @@ from tfcama.workdir import is_disk_full
 logging.set_verbosity(logging.ERROR)  # here: processes that a binary starts import it, too
 INPUT_ERROR_STATUS = 2
 INTERRUPTED_STATUS = 130
+_GONE = (
+    tensorflow.errors.UnavailableError,
+    tensorflow.errors.AbortedError,
+    tensorflow.errors.CancelledError,
+    tensorflow.errors.DeadlineExceededError,
+)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -71,6 +77,11 @@ def _guarded(main: Callable[[], None], argv: list[str]) -> None:
     except (InputError, FloatingPointError) as error:
         _fail(str(error))
     except (OSError, tensorflow.errors.OpError) as error:
+        if "TF_CONFIG" in os.environ and isinstance(error, _GONE):
+            _fail(
+                "another machine of TF_CONFIG has ended or cannot be reached; the same command on "
+                "all of them continues."
+            )
         if not is_disk_full(error):
             raise
         said = str(error).strip().splitlines()[-1]

@@ -24,7 +24,7 @@ from tfcama.evaluation.subject import load_subject
 from tfcama.models.mechanisms.registry import MECHANISMS
 from tfcama.report.build import build
 from tfcama.studies import steps
-from tfcama.studies.attacked_adaptation import AttackedAdaptation
+from tfcama.studies.attacked_adaptation import AttackedAdaptation, adapted_runs, malicious_rows
 from tfcama.training.config import asked_finetuning
 from tfcama.training.finetune import adapted_config, check_has_m
 from tfcama.workdir import Workdir
@@ -101,7 +101,14 @@ def main() -> None:
     source = load_subject(Workdir(_TRANSFER.value), **limits) if _TRANSFER.value else None
     adaptation = None
     if adapts:
+        if _MALICIOUS.value:
+            malicious_rows(_MALICIOUS.value, len(subject.test))
         adaptation = asked_finetuning(subject.loaded.config, _SET.value, mechanism=_MECHANISM.value)
+        for key in ("fraction", "subject"):
+            if any(text.partition("=")[0].strip() == key for text in _SET.value):
+                raise InputError(
+                    f"'{key}' was set; what is adapted to is all that is attacked, and its name."
+                )
         check_has_m(subject.loaded, workdir)
         adapted_config(subject.loaded, adaptation)
     found, made_for = {}, source.named_to(subject) if source else ""
@@ -120,7 +127,7 @@ def main() -> None:
             print(f"{'pass' if check.passed else 'FAIL'}  {check.name}: {check.detail}")
     reported = [workdir]
     if adaptation is not None:
-        reported += [Workdir(p.parent) for p in sorted(workdir.root.glob("finetuned/*/results"))]
+        reported += adapted_runs(workdir)
     build(reported, workdir.report, title=f"tfcama: {workdir.root.name} under attack")
     print(f"report: {workdir.report / 'index.html'}")
 

@@ -14,7 +14,7 @@ from absl import flags
 
 from tfcama import random, specs
 from tfcama.errors import InputError
-from tfcama.evaluation.smoothed import ABSTAIN, Smoothed, certify, smoothed
+from tfcama.evaluation.smoothed import ABSTAIN, Smoothed, certify, largest_radius, smoothed
 from tfcama.evaluation.subject import load_subject
 from tfcama.workdir import Workdir, write_json
 from trainers.shared_flags import DATA_DIR, WORKDIR
@@ -53,6 +53,8 @@ def main() -> None:
         print(f"radius {row['radius']:g}: certified accuracy {row['accuracy']:.4f}")
     abstained = float((found.labels == ABSTAIN).mean())
     print(f"abstained: {abstained:.4f}")
+    largest = largest_radius(scorer.sigma, estimation=_VOTES.value, failure=_FAILURE.value)
+    print(f"no radius above {largest:.4f} can be certified by {_VOTES.value} votes")
     write_json(
         workdir.results / "certified.json",
         {
@@ -62,6 +64,7 @@ def main() -> None:
             "failure": _FAILURE.value,
             "n": len(subject.test),
             "abstained": abstained,
+            "largest_radius": largest,
             "rows": rows,
         },
     )

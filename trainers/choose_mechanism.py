@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tfcama import config as config_lib
+from tfcama.report.build import check_target
 from tfcama.report.pictures import slug
 from tfcama.studies.mechanism_choice import rank_mechanisms, write_ranking
 from tfcama.training.config import FinetuneConfig
@@ -38,7 +39,9 @@ _FRACTION = flags.DEFINE_float(
     "fraction", 0.5, "Share of the test inputs to adapt on. Example: --fraction=0.01"
 )
 _STEPS = flags.DEFINE_integer(
-    "steps", 300, "Of Eq. 8, where a mechanism needs it. Example: --steps=600"
+    "steps",
+    FinetuneConfig.steps,
+    "Of Eq. 8, where a mechanism needs it. Example: --steps=300",
 )
 _LIMIT = flags.DEFINE_integer(
     "limit", 1000, "Compare on held-out ones of the first so many test inputs. Example: 2000"
@@ -53,6 +56,10 @@ _REPORT = flags.DEFINE_string(
 
 def main() -> None:
     base = Workdir(WORKDIR.value)
+    target = base.root / "mechanisms" / slug(_MANIPULATION.value)
+    if _REPORT.value:
+        target = Path(_REPORT.value).expanduser()
+    check_target(target)
     config = config_lib.override(
         FinetuneConfig(fraction=_FRACTION.value, steps=_STEPS.value), _SET.value
     )
@@ -78,9 +85,6 @@ def main() -> None:
             str(found.workdir.root),
         )
     Console().print(table)
-    target = base.root / "mechanisms" / slug(_MANIPULATION.value)
-    if _REPORT.value:
-        target = Path(_REPORT.value).expanduser()
     print(f"report: {write_ranking(ranking, _MANIPULATION.value, target)}")
 
 

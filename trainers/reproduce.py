@@ -41,6 +41,7 @@ from tfcama import specs
 from tfcama.data.datasets import DATASETS
 from tfcama.errors import InputError
 from tfcama.registry import Registry
+from tfcama.report.build import check_target
 from tfcama.studies.causal_ib import CausalIbStudy
 from tfcama.studies.class_rotation import ClassRotationStudy
 from tfcama.studies.measurement import MeasurementStudy
@@ -118,6 +119,7 @@ def main() -> None:
     )
     seeds = _whole(specs.parse_range(_SEEDS.value, flag="--seeds"))
     target = Path(_REPORT.value).expanduser()
+    check_target(target)
     if _FINISHED.value:
         page = study.report_finished(seeds, target)
     else:

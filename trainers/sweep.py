@@ -19,6 +19,7 @@ from absl import flags
 
 from tfcama import specs
 from tfcama.errors import InputError
+from tfcama.report.build import check_target
 from tfcama.studies.sweep import Sweep
 from trainers import run_flags
 from trainers.jobs_flag import JOBS
@@ -44,13 +45,14 @@ def main() -> None:
         root=Path(WORKDIR.value).expanduser(),
         base=run_flags.run_config(),
         grid=_grid(_GRID.value),
-        attacks=_ATTACK.value,
-        eps=specs.parse_range(_EPS.value, flag="--eps"),
+        attacks=[*dict.fromkeys(_ATTACK.value)],
+        eps=[*dict.fromkeys(specs.parse_range(_EPS.value, flag="--eps"))],
         limit=_LIMIT.value,
         data_dir=DATA_DIR.value,
         progress=print,
     )
     target = Path(_REPORT.value).expanduser() if _REPORT.value else sweep.root / "report"
+    check_target(target)
     print(f"report: {sweep.run(target, jobs=JOBS.value)}")
 
 
@@ -60,7 +62,7 @@ def _grid(texts: list[str]) -> dict[str, tuple[str, ...]]:
         key, sign, values = text.partition("=")
         if not sign or not values or key in grid:
             raise InputError(f"--grid takes key=value,value..., a key once; '{text}' was given.")
-        grid[key] = tuple(values.split(","))
+        grid[key] = tuple(value.strip() for value in values.split(","))
     return grid
 
 

@@ -213,5 +213,5 @@ def test_every_class_turns_by_its_own_angle(pictures):
     moved = alike(tf.constant(pictures[1:2]), y=tf.constant([1]), seed=SEED)
     np.testing.assert_allclose(moved.code, [[44.0 / 90.0]], rtol=1e-6)
     assert np.abs(moved.x - expected).mean() < 0.02
-    with pytest.raises(InputError, match=r"call fit\(\) before it, and give it labels"):
+    with pytest.raises(InputError, match=r"it needs fit\(\) before it and labels y"):
         alike(tf.constant(pictures[:1]), seed=SEED)

@@ -110,12 +110,13 @@ def test_a_transfer_attack_is_named_after_its_source(halves):
     subject = subject_of(half_classifier(), halves)
     rows, _ = robustness.attack_curve(subject, "fgsm", [0.1], source=subject)
     assert rows[0].attack == "fgsm from dnn (unused)"  # its directory
-    source = dataclasses.replace(subject, workdir=Workdir("somewhere/dnn"))
-    assert source.named_to(subject) == "dnn"
+    for root, name in (("dnn", "dnn"), ("a/dnn", "dnn (a/dnn)"), ("b/dnn", "dnn (b/dnn)")):
+        source = dataclasses.replace(subject, workdir=Workdir(root))
+        assert source.named_to(subject) == name
     tuned = FinetuneConfig(subject="shift:0.5")
     source = subject_of(half_classifier(), halves, seed=3, finetuned=tuned)
     rows, _ = robustness.attack_curve(subject, "fgsm", [0.1], source=source)
-    assert rows[0].attack == "fgsm from dnn (shift:0.5; seed 3)"
+    assert rows[0].attack == "fgsm from dnn (shift:0.5; unused; seed 3)"
 
 
 def test_a_transfer_attack_moves_the_subject_s_own_rows(halves):

@@ -53,6 +53,9 @@ def test_no_radius_exceeds_what_the_votes_can_show(linear):
     far = 100 * np.ones([1, 2, 2, 1], np.float32)
     found = smoothing.certify(model, far, seed=SEED, estimation=50, failure=0.01)
     np.testing.assert_allclose(found.radii, SIGMA * stats.norm.ppf(0.01 ** (1 / 50)), rtol=1e-6)
+    largest = smoothing.largest_radius(SIGMA, estimation=50, failure=0.01)
+    np.testing.assert_allclose(found.radii, largest, rtol=1e-6)
+    assert smoothing.largest_radius(SIGMA, estimation=3, failure=0.01) == 0.0
 
 
 def test_prediction_abstains_where_votes_are_even(linear):

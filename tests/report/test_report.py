@@ -2,6 +2,7 @@ import dataclasses
 import io
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from tfcama.report import figures, labels, pictures, provenance
 from tfcama.report.build import _summary, build
 from tfcama.report.schema import Report
 from tfcama.studies import steps
-from tfcama.studies.attacked_adaptation import AttackedAdaptation
+from tfcama.studies.attacked_adaptation import AttackedAdaptation, adapted_runs, malicious_rows
 from tfcama.training import run
 from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
 from tfcama.training.finetune import finetune_on_manipulation
@@ -234,6 +235,59 @@ def test_malicious_inputs_are_told_from_the_benign_ones_beside_them(studied):
         "attack_malicious": (1, 0.1),
         "attack_malicious_benign": (3, 0.0),
     }
+
+
+def test_runs_that_were_adapted_to_attacked_inputs_are_told_from_others(studied):
+    _, workdirs, _ = studied
+    found = adapted_runs(workdirs[1])
+    assert [workdir.root.name for workdir in found] == [
+        "0.25-of-fgsm-eps-0.1-on-4-inputs_1_seed0",
+        "fgsm-eps-0.1-on-4-inputs_1_seed0",
+        "fgsm-eps-0.1-round-1-on-4-inputs_1_seed0",
+        "fgsm-eps-0.1-round-2-on-4-inputs_1_seed0",
+    ]
+    assert workdirs[2].root.parent == found[0].root.parent  # which has rows of attacks, too
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, 0.9, -0.1, float("nan")])
+def test_a_share_of_malicious_inputs_leaves_benign_ones(share):
+    with pytest.raises(InputError, match=r"must be in \(0, 1\) and leave benign ones"):
+        malicious_rows(share, 4)
+    assert [malicious_rows(s, 40) for s in (0.001, 0.25, 0.97)] == [1, 10, 39]
+
+
+def test_what_is_made_for_another_run_is_scored_by_as_many_draws_adapted_or_not(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        robustness, "attacked_hits", lambda subject, x, *, draws: asked.append(draws)
+    )
+    for source in ("", "dnn"):
+        study = AttackedAdaptation(None, "fgsm", 0.1, FinetuneConfig(), None, print, source)
+        study._hits(None, None)
+    assert asked == [1, robustness.SCORING_DRAWS]
+
+
+def test_a_report_takes_nothing_away_but_an_earlier_report(studied, tmp_path):
+    _, workdirs, _ = studied
+    target = tmp_path / "page"
+    for left in ("thesis.txt", "runs/config.json", "results.csv"):
+        (target / left).parent.mkdir(parents=True, exist_ok=True)
+        (target / left).write_text("mine")
+        with pytest.raises(InputError, match=r"page holds what is no report \("):
+            build(workdirs[:1], target, title="t")
+        assert (target / left).read_text() == "mine"
+        shutil.rmtree(target)
+    target.write_text("mine")
+    with pytest.raises(InputError, match="page is a file"):
+        build(workdirs[:1], target, title="t")
+    target.unlink()
+    build(workdirs[:1], target, title="first")
+    (target / ".DS_Store").write_text("")
+    build(workdirs[:1], target, title="second")
+    assert "second" in (target / "index.html").read_text()
+    (target / "notes").mkdir()
+    with pytest.raises(InputError, match=r"holds what is no report \(notes\)"):
+        build(workdirs[:1], target, title="third")
 
 
 def test_clean_images_of_a_static_fine_tuning_stand_under_clean():

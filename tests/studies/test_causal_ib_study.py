@@ -237,6 +237,10 @@ def test_a_sweep_fills_its_grid_once_and_grows(tmp_path, bars_everywhere, no_tra
     }
     rows = json.loads((report / "report.json").read_text())["results"]
     assert [(row["attack"], row["n"]) for row in rows] == [("", 5), ("fgsm", 5)] * 2
+    assert [row["variant"].split(", ")[-2:] for row in rows[::2]] == [
+        ["beta=0.0", "norm=l1"],
+        ["beta=0.05", "norm=l1"],
+    ]
     no_training()
     before = (report / "results.csv").read_text()
     assert (sweep(tmp_path, grid) / "results.csv").read_text() == before
@@ -245,6 +249,16 @@ def test_a_sweep_fills_its_grid_once_and_grows(tmp_path, bars_everywhere, no_tra
         again = list(csv.DictReader(file))
     assert [line["fgsm eps 0.1"] for line in again] == [line["fgsm"] for line in lines]
     assert all(line["fgsm eps 0.05"] >= line["fgsm eps 0.1"] for line in again)
+
+
+def test_cells_are_told_apart_by_what_is_no_part_of_the_model(tmp_path, bars_everywhere):
+    report = sweep(tmp_path, {"learning_rate": ("1e-3", "1e-2"), "seed": ("0", "1")}, attacks=())
+    rows = json.loads((report / "report.json").read_text())["results"]
+    ends = [(row["variant"].rpartition(", ")[2], row["seed"]) for row in rows]
+    rates = ("learning_rate=1e-3", "learning_rate=1e-2")
+    assert ends == [(rate, seed) for rate in rates for seed in (0, 1)]
+    page = (report / "index.html").read_text()
+    assert all(rate.replace("_", " ") in page for rate in rates)
 
 
 def test_a_cell_that_fails_is_reported_and_the_others_go_on(tmp_path, bars_everywhere, monkeypatch):
@@ -272,9 +286,15 @@ def test_a_cell_that_fails_is_reported_and_the_others_go_on(tmp_path, bars_every
     ("grid", "attacks", "sentence"),
     [
         ({}, (), "a sweep needs a grid"),
+        ({"beta": ("0.1", "1e-1")}, (), "the grid names the same value, or one key by two names"),
+        (
+            {"epochs": ("1", "2"), "training.epochs": ("3",)},
+            (),
+            "the grid names the same value, or one key by two names",
+        ),
         ({"betta": ("1",)}, (), "did you mean 'architecture.beta'"),
         ({"beta": ("1", "-1")}, (), "beta=-1 was given; it must be at least 0"),
-        ({"beta": ("1", "1")}, (), "names the same value twice"),
+        ({"beta": ("1", "1")}, (), "names the same value, or"),
         ({"beta": ("1",)}, ("fgms",), "did you mean 'fgsm'"),
     ],
 )

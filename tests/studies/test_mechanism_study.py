@@ -8,16 +8,19 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import special, stats
 
 from tests.studies.test_studies import no_training, untouched
+from tfcama.data.manipulations import manipulate, parse
 from tfcama.errors import InputError
 from tfcama.evaluation.results import Row
+from tfcama.evaluation.subject import load_subject
 from tfcama.studies import mechanisms
 from tfcama.studies.mechanism_choice import TRAINED, rank_mechanisms, write_ranking
 from tfcama.studies.mechanism_claims import claims
 from tfcama.studies.mechanism_profiles import Case, Profile
 from tfcama.studies.mechanism_table import matrix, to_csv
-from tfcama.training.config import FinetuneConfig, TrainingConfig
+from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig, asked_finetuning
 from tfcama.workdir import Workdir
 
 __all__ = ["no_training"]
@@ -320,9 +323,36 @@ def test_mechanisms_are_ranked_by_unseen_inputs(study, tmp_path, bars_everywhere
     rows = json.loads((page.parent / "report.json").read_text())["results"]
     assert [row["accuracy"] for row in rows] == [line["accuracy"] for line in written]
     assert (page.parent / "ranking.png").exists()
-    for bad, sentence in (
-        (["rotation"], "two or more different ones"),
-        (["rotation", "rotation"], "two or more different ones"),
+    # All were compared by as many samples of m and without ascent in z.
+    by_hand = {}
+    for found in ranking:
+        subject = load_subject(found.workdir, data_dir=None, at_test=("m_samples=8", "z_steps=0"))
+        x = manipulate(subject.test, parse("rotation:30").fit(subject.dataset), seed=0).x
+        by_hand[found.mechanism] = special.logsumexp(subject.predictor.log_scores(x), axis=1)
+    unseen = next(
+        load_subject(found.workdir, data_dir=None).held_out
+        for found in ranking
+        if found.mechanism != TRAINED
+    )
+    for found in ranking:
+        log_px = by_hand[found.mechanism][unseen]
+        behind = log_px - by_hand[ranking[0].mechanism][unseen]
+        assert found.log_px == pytest.approx(log_px.mean(), rel=1e-5)
+        assert found.standard_error == pytest.approx(stats.sem(behind), rel=1e-3, abs=1e-6)
+    # A candidate is what trainers.finetune makes of the same flags.
+    adapted = {found.mechanism: found.workdir for found in ranking}
+    kept = RunConfig.from_json(adapted["rotation"].read_config()).finetuned
+    trained = RunConfig.from_json(base.read_config())
+    changes = {"subject": "rotation:30", "batch_size": 4, "warm_up": 1, "sleep": 1}
+    assert kept == asked_finetuning(trained, [], mechanism="rotation", **changes)
+    # Bad input costs no fine-tuning.
+    for bad, limit, sentence in (
+        (["rotation"], None, "two or more different ones"),
+        (["rotation", "rotation"], None, "two or more different ones"),
+        (["zoom", "rotaton"], None, "unknown mechanism 'rotaton'"),
+        (["zoom", "location_scale"], None, "location_scale"),
+        (["zoom", "rotation"], 2, "two or more are needed to compare on"),
+        (["zoom", "rotation"], 0, "at least 1"),
     ):
         with pytest.raises(InputError, match=sentence):
             rank_mechanisms(
@@ -331,9 +361,10 @@ def test_mechanisms_are_ranked_by_unseen_inputs(study, tmp_path, bars_everywhere
                 bad,
                 config=config,
                 data_dir=None,
-                limit=None,
+                limit=limit,
                 progress=lines.append,
             )
+    assert not list(base.root.glob("finetuned/*zoom*"))
     for change, sentence in (
         ({"fraction": 1.0}, "inputs must be left over"),
         ({"m_samples": 3}, "m_samples=3 was given; .* every mechanism has its own"),

@@ -130,9 +130,18 @@ def test_a_piece_that_fails_says_why_and_loses_nothing(tmp_path):
 
 
 def test_a_sweep_hands_out_its_cells(tmp_path, monkeypatch):
-    handed = {}
-    monkeypatch.setattr(sweep, "run_side_by_side", lambda pieces, **kwargs: handed.update(pieces))
-    monkeypatch.setattr(Sweep, "_line", lambda self, cell: {**cell.values, "error": "not today"})
+    handed, computed, told = {}, [], []
+
+    def side_by_side(pieces, **how):
+        handed.update(pieces)
+        return {name: piece.call() for name, piece in pieces.items()}
+
+    def line(self, cell):
+        computed.append(cell.values["alpha"])
+        return {**cell.values, "error": "not today"}
+
+    monkeypatch.setattr(sweep, "run_side_by_side", side_by_side)
+    monkeypatch.setattr(Sweep, "_line", line)
     base = RunConfig("causal_ib", "mnist", 0, CausalIbConfig(), TrainingConfig())
     made = Sweep(
         root=tmp_path,
@@ -142,13 +151,15 @@ def test_a_sweep_hands_out_its_cells(tmp_path, monkeypatch):
         eps=(),
         limit=None,
         data_dir=None,
-        progress=print,
+        progress=told.append,
     )
     with pytest.raises(InputError, match=r"no cell of the sweep could be trained: not today"):
         made.run(tmp_path / "report", jobs=2)
-    assert [piece.call()["alpha"] for piece in handed.values()] == ["0", "0.1"]
+    assert computed == ["0", "0.1"]  # once each, failed or not
+    assert told == [f"alpha={alpha}, seed=1: not today" for alpha in ("0", "0.1")]
     assert set(handed) == {cell.workdir.root.name for cell in made.cells()}
-    sent = pickle.loads(pickle.dumps(made))  # as to another process
+    sent = dataclasses.replace(made, progress=print)
+    sent = pickle.loads(pickle.dumps(sent))  # as to another process
     assert [cell.config for cell in sent.cells()] == [cell.config for cell in made.cells()]
 
 

@@ -9,10 +9,12 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 
 from tests.binaries import ROOT, call, command
 from tests.conftest import TFDS, needs_tfds
 from tfcama.data import breast_cancer
+from trainers import app
 
 TRAIN = ("trainers.train", "--model=dnn", "--dataset=digits", "--epochs=2")
 
@@ -69,6 +71,13 @@ def bad_calls(trained, table, tmp):
         "which has no M-networks to fine-tune; name the workdir": (
             *("trainers.attack", f"--workdir={trained}"),
             "--adaptive_rounds=1",
+        ),
+        "'fraction' was set; what is adapted to is all that is attacked": (
+            *("trainers.attack", f"--workdir={trained}"),
+            *("--finetune", "--set", "fraction=0.2"),
+        ),
+        "a malicious share of 1 of": (
+            *("trainers.attack", f"--workdir={trained}", "--malicious=1"),
         ),
         "which has no M-networks to fine-tune": (
             *(finetune, f"--workdir={trained}"),
@@ -308,3 +317,16 @@ def test_a_users_table_from_csv_to_predictions(table, tmp_path):
     explained = json.loads((adapted / "explain" / "explanation.json").read_text())
     assert explained
     assert (run / "report" / "index.html").exists()
+
+
+def test_a_machine_that_is_gone_is_one_sentence(monkeypatch, capsys):
+    def main():
+        raise tf.errors.UnavailableError(None, None, "Socket closed")
+
+    with pytest.raises(tf.errors.UnavailableError):
+        app._guarded(main, ["binary"])
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    with pytest.raises(SystemExit) as ended:
+        app._guarded(main, ["binary"])
+    assert ended.value.code == app.INPUT_ERROR_STATUS
+    assert "another machine of TF_CONFIG has ended" in capsys.readouterr().err

@@ -20,7 +20,13 @@ from tfcama.objectives.classification import entropy
 from tfcama.studies import steps
 from tfcama.training import checkpoints, methods, run
 from tfcama.training import finetune as finetune_module
-from tfcama.training.adaptation import TargetStatistics, Tent, mean_entropy, renew_statistics
+from tfcama.training.adaptation import (
+    TargetStatistics,
+    Tent,
+    TentTrainer,
+    mean_entropy,
+    renew_statistics,
+)
 from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
 from tfcama.training.finetune import FINETUNERS, finetune, finetune_on_manipulation
 from tfcama.workdir import Workdir
@@ -112,6 +118,16 @@ def test_tent_moves_scale_and_shift_alone_and_lowers_the_entropy(trained, bars):
     assert all(map(np.array_equal, after["network"], before["network"]))
     assert not any(map(np.array_equal, after["scale_shift"], before["scale_shift"]))
     assert mean_entropy(adapted, bars.test.x) < mean_entropy(renewed, bars.test.x)
+
+
+@pytest.mark.parametrize(("size", "steps"), [(5, 1), (8, 1), (11, 2), (16, 2)])
+def test_an_epoch_of_tent_leaves_no_row_out(trained, bars, size, steps, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        TentTrainer, "fit", lambda self, stream, **how: asked.append(how["steps_per_epoch"])
+    )
+    Tent(epochs=1, batch_size=8).adapt(run.load(trained).classifier, bars.test.x[:size], seed=0)
+    assert asked == [steps]
 
 
 def test_the_seed_decides_what_tent_finds(trained, bars):

@@ -42,7 +42,7 @@ class Attack(abc.ABC):
     eps: float
     batch_size: int = 50
 
-    protocol: ClassVar[str]  # "paper", "strong" or "check" (EVALUATION.md)
+    protocol: ClassVar[str]  # "paper", "strong" or "check", see BUILD.md, Attacks and honesty
 
     def __post_init__(self):
         if self.eps < 0:

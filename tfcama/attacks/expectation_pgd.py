@@ -1,7 +1,7 @@
 """`pgd_eot`: PGD on the expectation over the model's noise, the strong protocol's white-box attack.
 
 Fresh noise at every step, gradients averaged over draws (Athalye et al., 2018), several starts,
-and each example's iterate chosen on draws that its gradients never saw (EVALUATION.md, 2 to 5).
+and each example's iterate chosen on draws that its gradients never saw.
 """
 
 from __future__ import annotations

@@ -164,8 +164,8 @@ class ClassRotation(Rotation):
     def __call__(self, x, *, seed, y=None):
         if y is None or not self.classes:
             raise InputError(
-                "class_rotation turns every class by its own angle; call fit() before it, and give "
-                "it labels y."
+                "class_rotation turns every class by its own angle: it needs fit() before it and "
+                "labels y, of which test-time augmentation has none."
             )
         own = 0.1 * self._draw(x, seed)
         place = 2.0 * tf.cast(y, tf.float32) / max(1, self.classes - 1) - 1.0  # -1 to 1

@@ -19,7 +19,7 @@ from tfcama.workdir import Workdir, write_json
 
 _CHECKS = "sanity.checks.json"
 _BATCH = 50
-SCORING_DRAWS = 10  # EVALUATION.md, 4: independent draws that score a stochastic model
+SCORING_DRAWS = 10  # independent draws that score a stochastic model
 
 
 def attack_curve(
@@ -126,7 +126,7 @@ def scoring_draws(attack: Attack) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One sanity check (EVALUATION.md).
+    """One sanity check of an attack (Carlini et al., 2019).
 
     Attributes:
       name: what is checked.
@@ -196,7 +196,8 @@ def sanity_checks(
         Check(
             "accuracy falls as eps grows",
             clean + slack >= half and half + slack >= iterated,
-            f"{clean:.3f} at 0, {half:.3f} at {eps / 2:g}, {iterated:.3f} at {eps:g}",
+            f"{clean:.3f} at 0, {half:.3f} at {eps / 2:g}, {iterated:.3f} at {eps:g}, of "
+            f"{len(subject.test)} inputs",
         ),
         Check(
             "an unbounded attack reaches chance",

@@ -130,7 +130,7 @@ def certify(
     """Cohen et al.'s CERTIFY: sigma Phi^-1(p), p a lower bound on the share of the top class.
 
     The class is chosen by `selection` votes and its share bounded by other, `estimation`, votes
-    (Clopper-Pearson, one-sided). With n votes no radius exceeds sigma Phi^-1(failure^(1 / n)).
+    (Clopper-Pearson, one-sided). No radius exceeds `largest_radius`.
 
     Args:
       smoothed: see Smoothed.
@@ -150,6 +150,11 @@ def certify(
     sure = share > 0.5
     radii = np.where(sure, smoothed.sigma * stats.norm.ppf(np.where(sure, share, 0.5)), 0.0)
     return Certificate(np.where(sure, chosen, ABSTAIN), radii)
+
+
+def largest_radius(sigma: float, *, estimation: int, failure: float) -> float:
+    """Of an input that all votes agree on, sigma Phi^-1(failure^(1 / n)); 0 where too few vote."""
+    return sigma * max(0.0, float(stats.norm.ppf(failure ** (1.0 / estimation))))
 
 
 def predict(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -62,8 +63,10 @@ class Subject:
         ours, theirs = self.identity(""), other.identity("")
         trained = ours["trained_on"].removeprefix("clean").removeprefix("+")
         seed = "" if ours["seed"] == theirs["seed"] else f"seed {ours['seed']}"
-        where = self.workdir.root.name  # says more only where neither model nor adaptation do
-        where = "" if ours["finetuned_on"] or ours["model"].endswith(where) else where
+        root, beside = self.workdir.root.resolve(), other.workdir.root.resolve().parent
+        where = os.path.relpath(root, beside)
+        if ours["model"].endswith(where):
+            where = ""  # nothing more than the model does
         told = [ours["variant"], trained, ours["finetuned_on"], where, seed]
         rest = "; ".join(filter(None, told))
         return f"{ours['model']} ({rest})" if rest else ours["model"]

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 
 from tfcama.data.manipulations import MANIPULATIONS
-from tfcama.errors import InputError
+from tfcama.errors import InputError, unreadable
 from tfcama.evaluation.over_seeds import OverSeeds
 from tfcama.evaluation.results import Row, load_rows, one_a_seed
 from tfcama.evaluation.robustness import Check, load_checks
@@ -26,6 +26,8 @@ from tfcama.types import InputSpec
 from tfcama.workdir import Workdir, atomic_directory, write_bytes, write_json, write_text
 
 _TEMPLATE = "index.html.j2"
+_REPORT = "report.json"
+_SUFFIXES = (".json", ".png", ".html", ".csv")
 _DRAWN = {
     "image": "Each test image is manipulated by a draw of its own, how far says the level. ",
     "table": "Every row is shifted by the same amount. ",
@@ -82,7 +84,11 @@ def write_report(
       checks: by what they are about.
       title: of the page.
       files: name -> text.
+
+    Raises:
+      InputError: see check_target.
     """
+    check_target(target)
     configs = [RunConfig.from_json(workdir.read_config()) for workdir in workdirs]
     report = Report(
         config={_name(w, workdirs): c.to_json() for w, c in zip(workdirs, configs, strict=True)},
@@ -93,13 +99,34 @@ def write_report(
         rows=tuple(rows),
     )
     with atomic_directory(target) as temporary:
-        write_json(temporary / "report.json", report.to_json())
+        write_json(temporary / _REPORT, report.to_json())
         for picture in pictures:
             write_bytes(temporary / f"{picture.name}.png", picture.png)
         write_text(temporary / "index.html", _html(report, pictures, checks, title=title))
         for name, text in files.items():
             write_text(temporary / name, text)
     return report
+
+
+def check_target(target: Path) -> None:
+    """Refuses a directory that a report would take something else away with.
+
+    Raises:
+      InputError: it is a file, holds anything but an earlier report, or cannot be read.
+    """
+    if target.exists() and not target.is_dir():
+        raise InputError(f"{target} is a file; name a directory for the report.")
+    try:
+        found = sorted(target.iterdir()) if target.exists() else []
+    except OSError as error:
+        raise unreadable(target, error) from None
+    found = [path for path in found if path.is_dir() or not path.name.startswith(".")]
+    others = [path for path in found if path.is_dir() or path.suffix not in _SUFFIXES]
+    if found and (others or target / _REPORT not in found):
+        raise InputError(
+            f"{target} holds what is no report ({(others or found)[0].name}); name a new directory "
+            "for it, or one that holds an earlier one, which it replaces."
+        )
 
 
 def _name(workdir: Workdir, workdirs: Sequence[Workdir]) -> str:

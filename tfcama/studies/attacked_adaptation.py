@@ -1,4 +1,4 @@
-"""Adaptation when the inputs that are adapted to come from an attacker (EVALUATION.md)."""
+"""Adaptation when the inputs that are adapted to come from an attacker."""
 
 from __future__ import annotations
 
@@ -15,6 +15,32 @@ from tfcama.evaluation.subject import Subject
 from tfcama.studies.steps import Progress, finetuned_workdir
 from tfcama.training.config import FinetuneConfig
 from tfcama.training.finetune import finetune, row_order
+from tfcama.workdir import Workdir
+
+_SCORED = ("attack_static", "attack_adaptive", "attack_malicious")  # whatever it was adapted to
+
+
+def adapted_runs(base: Workdir) -> list[Workdir]:
+    """The runs that were adapted to attacked inputs of `base`, of all that were adapted."""
+    scored = [
+        p for name in _SCORED for p in base.root.glob(f"finetuned/*/results/{name}.rows.json")
+    ]
+    return [Workdir(root) for root in sorted({path.parent.parent for path in scored})]
+
+
+def malicious_rows(share: float, size: int) -> int:
+    """How many of so many inputs are attacked; at least one is.
+
+    Raises:
+      InputError: the share is not in (0, 1), or leaves no benign input.
+    """
+    count = max(1, round(share * size)) if 0.0 < share < 1.0 else size
+    if count == size:
+        raise InputError(
+            f"a malicious share of {share:g} of {size} inputs was asked for; it must be in "
+            "(0, 1) and leave benign ones."
+        )
+    return count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +68,7 @@ class AttackedAdaptation:
     def static(self) -> tuple[Subject, Row]:
         """The papers' way to defend: attack the model, adapt to all attacked inputs, score those.
 
-        The attacker does not know of the adaptation (EVALUATION.md's "static"). Rows of the adapted
+        The attacker does not know of the adaptation ("static"). Rows of the adapted
         model: "attack_static" on the attacked inputs and "attack_static_clean" on the clean ones.
 
         Returns:
@@ -58,7 +84,7 @@ class AttackedAdaptation:
         return adapted, attacked
 
     def adaptive(self, rounds: int) -> float:
-        """An attacker who knows of the adaptation and re-runs it (EVALUATION.md's "adaptive").
+        """An attacker who knows of the adaptation and re-runs it ("adaptive").
 
         Attack and adaptation take turns: a round attacks the model that was adapted to the round
         before, and the trained model is adapted anew to what that gave; round 0 is `static`. Rows
@@ -107,12 +133,7 @@ class AttackedAdaptation:
           InputError: the share is out of range, or leaves no benign input.
         """
         size = len(self.adversarial)
-        count = max(1, round(share * size))
-        if not 0.0 < share < 1.0 or count == size:
-            raise InputError(
-                f"a malicious share of {share:g} of {size} inputs was asked for; it must be in "
-                "(0, 1) and leave benign ones."
-            )
+        count = malicious_rows(share, size)
         order = row_order(size, self.config)
         malicious, benign = np.sort(order[:count]), np.sort(order[count:])
         batch = np.array(self.subject.test.x)
@@ -161,7 +182,7 @@ class AttackedAdaptation:
         return dataclasses.replace(base, workdir=workdir, loaded=loaded)
 
     def _hits(self, subject: Subject, x: np.ndarray) -> np.ndarray:
-        draws = robustness.scoring_draws(self._made)
+        draws = robustness.SCORING_DRAWS if self.source else robustness.scoring_draws(self._made)
         return robustness.attacked_hits(subject, x, draws=draws)
 
     def _row(self, adapted: Subject, x: np.ndarray, experiment: str, attack: str) -> Row:

@@ -39,7 +39,7 @@ def run_side_by_side(
     jobs: int,
     logs: Path,
     console: Console | None = None,
-) -> None:
+) -> dict[str, Any]:
     """Calls every piece in a process of its own or of those before it; they share the processor.
 
     A piece that fails stops none that has begun; those that have not are left for the next time.
@@ -49,6 +49,9 @@ def run_side_by_side(
       jobs: processes at a time; the cores are divided among them.
       logs: directory of what the pieces print, a file each, which grows.
       console: where to tell what is done; standard error by default.
+
+    Returns:
+      What the pieces returned, by name; what is not None can be pickled.
 
     Raises:
       InputError: fewer than one process, one that was killed, or what the first piece that failed
@@ -76,7 +79,7 @@ def run_side_by_side(
         console.print(f"{about}; what they say is in {logs}")
         order = graphlib.TopologicalSorter({name: each.after for name, each in pieces.items()})
         order.prepare()
-        begun, count = dict[concurrent.futures.Future, str](), 0
+        begun, found = dict[concurrent.futures.Future, str](), dict[str, Any]()
         while order.is_active():
             for name in order.get_ready():
                 begun[pool.submit(_run, pieces[name].call, logs / f"{name}.log")] = name
@@ -85,7 +88,7 @@ def run_side_by_side(
             )
             for future in ended:
                 try:
-                    future.result()
+                    returned = future.result()
                 except BrokenProcessPool:
                     raise InputError(
                         f"a process of {', '.join(begun.values())} was killed, for want of memory "
@@ -94,10 +97,12 @@ def run_side_by_side(
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
-                name, count = begun.pop(future), count + 1
+                name = begun.pop(future)
+                found[name] = returned
                 order.done(name)
-                bar.update(task, completed=count)
-                console.print(f"{name}: done, {count} of {len(pieces)}")
+                bar.update(task, completed=len(found))
+                console.print(f"{name}: done, {len(found)} of {len(pieces)}")
+    return found
 
 
 @contextlib.contextmanager
@@ -127,11 +132,11 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _run(piece: Callable[[], object], log: Path) -> None:
+def _run(piece: Callable[[], Any], log: Path) -> Any:
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
         log.open("a", buffering=1) as file,
         contextlib.redirect_stdout(file),
         contextlib.redirect_stderr(file),
     ):
-        piece()
+        return piece()

@@ -167,6 +167,11 @@ def worst_case(
     name = robustness.named(labels.WORST + "+".join(names), subject, source)
     rows = robustness.worst_case(subject, list(found.values()), attack=name)
     about = "worst" if source is None else f"worst_from_{source.named_to(subject)}"
-    results.save_rows(subject.workdir, f"attack_{slug(about)}", rows)
+    results.save_rows(
+        subject.workdir,
+        f"attack_{slug(about)}",
+        rows,
+        asked={"attacks": [*found], "limit": subject.limit},
+    )
     for row in rows:
         progress(f"{name} eps {row.eps:g}: accuracy {row.accuracy:.4f}")

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import io
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +46,18 @@ class Cell(NamedTuple):
     values: dict[str, str]
     config: RunConfig
     workdir: Workdir
+
+    @property
+    def about(self) -> str:
+        """For people."""
+        return ", ".join(f"{key}={value}" for key, value in self.values.items())
+
+    def named(self, row: Row) -> Row:
+        """The row, which says in its `variant` where in the grid it is; seeds it has anyway."""
+        keys = {key.rpartition(".")[2] for key in self.values}
+        others = [t for t in row.variant.split(", ") if t and t.partition("=")[0] not in keys]
+        own = [f"{key}={value}" for key, value in self.values.items() if key != "seed"]
+        return dataclasses.replace(row, variant=", ".join([*others, *own]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +108,12 @@ class Sweep:
             pieces = {
                 cell.workdir.root.name: Piece(functools.partial(self._line, cell)) for cell in cells
             }
-            run_side_by_side(pieces, jobs=jobs, logs=self.root / "logs")
-        lines = [self._line(cell) for cell in cells]
+            found = run_side_by_side(pieces, jobs=jobs, logs=self.root / "logs")
+            lines = [found[cell.workdir.root.name] for cell in cells]
+            for cell, line in zip(cells, lines, strict=True):
+                self._tell(cell, line)
+        else:
+            lines = [self._line(cell) for cell in cells]
         scored_cells = [cell for cell, line in zip(cells, lines, strict=True) if not line["error"]]
         if not scored_cells:
             raise InputError(f"no cell of the sweep could be trained: {lines[0]['error']}")
@@ -104,7 +121,7 @@ class Sweep:
         write_report(
             [cell.workdir for cell in scored_cells],
             target,
-            rows=[row for cell in scored_cells for row in self._rows(cell).values()],
+            rows=[cell.named(row) for cell in scored_cells for row in self._rows(cell).values()],
             pictures=[self._heat_map(lines, score) for score in self._scores],
             checks={},
             title=f"{model} on {self.base.dataset}: a sweep over {', '.join(self.grid)}",
@@ -123,8 +140,13 @@ class Sweep:
             config = config_lib.override(self.base, assignments)
             workdir = Workdir(self.root / "runs" / slug(",".join(assignments)))
             cells.append(Cell(values, config, workdir))
-        if len({cell.workdir.root for cell in cells}) < len(cells):
-            raise InputError("the grid names the same value twice; every value is needed once.")
+        configs = [json.dumps(cell.config.to_json()) for cell in cells]  # 0.1 and 1e-1 are the same
+        roots = {cell.workdir.root for cell in cells}
+        if len(roots) < len(cells) or len(set(configs)) < len(cells):
+            raise InputError(
+                "the grid names the same value, or one key by two names, twice; every value is "
+                "needed once."
+            )
         return cells
 
     @functools.cached_property
@@ -149,12 +171,12 @@ class Sweep:
 
     def _line(self, cell: Cell) -> dict[str, Any]:
         """The cell's numbers, by column."""
-        about = ", ".join(f"{key}={value}" for key, value in cell.values.items())
         try:
             steps.trained(cell.config, cell.workdir, data_dir=self.data_dir)
         except FloatingPointError as error:
-            self.progress(f"{about}: {error}")
-            return {**cell.values, "error": str(error)}
+            line: dict[str, Any] = {**cell.values, "error": str(error)}
+            self._tell(cell, line)
+            return line
         done = self._rows(cell)
         missing = [score for score in self._scores if score not in done]
         if missing:
@@ -163,9 +185,14 @@ class Sweep:
                 name = self._experiment(score)
                 results.save_rows(cell.workdir, name, [self._score(subject, score)])
         found = {score: row.accuracy for score, row in self._rows(cell).items()}
-        self.progress(f"{about}: " + ", ".join(f"{k} {v:.4f}" for k, v in found.items()))
         epoch = checkpoints.best(cell.workdir.checkpoints).epoch
-        return {**cell.values, **found, "best_epoch": epoch, "error": ""}
+        line = {**cell.values, **found, "best_epoch": epoch, "error": ""}
+        self._tell(cell, line)
+        return line
+
+    def _tell(self, cell: Cell, line: Mapping[str, Any]) -> None:
+        scores = [f"{score} {line[score]:.4f}" for score in self._scores if score in line]
+        self.progress(f"{cell.about}: {line['error'] or ', '.join(scores)}")
 
     def _score(self, subject: Subject, score: str) -> Row:
         attack, eps = self._scores[score]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from typing import ClassVar
 
 import keras
@@ -104,7 +105,7 @@ class Tent(Adaptation):
 
     def adapt(self, classifier, x, *, seed, callbacks=()):
         rows = min(self.batch_size, len(x))
-        steps = max(1, round(len(x) / rows))
+        steps = math.ceil(len(x) / rows)
         trainer = TentTrainer(
             classifier,
             num_rows=rows,
