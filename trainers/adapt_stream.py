@@ -3,8 +3,9 @@ r"""Lets a trained CAMA follow a stream of manipulations, one after another, wit
     python -m trainers.adapt_stream --workdir=runs/mnist --mechanism=affine+photometric \
         --stream="vertical_shift:0.4@2000,rotation:60@2000,contrast:0.9@2000,clean@1000"
 
-Every input is answered before the model learns from it; a reservoir of earlier inputs keeps it from
-forgetting; log p(x) says when the stream changed. The model at the end of the stream becomes a run
+Every input is answered before the model learns from it, by reweighted wake-sleep or (--set by=eq8,
+and where m has no parameters) Eq. 8; a reservoir of earlier inputs keeps it from forgetting;
+log p(x) says when the stream changed. The model at the end of the stream becomes a run
 of its own, under <workdir>/streams/ unless --target says otherwise, with its report. A killed run
 continues at the segment that was cut off: run it again.
 """
@@ -60,7 +61,7 @@ _TARGET = flags.DEFINE_string(
 _SET = flags.DEFINE_multi_string(
     "set",
     [],
-    "Any other key of the stream (arriving, steps_per_arrival, reservoir, replay) or of the "
+    "Any other key of the stream (arriving, by, steps_per_arrival, reservoir, replay) or of the "
     "fine-tuning (warm_up). Example: --set steps_per_arrival=4 --set learning_rate=3e-4",
 )
 _AT_TEST = flags.DEFINE_multi_string(
@@ -83,10 +84,9 @@ def main() -> None:
     base = Workdir(WORKDIR.value)
     trained = RunConfig.from_json(base.read_config())
     check_kept(trained, [text.removeprefix("finetuned.") for text in _SET.value])
-    config = default_streaming(trained, mechanism=_MECHANISM.value)
+    stream, config = default_streaming(trained, _STREAM.value, mechanism=_MECHANISM.value)
     chosen = config_lib.override(
-        _Settable(StreamConfig(_STREAM.value), dataclasses.replace(config, seed=_SEED.value)),
-        _SET.value,
+        _Settable(stream, dataclasses.replace(config, seed=_SEED.value)), _SET.value
     )
     for name in ("subject", "fraction", "steps"):
         if getattr(chosen.finetuned, name) != getattr(config, name):

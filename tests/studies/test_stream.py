@@ -1,5 +1,6 @@
 """A stream from beginning to end, killed on the way, and its model used afterwards."""
 
+import dataclasses
 import json
 import shutil
 
@@ -40,17 +41,18 @@ def base(tmp_path_factory):
     return workdir
 
 
-@pytest.fixture(scope="module")
-def followed(base):
+@pytest.fixture(scope="module", params=["rws", "eq8"])
+def followed(request, base):
     """The run at the end of the stream, and a copy of how a kill in the second segment left it."""
-    target = stream_workdir(base, CONFIG, STREAM)
-    killed = Workdir(target.root.with_name("killed"))
+    stream = dataclasses.replace(STREAM, by=request.param)
+    target = Workdir(stream_workdir(base, CONFIG, stream).root.with_name(request.param))
+    killed = Workdir(target.root.with_name(f"{request.param}_killed"))
 
     def progress(line):
         if line.startswith("clean@6"):
             shutil.copytree(target.root, killed.root)
 
-    follow(base, target, STREAM, CONFIG, data_dir=None, progress=progress)
+    follow(base, target, stream, CONFIG, data_dir=None, progress=progress)
     return target, killed
 
 
@@ -73,12 +75,15 @@ def test_a_stream_leaves_rows_pictures_and_change_points(followed):
     assert len(report["results"]) == len(rows)
     assert {path.name for path in target.report.glob("*.png")} == {"stream.png", "forgetting.png"}
     assert "the change to children shift 3 is found" in (target.report / "index.html").read_text()
-    assert run.load(target).config.stream == STREAM
+    stream = run.load(target).config.stream
+    assert dataclasses.replace(stream, by=STREAM.by) == STREAM
+    (first, *_) = (json.loads(line) for line in target.metrics_file.read_text().splitlines())
+    assert ("wake" in first, "elbo_x" in first) == (stream.by == "rws", stream.by == "eq8")
 
 
 def test_a_killed_stream_continues_to_the_same_numbers(base, followed):
     target, killed = followed
-    follow(base, killed, STREAM, CONFIG, data_dir=None)
+    follow(base, killed, run.load(target).config.stream, CONFIG, data_dir=None)
     of_stream = [
         [row for row in load_rows(workdir) if row.experiment in (AS_IT_CAME, AFTERWARDS)]
         for workdir in (killed, target)
@@ -113,7 +118,7 @@ def test_a_finished_stream_is_not_scored_on_other_inputs(base, followed):
     target, _ = followed
     before = load_rows(target)
     with pytest.raises(InputError, match=r"was scored on 6 inputs .* now 5 are asked for"):
-        follow(base, target, STREAM, CONFIG, data_dir=None, limit=5)
+        follow(base, target, run.load(target).config.stream, CONFIG, data_dir=None, limit=5)
     assert load_rows(target) == before
 
 
@@ -133,7 +138,11 @@ def test_what_decides_variables_is_fixed_once_trained(base):
         ),
         ({"limit": 0}, "limit=0 was given"),
         ({"false_alarm_rate": 0.0}, "false_alarm_rate=0 was given"),
-        ({"config": FinetuneConfig(method="tent")}, "a stream is followed by 'eq8'"),
+        ({"config": FinetuneConfig(method="tent")}, "a stream is followed by rws or eq8"),
+        (
+            {"stream": dataclasses.replace(STREAM, by="rws"), "config": FinetuneConfig()},
+            "mechanism 'additive' has no parameters to dream of; .* by=eq8",
+        ),
     ],
 )
 def test_bad_streams_are_refused_before_anything_is_written(base, tmp_path, change, sentence):

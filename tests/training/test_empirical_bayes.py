@@ -17,10 +17,11 @@ from tfcama.training import phases, run
 from tfcama.training.config import FinetuneConfig
 from tfcama.training.empirical_bayes import (
     Proposals,
+    Proposer,
     SparselyToo,
     fit_moments,
     fit_prior,
-    propose,
+    shares,
 )
 
 _NOISE, _SAMPLES, _WIDE = 0.3, 100, 0.6
@@ -156,12 +157,15 @@ def test_proposals_are_the_prediction_without_its_p_m(spec, bars, p_untouched):
     model = _model(spec, p_untouched=p_untouched)
     model.prior_m.set_moments(np.array([0.3, -0.2]), np.array([0.5, 2.0]))
     x = bars.test.x[:6]
-    found = propose(model, x, seed=SEED, title="")
+    found = Proposer(model)(x, seed=SEED)
     log_px = _log_px(found, np.array([[0.3, -0.2]]), np.array([[0.5, 2.0]]))
     noise = {"num_samples": 1, "m_samples": 8}
     parts = model.scores_by_m(tf.constant(x), seed=tf.constant(SEED), **noise)[1]
     np.testing.assert_allclose(log_px, tf.reduce_logsumexp(parts, axis=[0, 2]), rtol=1e-5)
     assert np.isfinite(found.log_untouched).all() == bool(p_untouched)
+    by_m = tf.reduce_logsumexp(parts, axis=2)  # [S (+ 1), B]
+    expected = tf.nn.softmax(by_m, axis=0)[: len(found.m)]
+    np.testing.assert_allclose(shares(model, found), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_mechanism_that_can_do_many_things_also_proposes_few_of_them(spec, bars, generator):
@@ -171,7 +175,7 @@ def test_a_mechanism_that_can_do_many_things_also_proposes_few_of_them(spec, bar
         model = _model(spec, mechanism=mechanism)
         for variable in model.trainable_variables:  # a new q(m|x) is the same for all, too
             variable.assign_add(0.05 * generator.normal(size=variable.shape))
-        return propose(model, bars.test.x[:4], seed=SEED, title="").m
+        return Proposer(model)(bars.test.x[:4], seed=SEED).m
 
     m = proposed("affine")
     silent = np.ptp(m, axis=1) == 0.0  # [S, M]
@@ -185,7 +189,7 @@ def test_a_mechanism_that_can_do_many_things_also_proposes_few_of_them(spec, bar
 @pytest.mark.parametrize("m_at_test", ["mean", "do_m0"])
 def test_what_predicts_by_one_m_proposes_one(spec, bars, m_at_test):
     model = _model(spec, mechanism="affine", m_at_test=m_at_test)
-    found = propose(model, bars.test.x[:4], seed=SEED, title="")
+    found = Proposer(model)(bars.test.x[:4], seed=SEED)
     assert found.m.shape == (1, 4, 6)
     assert np.isfinite(found.log_weights).all()
 
@@ -200,7 +204,7 @@ def test_fitting_moves_p_m_alone_and_makes_the_inputs_likelier(spec, bars, kind)
     for variable, value in zip(model.trainable_variables, before, strict=True):
         assert np.array_equal(variable, value) == (id(variable) not in prior), variable.path
     again = _model(spec, prior_m=kind, p_untouched=0.5)
-    proposals = propose(again, x, seed=random.split(SEED)[1], title="")
+    proposals = Proposer(again)(x, seed=random.split(SEED)[1])
     fitted = model.prior_m(tf.eye(3)[None])
     found = _log_px(proposals, fitted.mean()[0].numpy(), fitted.stddev()[0].numpy())
     assert found.mean() > _log_px(proposals, np.zeros([1, 2]), np.ones([1, 2])).mean() + 0.01

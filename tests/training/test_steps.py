@@ -18,6 +18,8 @@ from tfcama.training.cama import (
     CamaTrainer,
     DreamTrainer,
     FinetuneTrainer,
+    Guesses,
+    WakeTrainer,
     active_units,
     bounded,
     dreamt,
@@ -329,6 +331,37 @@ def test_the_warm_up_moves_q_m_alone(spec, bars):
     moved = moved_groups(model, lambda: fit(trainer, stream, 2))
     for name, flags in moved.items():
         assert all(flags) if name == "q_m" else not any(flags), name
+
+
+def test_a_wake_phase_matches_the_moments_of_the_guesses(spec, bars):
+    """The N(mu, s^2) that maximises E log q has the guesses' mean and deviation (Bishop, 10.7)."""
+    model = cama(spec, mechanism="translation")
+    trainer = WakeTrainer(model, dreams=0.0, num_rows=2, seed=SEED)
+    trainer.compile(Adam(3e-3))
+    (clean,) = pipeline.evaluation_stream(bars.test.take(slice(2)), batch_size=2)
+    x = bars.test.x[:2]
+    m = np.array([[[1, 0], [3, 0.5], [2, 1]], [[-1, 0], [0, 1], [0.5, -1]]], np.float32)
+    share = np.array([[0.2, 0.5, 0.1], [0.3, 0.3, 0.4]], np.float32)  # a fifth of one is untouched
+    batch = {"clean": clean, "unlabelled": Guesses(*map(tf.constant, (x, m, share)))}
+    draws = random.RowDraws(tf.constant(SEED), tf.range(2), 2)
+    terms = trainer.terms(batch, draws=draws)
+    q_m = model.posterior_m(tf.constant(x))
+    log_q = stats.norm.logpdf(m, q_m.mean()[:, None], q_m.stddev()[:, None]).sum(-1)
+    np.testing.assert_allclose(terms["wake"], -(share * log_q).sum(1), rtol=1e-4)
+    np.testing.assert_array_equal(terms["loss"], terms["wake"])
+    step = tf.function(trainer.train_step, autograph=False)
+    moved = moved_groups(model, lambda: [step(batch) for _ in range(300)])
+    for name, flags in moved.items():
+        assert all(flags) if name == "q_m" else not any(flags), name
+    q_m, share = model.posterior_m(tf.constant(x)), share / share.sum(axis=1, keepdims=True)
+    loc = (share[..., None] * m).sum(axis=1)
+    scale = np.sqrt((share[..., None] * (m - loc[:, None]) ** 2).sum(axis=1))
+    np.testing.assert_allclose(q_m.mean(), loc, atol=0.05)
+    np.testing.assert_allclose(q_m.stddev(), scale, rtol=0.05)
+    dreaming = WakeTrainer(model, dreams=0.5, num_rows=2, seed=SEED).terms(batch, draws=draws)
+    total = dreaming["wake"] + 0.5 * dreaming["surprise"]
+    np.testing.assert_allclose(dreaming["loss"], total, rtol=1e-6)
+    assert np.all(dreaming["surprise"].numpy() != 0.0)
 
 
 @pytest.mark.parametrize("kind", ["learned", "class"])

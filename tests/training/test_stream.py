@@ -10,7 +10,9 @@ from tfcama import random
 from tfcama.data.measurement import MeasurementConfig
 from tfcama.models.measurement_cama import MeasurementCamaConfig
 from tfcama.training import run
+from tfcama.training import stream as stream_lib
 from tfcama.training.config import FinetuneConfig, RunConfig, StreamConfig, TrainingConfig
+from tfcama.training.empirical_bayes import Proposals
 from tfcama.training.stream import Reservoir, StreamAdapter
 
 
@@ -55,8 +57,12 @@ def followed():
     return run.LoadedRun(additive, run.build(additive), None), config, data
 
 
-def test_following_a_stream_moves_the_m_networks_and_nothing_else(followed):
+@pytest.mark.parametrize(
+    ("by", "moving", "logged"), [("eq8", {"p_m", "q_m"}, "elbo_x"), ("rws", {"q_m"}, "wake")]
+)
+def test_following_a_stream_moves_the_m_networks_and_nothing_else(followed, by, moving, logged):
     trained, config, data = followed
+    config = dataclasses.replace(config, stream=dataclasses.replace(config.stream, by=by))
     adapter = StreamAdapter(trained, config, data.train)
     moved = moved_groups(adapter.classifier, adapter.warm_up)
     for name, flags in moved.items():
@@ -65,11 +71,11 @@ def test_following_a_stream_moves_the_m_networks_and_nothing_else(followed):
     def learn():
         for start in (0, 4):
             logs = adapter.learn(data.test.x[start : start + 4])
-            assert np.isfinite(logs["elbo_x"])
+            assert np.isfinite(logs[logged])
 
     moved = moved_groups(adapter.classifier, learn)
     for name, flags in moved.items():
-        assert all(flags) if name in ("p_m", "q_m") else not any(flags), name
+        assert all(flags) if name in moving else not any(flags), name
     assert int(adapter.trainer.optimizer.iterations) == 4
     assert len(adapter._reservoir) == 3
     awake = dataclasses.replace(config, finetuned=FinetuneConfig(batch_size=4, dreams=0.0))
@@ -97,3 +103,42 @@ def test_a_share_of_every_step_is_of_before_and_steps_draw_anew(followed, monkey
     shares = [(rows[:, 0] < 40).mean() for rows in steps]
     assert shares == [1.0] * 3 + [0.25] * 3
     assert len({tuple(rows[:, 0]) for rows in steps}) == 6
+
+
+def test_guesses_stay_with_their_inputs_and_a_share_of_them_is_of_before(followed, monkeypatch):
+    trained, config, data = followed
+    finetuned = dataclasses.replace(config.finetuned, batch_size=8)
+    stream = StreamConfig("clean@8", by="rws", replay=0.25, reservoir=100, steps_per_arrival=3)
+    adapter = StreamAdapter(
+        trained, dataclasses.replace(config, finetuned=finetuned, stream=stream), data.train
+    )
+    steps, looked_at = [], []
+
+    def propose(x, *, seed):
+        del seed
+        looked_at.append(x[:, 0])
+        m = np.stack([x[:, :2] + s for s in range(3)])
+        return Proposals(m, np.log([[[1.0]], [[2.0]], [[5.0]]]) + 0.0 * m[..., :1], x[:, 0] - 1e9)
+
+    def step(batch):
+        steps.append([each.numpy() for each in batch["unlabelled"]])
+        adapter.trainer.optimizer.iterations.assign_add(1)
+        return {}
+
+    monkeypatch.setattr(adapter, "_step", step)
+    monkeypatch.setattr(adapter, "_propose", propose)
+    monkeypatch.setattr(
+        stream_lib, "shares", lambda model, found: np.exp(found.log_weights[..., 0])
+    )
+    old, new = (np.arange(40.0 * i, 40.0 * (i + 1), dtype=np.float32) for i in range(2))
+    for values in (old, new):
+        adapter.learn(np.broadcast_to(values[:, None], (40, *data.spec.shape)))
+    assert [(first < 40).tolist() for first in looked_at] == [
+        [True] * 40,
+        [False] * 40 + [True] * 40,
+    ]
+    assert [(x[:, 0] < 40).mean() for x, _, _ in steps] == [1.0] * 3 + [0.25] * 3
+    assert len({tuple(x[:, 0]) for x, _, _ in steps}) == 6
+    for x, m, share in steps:
+        np.testing.assert_array_equal(m, x[:, None, :2] + np.arange(3.0)[:, None])
+        np.testing.assert_allclose(share, np.tile([[1.0, 2.0, 5.0]], [8, 1]), rtol=1e-6)

@@ -23,6 +23,7 @@ from tfcama.training.config import (
     DREAMS,
     FinetuneConfig,
     RunConfig,
+    StreamConfig,
     TrainingConfig,
     check_kept,
     default_finetuning,
@@ -238,8 +239,10 @@ def test_tables_and_parameters_infer_m_of_clean_rows_and_the_papers_images_set_i
     chosen = default_finetuning(table, mechanism="location_scale")
     assert (chosen.prior_m, chosen.sleep, chosen.steps) == ("learned", structured.sleep, 600)
     assert (chosen.z_steps, chosen.m_samples) == (0, structured.m_samples)
-    following = default_streaming(images, mechanism="rotation")
-    assert (following.prior_m, following.sleep) == ("", 0)
+    stream, following = default_streaming(images, "clean@9", mechanism="rotation")
+    assert (stream.by, following.prior_m, following.sleep) == ("rws", "", 0)
+    assert default_streaming(images, "clean@9")[0] == StreamConfig("clean@9", by="eq8")
+    assert default_streaming(table, "clean@9", mechanism="location_scale")[0].by == "eq8"
 
 
 def test_what_dreams_have_set_is_not_asked_back_in_vain(csv_run):

@@ -27,7 +27,14 @@ from tfcama.report.pictures import Picture, slug
 from tfcama.studies.steps import Progress
 from tfcama.training import callbacks as callbacks_lib
 from tfcama.training import checkpoints, run
-from tfcama.training.config import DREAMS, FinetuneConfig, RunConfig, StreamConfig, claimed
+from tfcama.training.config import (
+    DREAMS,
+    FOLLOWED_BY,
+    FinetuneConfig,
+    RunConfig,
+    StreamConfig,
+    claimed,
+)
 from tfcama.training.finetune import adapted_config, load_base, row_order, seen_rows
 from tfcama.training.methods import EQ8
 from tfcama.training.stream import StreamAdapter
@@ -83,7 +90,7 @@ def follow(
       base: a finished run of a CAMA.
       target: becomes a run of its own: the model at the end of the stream, results and report.
       stream: what comes and how it is learned from.
-      config: of Eq. 8; subject, fraction and steps follow from the stream.
+      config: of the steps; subject, fraction and their number follow from the stream.
       false_alarm_rate: of the detector, see RankCusum; it watches log p(x) of the model as it was
         trained, which moves only when the inputs do.
       at_test: see run.load; for both models.
@@ -93,12 +100,13 @@ def follow(
       progress: called with a line a segment and a line a change.
 
     Raises:
-      InputError: the model has no M-networks, the stream is longer than the test split, or an
-        argument is out of range.
+      InputError: the model has no M-networks, or its m no parameters where rws needs them; the
+        stream is longer than the test split; or an argument is out of range.
     """
     detector = change_point.RankCusum(false_alarm_rate=false_alarm_rate)
     if config.method != EQ8:
-        raise InputError(f"method '{config.method}' was given; a stream is followed by '{EQ8}'.")
+        allowed = " or ".join(FOLLOWED_BY)
+        raise InputError(f"method '{config.method}' was given; a stream is followed by {allowed}.")
     if limit is not None and limit < 1:
         raise InputError(f"limit={limit} was given; it must be at least 1.")
     trained = load_base(base, at_test=at_test)
@@ -128,6 +136,7 @@ def follow(
     held_out = dataset.test.take(unseen[slice(limit)])
     _check_scored_so_far(target, len(held_out))
     arriving = _arriving(dataset, segments, order, seed=config.seed)
+    adapter = StreamAdapter(trained, run_config, dataset.train, devices=devices)
     with claimed(target, run_config):
         experiment = _Experiment(
             target=target,
@@ -140,7 +149,7 @@ def follow(
             detector=detector,
             progress=progress,
         )
-        experiment.run(StreamAdapter(trained, run_config, dataset.train, devices=devices))
+        experiment.run(adapter)
         experiment.report()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -320,11 +321,63 @@ class DreamTrainer(_AdaptingTrainer):
         return {"loss": surprise, "surprise": surprise}
 
 
+class Guesses(NamedTuple):
+    """What may have been done to inputs, and how probable each guess is.
+
+    Attributes:
+      x: [B, *shape].
+      m: [B, S, M].
+      share: of p(m|x), [B, S]; what is missing to 1 says that nothing was done.
+    """
+
+    x: tf.Tensor
+    m: tf.Tensor
+    share: tf.Tensor
+
+
+class WakeTrainer(_AdaptingTrainer):
+    """The wake phase of q(m|x), and dreams beside it: reweighted wake-sleep.
+
+    It maximises E_{p(m|x)} log q(m|x) over unlabelled x, of which importance sampling knows p(m|x)
+    (Bornschein & Bengio, ICLR 2015, section 3.2), and E log q(m | T_m x) over dreams. ELBO(x) draws
+    q(m|x) to one m that explains x; this draws it over all of them, as dreams do and as Eq. 6,
+    whose proposal it is, needs it. p(x|.) stays.
+
+    Args:
+      dreams: weight of the dreams.
+
+    Raises:
+      InputError: the mechanism has no parameters to dream of.
+    """
+
+    term_names = ("wake", "surprise")
+
+    def __init__(self, classifier: CamaBase, *, dreams: float, **kwargs):
+        super().__init__(classifier, groups=("q_m",), **kwargs)
+        _check_dreams(classifier)
+        self._dreams = dreams
+
+    def rows_of(self, batch: dict[str, Any]) -> Batch:
+        return batch["clean"]
+
+    def terms(
+        self, batch: dict[str, Any], *, draws: random.RowDraws | None
+    ) -> dict[str, tf.Tensor]:
+        if draws is None:
+            raise TypeError("a wake phase has no validation step: draws are needed.")
+        x, m, share = batch["unlabelled"]
+        log_q = self.classifier.posterior_m(x).log_prob(tf.transpose(m, [1, 0, 2]))  # [S, B]
+        wake = -tf.reduce_sum(share * tf.transpose(log_q), axis=1)
+        wake = bounded(wake, limit=_BELIEVED * self.classifier.dim_m)
+        surprise = _surprise(self.classifier, batch["clean"], draws, fitted=False)
+        return {"loss": wake + self._dreams * surprise, "wake": wake, "surprise": surprise}
+
+
 def _check_dreams(classifier: CamaBase) -> None:
     if not classifier.mechanism.parameters:
         raise InputError(
             f"mechanism '{classifier.config.mechanism}' has no parameters to dream of; "
-            "give dreams=0, warm_up=0 and sleep=0."
+            "give dreams=0, warm_up=0 and sleep=0, and follow streams by=eq8."
         )
 
 

@@ -99,6 +99,8 @@ class TrainingConfig:
 
 _IF_ANY = ("earlier", "stream")  # keys that config.json may lack
 KEPT_AT_ZERO = ("p_untouched", "m_samples", "z_steps")  # the trained model's, see FinetuneConfig
+RWS = "rws"
+FOLLOWED_BY = (RWS, methods.EQ8)
 DREAMS = "dreams"  # what a run was adapted to that has seen nothing else
 
 
@@ -192,10 +194,12 @@ class FinetuneConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StreamConfig:
-    """How a trained CAMA follows a stream of unlabelled inputs; each step is one of Eq. 8.
+    """How a trained CAMA follows a stream of unlabelled inputs.
 
     Attributes:
       segments: what comes, `manipulation@inputs`, commas between, see data.streams.
+      by: what each step is one of: "rws", reweighted wake-sleep, which moves q(m|x) alone, see
+        WakeTrainer; it takes a mechanism with parameters. "eq8".
       arriving: inputs that arrive, are answered and are then learned from together.
       steps_per_arrival: of the optimiser, after what arrived was answered.
       reservoir: how many earlier inputs are kept for replay, a uniform sample of all of them.
@@ -203,6 +207,7 @@ class StreamConfig:
     """
 
     segments: str
+    by: str = methods.EQ8
     arriving: int = 50
     steps_per_arrival: int = 8
     reservoir: int = 1000
@@ -211,6 +216,8 @@ class StreamConfig:
     def __post_init__(self):
         config_lib.check_at_least(self, arriving=1, steps_per_arrival=1, reservoir=1)
         _fraction(self, "replay")
+        if self.by not in FOLLOWED_BY:
+            raise unknown_name("by", self.by, FOLLOWED_BY)
         streams.parse(self.segments)
 
 
@@ -345,14 +352,16 @@ def claimed(workdir: Workdir, config: RunConfig, *, writes: bool = True) -> Iter
       writes: whether this process does, of several machines; no other one may while the block runs.
 
     Raises:
-      InputError: it is another run's, or another process is writing to it.
+      InputError: it is another run's, another process is writing to it, or, of a process that does
+        not write, nobody made it this run's.
     """
     workdir.claim(
         config.to_json(),
+        writes=writes,
         read=lambda found: RunConfig.from_json(found).to_json(),
         instead="take another --workdir"
         if config.finetuned is None
-        else "delete that directory, take another --target",
+        else "delete that directory, name another one",
     )
     with workdir.exclusive() if writes else contextlib.nullcontext():
         yield
@@ -435,7 +444,7 @@ def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfi
     """
     acting = mechanism or getattr(base.architecture, "mechanism", "additive")
     parameters = has_parameters(acting)
-    table = base.input_spec is not None and base.input_spec.kind == "table"
+    table = _is_table(base)
     prior = getattr(base.architecture, "prior_m", STANDARD)
     changes_prior = parameters and prior == STANDARD and base.finetuned is None
     sleep = _SLEEP if parameters and (changes_prior or prior != STANDARD) else 0
@@ -451,6 +460,10 @@ def default_finetuning(base: RunConfig, *, mechanism: str = "") -> FinetuneConfi
         m_samples=(_VERSATILE_M_SAMPLES if is_versatile(acting) else _M_SAMPLES) * parameters,
         z_steps=_Z_STEPS * only_moves(acting),
     )
+
+
+def _is_table(base: RunConfig) -> bool:
+    return base.input_spec is not None and base.input_spec.kind == "table"
 
 
 def asked_finetuning(
@@ -473,19 +486,27 @@ def asked_finetuning(
     return config_lib.override(default, assignments, **asked)
 
 
-def default_streaming(base: RunConfig, *, mechanism: str = "") -> FinetuneConfig:
+def default_streaming(
+    base: RunConfig, segments: str, *, mechanism: str = ""
+) -> tuple[StreamConfig, FinetuneConfig]:
     """How a run follows a stream unless told otherwise: p(m) stays, for what comes is not known.
+
+    Of images by reweighted wake-sleep, where m has parameters: Eq. 8 unlearns what it does not see.
+    A table's columns all move at once; too few of q(m|x)'s samples then explain a row (BUILD.md).
 
     Args:
       base: see default_finetuning.
+      segments: see StreamConfig.
       mechanism: see FinetuneConfig.
     """
-    return dataclasses.replace(
+    config = dataclasses.replace(
         default_finetuning(base, mechanism=mechanism),
         prior_m="",
         sleep=0,
         steps=FinetuneConfig.steps,
     )
+    proposes_well = config.dreams and not _is_table(base)
+    return StreamConfig(segments, by=RWS if proposes_well else methods.EQ8), config
 
 
 def _fraction(config: Any, name: str) -> None:

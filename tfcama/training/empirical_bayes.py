@@ -61,47 +61,69 @@ def fit_prior(model: CamaBase, x: np.ndarray, *, seed: random.Seed, title: str) 
     """
     of_rows, of_noise = random.split(seed)
     chosen = np.sort(random.shuffled(len(x), of_rows).numpy()[:_ROWS])
-    proposals = propose(model, x[chosen], seed=of_noise, title=title)
+    proposals = Proposer(model)(x[chosen], seed=of_noise, title=title)
     model.prior_m.set_moments(
         *fit_moments(proposals, by_class=model.prior_m.by_class, p_unseen=model.config.p_unseen)
     )
 
 
-def propose(model: CamaBase, x: np.ndarray, *, seed: random.Seed, title: str) -> Proposals:
-    """What may have been done to inputs, weighted by Eq. 6 with one sample of z each.
+class Proposer:
+    """Says what may have been done to inputs, weighted by Eq. 6 with one sample of z each.
 
     Most of it are samples of q(m|x); but see SparselyToo.
 
     Args:
-      model: whose p(m) will be fitted.
-      x: [N, *shape].
-      seed: int32 [2].
-      title: of the progress bar.
+      model: a CAMA; of its weights when it is asked.
+    """
+
+    def __init__(self, model: CamaBase):
+        y = tf.eye(model.num_classes)[None]
+
+        @tf.function(reduce_retracing=True, autograph=False)
+        def weigh(x: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            propose, number = _proposing(model, seed=random.fold_in(seed, 1))
+            m, parts = model.scores_by_m(
+                x, seed=seed, num_samples=1, m_samples=number, z_steps=0, propose=propose
+            )
+            log_untouched = tf.fill([tf.shape(x)[0]], -math.inf)
+            if model.may_be_untouched:
+                log_untouched = tf.reduce_logsumexp(parts[-1], axis=-1)
+                m, parts = m[:-1], parts[:-1]
+            return m, parts - model.log_prior_at_test(m, y), log_untouched
+
+        self._weigh = weigh
+
+    def __call__(self, x: np.ndarray, *, seed: random.Seed, title: str = "") -> Proposals:
+        """Of inputs [N, *shape], N > 0.
+
+        Args:
+          x: the inputs.
+          seed: int32 [2], of proposals and z.
+          title: of the progress bar; "" for none.
+        """
+        starts = range(0, len(x), _BATCH)
+        found = [
+            [each.numpy() for each in self._weigh(tf.constant(x[start : start + _BATCH]), seed)]
+            for start in (callbacks.tracked(starts, title) if title else starts)
+        ]
+        m, log_weights, log_untouched = zip(*found, strict=True)
+        return Proposals(
+            m=np.concatenate(m, axis=1),
+            log_weights=np.concatenate(log_weights, axis=1),
+            log_untouched=np.concatenate(log_untouched),
+        )
+
+
+def shares(model: CamaBase, proposals: Proposals) -> np.ndarray:
+    """How probable each m is given its input, by the model's p(m), [S, N].
+
+    They sum to 1 over S with the probability that nothing was done to the input.
     """
     y = tf.eye(model.num_classes)[None]
-    propose, number = _proposing(model, seed=random.fold_in(seed, 1))
-
-    @tf.function(reduce_retracing=True, autograph=False)
-    def weigh(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        m, parts = model.scores_by_m(
-            x, seed=seed, num_samples=1, m_samples=number, z_steps=0, propose=propose
-        )
-        log_untouched = tf.fill([tf.shape(x)[0]], -math.inf)
-        if model.may_be_untouched:
-            log_untouched = tf.reduce_logsumexp(parts[-1], axis=-1)
-            m, parts = m[:-1], parts[:-1]
-        return m, parts - model.log_prior_at_test(m, y), log_untouched
-
-    found = [
-        [each.numpy() for each in weigh(tf.constant(x[start : start + _BATCH]))]
-        for start in callbacks.tracked(range(0, len(x), _BATCH), title)
-    ]
-    m, log_weights, log_untouched = zip(*found, strict=True)
-    return Proposals(
-        np.concatenate(m, axis=1),
-        np.concatenate(log_weights, axis=1),
-        np.concatenate(log_untouched),
-    )
+    log_prior = model.log_prior_at_test(tf.constant(proposals.m), y).numpy()
+    log_joint = special.logsumexp(proposals.log_weights + log_prior, axis=2)
+    log_px = np.logaddexp(special.logsumexp(log_joint, axis=0), proposals.log_untouched)
+    return np.exp(log_joint - log_px)
 
 
 class SparselyToo:
@@ -120,8 +142,8 @@ class SparselyToo:
       always: [M] bool, coordinates which always are.
     """
 
-    def __init__(self, active: np.ndarray, *, share: float, always: np.ndarray):
-        self._active = tf.constant(active | always)[:, None]
+    def __init__(self, active: tf.Tensor, *, share: float, always: np.ndarray):
+        self._active = tf.logical_or(active, always)[:, None]
         self._share = tf.constant(np.where(always, 1.0, share), tf.float32)
 
     def __call__(self, q_m: tfd.Distribution, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -149,7 +171,7 @@ def _proposing(model: CamaBase, *, seed: random.Seed) -> tuple[Proposing, int]:
         return sampled, _PROPOSALS
     known = list(mechanism.coordinates_of_parameters().values())
     always = ~np.isin(np.arange(mechanism.size), known)
-    active = random.uniform([_SPARSE_PROPOSALS, mechanism.size], seed).numpy() < share
+    active = random.uniform([_SPARSE_PROPOSALS, mechanism.size], seed) < share
     return SparselyToo(active, share=share, always=always), _PROPOSALS + _SPARSE_PROPOSALS
 
 

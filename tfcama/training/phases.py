@@ -15,7 +15,7 @@ from tfcama.data.base import GeneratedSplit, Split
 from tfcama.errors import InputError
 from tfcama.models.cama_base import CamaBase
 from tfcama.training import checkpoints, run
-from tfcama.training.cama import DreamTrainer, FinetuneTrainer
+from tfcama.training.cama import DreamTrainer, FinetuneTrainer, WakeTrainer
 from tfcama.training.config import FinetuneConfig, RunConfig, same_variables
 from tfcama.training.empirical_bayes import fit_prior
 from tfcama.training.methods import EQ8
@@ -151,16 +151,9 @@ def make_trainer(
       run_config: see adapted_config.
       devices: where it runs.
     """
-    config = run_config.finetuned
-    if config is None:
-        raise TypeError("the configuration of an adapted run is needed.")
-    classifier = run.build(run_config)
-    if same_variables(run_config.architecture, trained.config.architecture):
-        checkpoints.restore(trained.checkpoint, classifier=classifier)
-    else:
-        classifier.adopt(trained.classifier)
+    config = _of_adapted(run_config)
     trainer = FinetuneTrainer(
-        classifier,
+        _adapted_model(trained, run_config),
         num_rows=config.batch_size,
         seed=random.stream(config.seed, "finetune", "noise"),
         groups=config.groups,
@@ -173,6 +166,37 @@ def make_trainer(
     )
     trainer.compile(Adam(config.learning_rate), jit_compile=devices.jit_compile)
     return trainer
+
+
+def make_waker(
+    trained: run.LoadedRun, run_config: RunConfig, *, devices: run.Devices
+) -> WakeTrainer:
+    """The compiled trainer of reweighted wake-sleep; arguments as in make_trainer."""
+    config = _of_adapted(run_config)
+    waker = WakeTrainer(
+        _adapted_model(trained, run_config),
+        num_rows=config.batch_size,
+        seed=random.stream(config.seed, "finetune", "noise"),
+        dreams=config.dreams,
+    )
+    waker.compile(Adam(config.learning_rate), jit_compile=devices.jit_compile)
+    return waker
+
+
+def _of_adapted(config: RunConfig) -> FinetuneConfig:
+    if config.finetuned is None:
+        raise TypeError("the configuration of an adapted run is needed.")
+    return config.finetuned
+
+
+def _adapted_model(trained: run.LoadedRun, config: RunConfig) -> CamaBase:
+    """The adapted run's model at the trained weights."""
+    classifier = run.build(config)
+    if same_variables(config.architecture, trained.config.architecture):
+        checkpoints.restore(trained.checkpoint, classifier=classifier)
+    else:
+        classifier.adopt(trained.classifier)
+    return classifier
 
 
 def make_dreamer(

@@ -1,9 +1,9 @@
-"""A trained CAMA follows a stream: it learns from what arrives, and from before (Eq. 8, again).
+"""A trained CAMA follows a stream: it learns from what arrives, and from before.
 
 Each gradient step takes labelled clean rows, unlabelled inputs that have just arrived, and
 unlabelled inputs of before, of which a reservoir keeps a uniform sample: experience replay
-(Rolnick et al., NeurIPS 2019) by reservoir sampling (Vitter, 1985). Only the M-networks move, so
-what is known of Y and Z cannot be lost.
+(Rolnick et al., NeurIPS 2019) by reservoir sampling (Vitter, 1985). It is one of reweighted
+wake-sleep or of Eq. 8. Only the M-networks move, so what is known of Y and Z cannot be lost.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from tfcama import random
 from tfcama.data import pipeline
 from tfcama.data.base import GeneratedSplit, Split
 from tfcama.training import callbacks, checkpoints, run
-from tfcama.training.config import RunConfig
-from tfcama.training.phases import dreams_stream, make_dreamer, make_trainer
+from tfcama.training.cama import Guesses
+from tfcama.training.config import RWS, RunConfig
+from tfcama.training.empirical_bayes import Proposer, shares
+from tfcama.training.phases import dreams_stream, make_dreamer, make_trainer, make_waker
+from tfcama.types import Batch
 
 
 class Reservoir:
@@ -60,7 +63,7 @@ def _places(size: int, number: int, seed: random.Seed) -> np.ndarray:
 
 
 class StreamAdapter:
-    """Eq. 8 on inputs as they arrive.
+    """Reweighted wake-sleep or Eq. 8 on inputs as they arrive.
 
     Args:
       trained: a finished run of a CAMA, see finetune.load_base.
@@ -70,6 +73,9 @@ class StreamAdapter:
 
     Attributes:
       trainer: holds the classifier and its optimiser.
+
+    Raises:
+      InputError: see WakeTrainer.
     """
 
     def __init__(
@@ -83,7 +89,9 @@ class StreamAdapter:
         if config.finetuned is None or config.stream is None:
             raise TypeError("the configuration of a run on a stream is needed.")
         self._finetuned, self._stream, self._devices = config.finetuned, config.stream, devices
-        self.trainer = make_trainer(trained, config, devices=devices)
+        make = make_waker if config.stream.by == RWS else make_trainer
+        self.trainer = make(trained, config, devices=devices)
+        self._propose = Proposer(self.classifier)
         self._step = tf.function(
             self.trainer.train_step, autograph=False, jit_compile=devices.jit_compile
         )
@@ -121,21 +129,50 @@ class StreamAdapter:
         """The steps after inputs [N, *shape] arrived, N > 0; they may be replayed from then on.
 
         Returns:
-          FinetuneTrainer's terms, their means since its metrics were reset.
+          The trainer's terms, their means since its metrics were reset.
         """
-        size = self._finetuned.batch_size
-        replayed = round(self._stream.replay * size) if len(self._reservoir) else 0
-        root = random.stream(self._finetuned.seed, "stream", "unlabelled")
+        replayed = round(self._stream.replay * self._finetuned.batch_size)
+        if not len(self._reservoir):
+            replayed = 0
+        rows_of = (self._guessed if self._stream.by == RWS else self._drawn)(x, replayed)
         for _ in range(self._stream.steps_per_arrival):
-            of_new, of_old = random.split(random.fold_in(root, self.trainer.optimizer.iterations))
-            rows = x[_places(size - replayed, len(x), of_new)]
-            if replayed:
-                rows = np.concatenate([rows, self._reservoir.draw(replayed, seed=of_old)])
-            logs = self._step(
-                {"clean": next(self._rows), "unlabelled": pipeline.unlabelled_batch(rows)}
-            )
+            rows = rows_of(*random.split(self._at_step("unlabelled")))
+            logs = self._step({"clean": next(self._rows), "unlabelled": rows})
         self._reservoir.add(x)
         return {name: float(value) for name, value in logs.items()}
+
+    def _drawn(self, x: np.ndarray, replayed: int) -> Callable[[random.Seed, random.Seed], Batch]:
+        """What makes a step's unlabelled rows from two seeds: so many of before, the others new."""
+
+        def rows_of(of_new: random.Seed, of_old: random.Seed) -> Batch:
+            rows = x[_places(self._finetuned.batch_size - replayed, len(x), of_new)]
+            if replayed:
+                rows = np.concatenate([rows, self._reservoir.draw(replayed, seed=of_old)])
+            return pipeline.unlabelled_batch(rows)
+
+        return rows_of
+
+    def _guessed(
+        self, x: np.ndarray, replayed: int
+    ) -> Callable[[random.Seed, random.Seed], Guesses]:
+        """The same with what may have been done to them: as many rows of before are looked at."""
+        of_rows, of_proposals = random.split(self._at_step("guesses"))
+        size, pool = len(x), x
+        if replayed:
+            pool = np.concatenate([x, self._reservoir.draw(size, seed=of_rows)])
+        found = self._propose(pool, seed=of_proposals)
+        guesses = Guesses(pool, found.m.swapaxes(0, 1), shares(self.classifier, found).T)
+
+        def rows_of(of_new: random.Seed, of_old: random.Seed) -> Guesses:
+            new = _places(self._finetuned.batch_size - replayed, size, of_new)
+            rows = np.concatenate([new, size + _places(replayed, size, of_old)])
+            return Guesses(*(tf.constant(each[rows], tf.float32) for each in guesses))
+
+        return rows_of
+
+    def _at_step(self, name: str) -> random.Seed:
+        root = random.stream(self._finetuned.seed, "stream", name)
+        return random.fold_in(root, self.trainer.optimizer.iterations)
 
     def resume(self, checkpoint: checkpoints.Checkpoint, arrived: Iterable[np.ndarray]) -> None:
         """Continues as if everything in `arrived`, in this order, had just been learned from."""
