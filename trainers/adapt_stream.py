@@ -21,6 +21,7 @@ from tfcama.errors import InputError
 from tfcama.models.mechanisms.registry import MECHANISMS
 from tfcama.studies.stream import follow, stream_workdir
 from tfcama.training.config import (
+    RWS,
     FinetuneConfig,
     RunConfig,
     StreamConfig,
@@ -88,9 +89,12 @@ def main() -> None:
     chosen = config_lib.override(
         _Settable(stream, dataclasses.replace(config, seed=_SEED.value)), _SET.value
     )
-    for name in ("subject", "fraction", "steps"):
+    for name in ("subject", "fraction", "steps", "sleep"):
         if getattr(chosen.finetuned, name) != getattr(config, name):
             raise InputError(f"'{name}' was set; it follows from the stream.")
+    for name in ("alpha", "clean", "num_samples", "groups", "curriculum"):
+        if chosen.stream.by == RWS and getattr(chosen.finetuned, name) != getattr(config, name):
+            raise InputError(f"'{name}' was set; it is of Eq. 8 (--set by=eq8), not of {RWS}.")
     target = stream_workdir(base, chosen.finetuned, chosen.stream)
     if _TARGET.value:
         target = Workdir(_TARGET.value)

@@ -72,6 +72,10 @@ def bad_calls(trained, table, tmp):
             *("trainers.attack", f"--workdir={trained}"),
             "--adaptive_rounds=1",
         ),
+        "'alpha' was set; it is of Eq. 8 (--set by=eq8), not of rws": (
+            *("trainers.adapt_stream", f"--workdir={trained}", "--stream=clean@9"),
+            *("--mechanism=rotation", "--set", "by=rws", "--set", "alpha=0.3"),
+        ),
         "'fraction' was set; what is adapted to is all that is attacked": (
             *("trainers.attack", f"--workdir={trained}"),
             *("--finetune", "--set", "fraction=0.2"),

@@ -68,8 +68,8 @@ class AttackedAdaptation:
     def static(self) -> tuple[Subject, Row]:
         """The papers' way to defend: attack the model, adapt to all attacked inputs, score those.
 
-        The attacker does not know of the adaptation ("static"). Rows of the adapted
-        model: "attack_static" on the attacked inputs and "attack_static_clean" on the clean ones.
+        The attacker does not know of the adaptation ("static"). Rows of the adapted model:
+        "attack_static" on the attacked inputs and "attack_static_clean" on the clean ones.
 
         Returns:
           The adapted model, and its row on the attacked inputs.

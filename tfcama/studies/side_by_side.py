@@ -51,7 +51,7 @@ def run_side_by_side(
       console: where to tell what is done; standard error by default.
 
     Returns:
-      What the pieces returned, by name; what is not None can be pickled.
+      What the pieces returned, by name; it can be pickled.
 
     Raises:
       InputError: fewer than one process, one that was killed, or what the first piece that failed

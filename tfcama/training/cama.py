@@ -338,10 +338,10 @@ class Guesses(NamedTuple):
 class WakeTrainer(_AdaptingTrainer):
     """The wake phase of q(m|x), and dreams beside it: reweighted wake-sleep.
 
-    It maximises E_{p(m|x)} log q(m|x) over unlabelled x, of which importance sampling knows p(m|x)
-    (Bornschein & Bengio, ICLR 2015, section 3.2), and E log q(m | T_m x) over dreams. ELBO(x) draws
-    q(m|x) to one m that explains x; this draws it over all of them, as dreams do and as Eq. 6,
-    whose proposal it is, needs it. p(x|.) stays.
+    It maximises E_{p(m|x)} log q(m|x) over unlabelled x, of which importance sampling knows p(m|x),
+    and E log q(m | T_m x) over dreams (Bornschein & Bengio, ICLR 2015; their wake phase of q, and
+    sleep). ELBO(x) draws q(m|x) to one m that explains x; this draws it over all of them, as dreams
+    do and as Eq. 6, whose proposal it is, needs it. p(x|.) stays.
 
     Args:
       dreams: weight of the dreams.
