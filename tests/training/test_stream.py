@@ -112,10 +112,10 @@ def test_guesses_stay_with_their_inputs_and_a_share_of_them_is_of_before(followe
     adapter = StreamAdapter(
         trained, dataclasses.replace(config, finetuned=finetuned, stream=stream), data.train
     )
-    steps, looked_at = [], []
+    steps, looked_at, seeds = [], [], set()
 
     def propose(x, *, seed):
-        del seed
+        seeds.add(tuple(seed.numpy()))
         looked_at.append(x[:, 0])
         m = np.stack([x[:, :2] + s for s in range(3)])
         return Proposals(m, np.log([[[1.0]], [[2.0]], [[5.0]]]) + 0.0 * m[..., :1], x[:, 0] - 1e9)
@@ -139,6 +139,7 @@ def test_guesses_stay_with_their_inputs_and_a_share_of_them_is_of_before(followe
     ]
     assert [(x[:, 0] < 40).mean() for x, _, _ in steps] == [1.0] * 3 + [0.25] * 3
     assert len({tuple(x[:, 0]) for x, _, _ in steps}) == 6
+    assert len(seeds) == 2
     for x, m, share in steps:
         np.testing.assert_array_equal(m, x[:, None, :2] + np.arange(3.0)[:, None])
         np.testing.assert_allclose(share, np.tile([[1.0, 2.0, 5.0]], [8, 1]), rtol=1e-6)
