@@ -35,6 +35,10 @@ def row(**changes):
         ({"model": "dnn"}, "DNN"),
         ({"finetuned_on": "vertical_shift:0.2"}, "CAMA, fine-tuned on vertical shift 0.2"),
         (
+            {"finetuned_on": "shift:0.2, then pgd:steps=9 eps 0.1", "experiment": "attack_static"},
+            "CAMA, fine-tuned on shift 0.2, then PGD (steps=9) of each eps",
+        ),
+        (
             {"experiment": "matched", "finetuned_on": "vertical_shift:0.2"},
             "CAMA, fine-tuned on vertical shift of each range",
         ),

@@ -13,8 +13,9 @@ from tfcama.data.base import Split
 from tfcama.errors import InputError
 from tfcama.evaluation.subject import Subject, load_subject
 from tfcama.models.registry import MODELS
+from tfcama.report import labels
 from tfcama.training import callbacks, checkpoints, run
-from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
+from tfcama.training.config import DREAMS, FinetuneConfig, RunConfig, TrainingConfig
 from tfcama.training.finetune import (
     adapted_config,
     adapted_rows,
@@ -328,8 +329,8 @@ def test_a_killed_fine_tuning_continues_to_the_same_numbers(tmp_path, trained, b
 
 def test_labels_of_the_adapted_rows_never_matter(tmp_path, trained, bars, monkeypatch):
     found = []
-    for place, labels in enumerate((bars.test.y, bars.test.y[::-1])):
-        relabelled = bars._replace(test=Split(bars.test.x, labels))
+    for place, given in enumerate((bars.test.y, bars.test.y[::-1])):
+        relabelled = bars._replace(test=Split(bars.test.x, given))
         monkeypatch.setattr(run, "load_data", lambda config, *, data_dir, d=relabelled: d)
         target = Workdir(tmp_path / str(place))
         config = FinetuneConfig(steps=2, batch_size=4)
@@ -398,6 +399,22 @@ def test_what_any_adaptation_saw_is_not_unseen(trained, bars):
     np.testing.assert_array_equal(held_out(dreams), rows)
     assert held_out() is held_out(all_rows) is held_out(all_rows, dreams, half) is None
     assert "earlier" not in loaded.config.adapted(half).to_json()
+
+
+def test_all_that_a_run_was_adapted_to_names_it():
+    def named(*subjects):
+        config = configuration("cama")
+        for subject in subjects:
+            dreams = {"fraction": 0.0, "steps": 0, "warm_up": 2} if subject == DREAMS else {}
+            config = config.adapted(FinetuneConfig(subject=subject, **dreams))
+        return config.adapted_to
+
+    assert named() == ""
+    assert named(DREAMS) == DREAMS
+    assert named(DREAMS, "rotation:30") == named("rotation:30", DREAMS) == "rotation:30"
+    found = named(DREAMS, "rotation:30", "fgsm eps 0.1")
+    assert found == "rotation:30, then fgsm eps 0.1"
+    assert labels.adaptation_name(found) == "fine-tuned on rotation 30, then fgsm eps 0.1"
 
 
 def test_a_model_without_m_networks_is_not_fine_tuned(tmp_path, bars):

@@ -27,7 +27,7 @@ class Row:
       model: registry name.
       dataset: registry name.
       trained_on: "clean", or "clean+" and the augmentation.
-      finetuned_on: what it was adapted to; "" for none.
+      finetuned_on: what it was adapted to, see RunConfig.adapted_to; "" for none.
       manipulation: of the inputs, without its level; "" for none.
       level: of the manipulation.
       attack: its specification; "" for none.

@@ -101,7 +101,6 @@ class Subject:
     def identity(self, experiment: str, **fields: Any) -> dict[str, Any]:
         """The fields of a Row that say whose number it is; others are empty unless given."""
         config = self.loaded.config
-        finetuned = config.finetuned
         return {
             "experiment": experiment,
             "model": config.model,
@@ -109,7 +108,7 @@ class Subject:
             "trained_on": f"clean+{config.training.augment}"
             if config.training.augment
             else "clean",
-            "finetuned_on": "" if finetuned is None else finetuned.subject,
+            "finetuned_on": config.adapted_to,
             "manipulation": "",
             "level": 0.0,
             "attack": "",

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tfcama import specs
 from tfcama.evaluation.results import Row
-from tfcama.training.config import DREAMS
+from tfcama.training.config import DREAMS, THEN
 from tfcama.types import InputSpec
 
 _MODELS = {
@@ -153,8 +153,14 @@ def manipulation_name(text: str) -> str:
 
 
 def adaptation_name(finetuned_on: str, *, name: Callable[[str], str] = manipulation_name) -> str:
-    """For example "fine-tuned on rotation 60", of what `name` says of "rotation:60"."""
-    return "dreams alone" if finetuned_on == DREAMS else f"fine-tuned on {name(finetuned_on)}"
+    """For example "fine-tuned on rotation 60", of what `name` says of "rotation:60".
+
+    Of several, one after the other, `name` says the last.
+    """
+    if finetuned_on == DREAMS:
+        return "dreams alone"
+    *before, last = finetuned_on.split(THEN)
+    return f"fine-tuned on {THEN.join([*map(manipulation_name, before), name(last)])}"
 
 
 def variant_name(text: str) -> str:

@@ -294,10 +294,9 @@ def _pictured(subject: Subject) -> bool:
 
 def _who(subject: Subject) -> str:
     config = subject.loaded.config
-    finetuned = config.finetuned
     parts = [
         labels.model_name(config.model),
-        "" if finetuned is None else labels.adaptation_name(finetuned.subject),
+        labels.adaptation_name(config.adapted_to) if config.adapted_to else "",
         subject.at_test,
     ]
     return ", ".join(filter(None, parts))

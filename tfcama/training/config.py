@@ -101,6 +101,7 @@ _IF_ANY = ("earlier", "stream")  # keys that config.json may lack
 KEPT_AT_ZERO = ("p_untouched", "m_samples", "z_steps")  # the trained model's, see FinetuneConfig
 RWS = "rws"
 FOLLOWED_BY = (RWS, methods.EQ8)
+THEN = ", then "  # between what a run was adapted to, one after the other
 DREAMS = "dreams"  # what a run was adapted to that has seen nothing else
 
 
@@ -253,6 +254,12 @@ class RunConfig:
     def adaptations(self) -> tuple[FinetuneConfig, ...]:
         """All that it was adapted by, oldest first."""
         return self.earlier if self.finetuned is None else (*self.earlier, self.finetuned)
+
+    @property
+    def adapted_to(self) -> str:
+        """What it was adapted to, the first first; DREAMS where it has only dreamt; "" for none."""
+        seen = [one.subject for one in self.adaptations if one.fraction]
+        return THEN.join(seen or [one.subject for one in self.adaptations[-1:]])
 
     def adapted(self, config: FinetuneConfig) -> RunConfig:
         """The run that this one becomes by one adaptation more."""
