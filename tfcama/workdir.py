@@ -88,24 +88,33 @@ class Workdir:
           InputError: it already belongs to another configuration, or to none that is known; or
             nobody wrote one.
         """
-        config = _plain(config)
         if not writes:
             self._wait_for_config()
+        self.check_free(config, read=read, instead=instead)
+        if not self.config_file.exists():
+            write_json(self.config_file, _plain(config))
+
+    def check_free(
+        self,
+        config: dict[str, Any],
+        *,
+        read: Callable[[dict[str, Any]], dict[str, Any]] = lambda found: found,
+        instead: str = "take another --workdir",
+    ) -> None:
+        """Raises InputError where `claim` of this configuration would; writes nothing."""
         if self.config_file.exists():
-            changed = differences(_plain(read(self.read_config())), config)
+            changed = differences(_plain(read(self.read_config())), _plain(config))
             if changed:
                 raise InputError(
                     f"{self.root} belongs to a run of another configuration "
                     f"({'; '.join(changed)}); {instead}, or give the same flags to "
                     "continue."
                 )
-            return
-        if any(self.checkpoints.glob("[0-9]*")):
+        elif any(self.checkpoints.glob("[0-9]*")):
             raise InputError(
                 f"{self.root} holds checkpoints, and no config.json that says of what; delete "
                 f"them, or {instead}."
             )
-        write_json(self.config_file, config)
 
     def _wait_for_config(self) -> None:
         """Until the process that writes has claimed the directory."""

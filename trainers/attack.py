@@ -13,6 +13,9 @@ input, is told as well. Rows, pictures and the page go to <workdir>/report/.
 
 from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
 
+import dataclasses
+import itertools
+
 from absl import flags
 
 from tfcama import specs
@@ -99,7 +102,7 @@ def main() -> None:
     limits = {"data_dir": DATA_DIR.value, "limit": _LIMIT.value}
     subject = load_subject(workdir, **limits)
     source = load_subject(Workdir(_TRANSFER.value), **limits) if _TRANSFER.value else None
-    adaptation = None
+    studies = {}
     if adapts:
         if _MALICIOUS.value:
             malicious_rows(_MALICIOUS.value, len(subject.test))
@@ -111,13 +114,21 @@ def main() -> None:
                 )
         check_has_m(subject.loaded, workdir)
         adapted_config(subject.loaded, adaptation)
-    found, made_for = {}, source.named_to(subject) if source else ""
+        made_for = source.named_to(subject) if source else ""
+        for attack, eps in itertools.product(_ATTACK.value, radii):
+            x = subject.test.x  # until it is attacked
+            study = AttackedAdaptation(subject, attack, eps, adaptation, x, print, made_for)
+            if _ADAPTIVE.value or _FINETUNE.value:
+                study.check()
+            if _MALICIOUS.value:
+                study.check(share=_MALICIOUS.value)
+            studies[attack, eps] = study
+    found = {}
     for attack in _ATTACK.value:
         found[attack] = steps.attack(subject, attack, radii, source=source, progress=print)
-        if adaptation is not None:
-            for eps in radii:
-                x = found[attack][eps].x
-                _adapt(AttackedAdaptation(subject, attack, eps, adaptation, x, print, made_for))
+        for eps in radii if adapts else ():
+            x = found[attack][eps].x
+            _adapt(dataclasses.replace(studies[attack, eps], adversarial=x))
     if len(found) > 1 and any(attack.protocol == "strong" for attack in parsed):
         steps.worst_case(subject, found, source=source, progress=print)
     if _SANITY.value:
@@ -126,7 +137,7 @@ def main() -> None:
         for check in checks:
             print(f"{'pass' if check.passed else 'FAIL'}  {check.name}: {check.detail}")
     reported = [workdir]
-    if adaptation is not None:
+    if adapts:
         reported += adapted_runs(workdir)
     build(reported, workdir.report, title=f"tfcama: {workdir.root.name} under attack")
     print(f"report: {workdir.report / 'index.html'}")

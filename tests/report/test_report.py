@@ -253,6 +253,25 @@ def test_runs_that_were_adapted_to_attacked_inputs_are_told_from_others(studied)
     assert workdirs[2].root.parent == found[0].root.parent  # which has rows of attacks, too
 
 
+def test_what_was_adapted_otherwise_is_refused_before_it_is_attacked(studied):
+    _, workdirs, _ = studied
+    few = load_subject(workdirs[1], data_dir=None, limit=4)
+    same = AttackedAdaptation(
+        few, "fgsm", 0.1, FinetuneConfig(steps=2, batch_size=4), few.test.x, print
+    )
+    same.check()
+    same.check(share=0.25)
+    other = dataclasses.replace(same, config=FinetuneConfig(steps=3, batch_size=4))
+    for share in (0.0, 0.25):
+        with pytest.raises(InputError, match="belongs to a run of another configuration"):
+            other.check(share=share)
+    dataclasses.replace(other, eps=0.2).check()
+    dataclasses.replace(other, source="dnn").check(share=0.25)
+    assert not list(workdirs[1].root.glob("finetuned/*dnn*"))
+    with pytest.raises(InputError, match="leave benign ones"):
+        same.check(share=1.0)
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0, 0.9, -0.1, float("nan")])
 def test_a_share_of_malicious_inputs_leaves_benign_ones(share):
     with pytest.raises(InputError, match=r"must be in \(0, 1\) and leave benign ones"):

@@ -13,8 +13,8 @@ from tfcama.evaluation import results, robustness
 from tfcama.evaluation.results import Row
 from tfcama.evaluation.subject import Subject
 from tfcama.studies.steps import Progress, finetuned_workdir
-from tfcama.training.config import FinetuneConfig
-from tfcama.training.finetune import finetune, row_order
+from tfcama.training.config import FinetuneConfig, check_free
+from tfcama.training.finetune import adapted_config, finetune, row_order
 from tfcama.workdir import Workdir
 
 _SCORED = ("attack_static", "attack_adaptive", "attack_malicious")  # whatever it was adapted to
@@ -138,7 +138,7 @@ class AttackedAdaptation:
         malicious, benign = np.sort(order[:count]), np.sort(order[count:])
         batch = np.array(self.subject.test.x)
         batch[malicious] = self.adversarial[malicious]
-        name = f"{share:g} of {self._name}"
+        name = self._malicious_name(share)
         adapted = self._adapted(batch, name)
         before, after = self._hits(self.subject, batch), self._hits(adapted, batch)
         rows = [
@@ -157,6 +157,25 @@ class AttackedAdaptation:
             f"{rows[0].accuracy:.4f} after"
         )
 
+    def check(self, *, share: float = 0.0) -> None:
+        """Refuses before anything is attacked what could not be adapted afterwards.
+
+        Args:
+          share: see `malicious`; 0 for `static` and `adaptive`.
+
+        Raises:
+          InputError: the share is out of range, or it was adapted otherwise before.
+        """
+        name = self._name
+        if share:
+            malicious_rows(share, len(self.adversarial))
+            name = self._malicious_name(share)
+        workdir, config = self._planned(name)
+        check_free(workdir, adapted_config(self.subject.loaded, config))
+
+    def _malicious_name(self, share: float) -> str:
+        return f"{share:g} of {self._name}"
+
     @property
     def _attack(self) -> str:
         return f"{self.attack} from {self.source}" if self.source else self.attack
@@ -169,13 +188,17 @@ class AttackedAdaptation:
     def _made(self) -> Attack:
         return registry.parse(self.attack, eps=self.eps)
 
+    def _planned(self, name: str) -> tuple[Workdir, FinetuneConfig]:
+        """Where and how the subject's model is adapted to inputs of that name."""
+        size = len(self.adversarial)
+        if size < len(self.subject.dataset.test):
+            name += f" on {size} inputs"  # another number is another run
+        config = dataclasses.replace(self.config, fraction=1.0, subject=name)
+        return finetuned_workdir(self.subject.workdir, config), config
+
     def _adapted(self, unlabelled: np.ndarray, name: str) -> Subject:
         """The subject's model, adapted to these inputs, as a run of that name."""
-        base = self.subject
-        if len(unlabelled) < len(base.dataset.test):
-            name += f" on {len(unlabelled)} inputs"  # another number is another run
-        config = dataclasses.replace(self.config, fraction=1.0, subject=name)
-        workdir = finetuned_workdir(base.workdir, config)
+        base, (workdir, config) = self.subject, self._planned(name)
         loaded = finetune(
             base.workdir, workdir, config, clean=base.dataset.train, unlabelled=unlabelled
         )

@@ -362,16 +362,22 @@ def claimed(workdir: Workdir, config: RunConfig, *, writes: bool = True) -> Iter
       InputError: it is another run's, another process is writing to it, or, of a process that does
         not write, nobody made it this run's.
     """
-    workdir.claim(
-        config.to_json(),
-        writes=writes,
-        read=lambda found: RunConfig.from_json(found).to_json(),
-        instead="take another --workdir"
-        if config.finetuned is None
-        else "delete that directory, name another one",
-    )
+    workdir.claim(config.to_json(), writes=writes, **_claiming(config))
     with workdir.exclusive() if writes else contextlib.nullcontext():
         yield
+
+
+def check_free(workdir: Workdir, config: RunConfig) -> None:
+    """Raises InputError where the directory is another run's; writes nothing."""
+    workdir.check_free(config.to_json(), **_claiming(config))
+
+
+def _claiming(config: RunConfig) -> dict[str, Any]:
+    if config.finetuned is None:
+        instead = "take another --workdir"
+    else:
+        instead = "delete that directory, name another one"
+    return {"read": lambda found: RunConfig.from_json(found).to_json(), "instead": instead}
 
 
 def set_at_test(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
