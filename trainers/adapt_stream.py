@@ -92,7 +92,7 @@ def main() -> None:
     for name in ("subject", "fraction", "steps", "sleep"):
         if getattr(chosen.finetuned, name) != getattr(config, name):
             raise InputError(f"'{name}' was set; it follows from the stream.")
-    for name in ("alpha", "clean", "num_samples", "groups", "curriculum"):
+    for name in ("alpha", "clean", "num_samples", "groups", "curriculum", "prior_m"):
         if chosen.stream.by == RWS and getattr(chosen.finetuned, name) != getattr(config, name):
             raise InputError(f"'{name}' was set; it is of Eq. 8 (--set by=eq8), not of {RWS}.")
     target = stream_workdir(base, chosen.finetuned, chosen.stream)

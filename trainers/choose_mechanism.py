@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tfcama import config as config_lib
+from tfcama.errors import InputError
 from tfcama.report.build import check_target
 from tfcama.report.pictures import slug
 from tfcama.studies.mechanism_choice import rank_mechanisms, write_ranking
@@ -63,6 +64,12 @@ def main() -> None:
     config = config_lib.override(
         FinetuneConfig(fraction=_FRACTION.value, steps=_STEPS.value), _SET.value
     )
+    for key in ("warm_up", "sleep"):
+        if any(t.partition("=")[0] == key for t in _SET.value) and not getattr(config, key):
+            raise InputError(
+                f"{key}=0 was given; every mechanism has as much of it as it needs unless another "
+                "number is given. trainers.finetune adapts without."
+            )
     ranking = rank_mechanisms(
         base,
         _MANIPULATION.value,

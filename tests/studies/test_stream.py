@@ -62,8 +62,8 @@ def test_a_stream_leaves_rows_pictures_and_change_points(followed):
     so_far = ["children_shift:3@8", "children_shift:3@8,clean@6"]
     came = {(r.finetuned_on, r.manipulation): r.n for r in rows if r.experiment == AS_IT_CAME}
     assert came == {
-        (f"{so_far[0]}, as it came", "children_shift"): 8,
-        (f"{so_far[1]}, as it came", ""): 6,
+        (so_far[0], "children_shift"): 8,
+        (so_far[1], ""): 6,
         ("", "children_shift"): 8,
         ("", ""): 6,
     }
@@ -74,7 +74,10 @@ def test_a_stream_leaves_rows_pictures_and_change_points(followed):
     report = json.loads((target.report / "report.json").read_text())
     assert len(report["results"]) == len(rows)
     assert {path.name for path in target.report.glob("*.png")} == {"stream.png", "forgetting.png"}
-    assert "the change to children shift 3 is found" in (target.report / "index.html").read_text()
+    page = (target.report / "index.html").read_text()
+    assert "the change to children shift 3 is found" in page
+    assert "fine-tuned on children shift 3@8, as it came" in page
+    assert "as it came, as it came" not in page
     stream = run.load(target).config.stream
     assert dataclasses.replace(stream, by=STREAM.by) == STREAM
     (first, *_) = (json.loads(line) for line in target.metrics_file.read_text().splitlines())
@@ -114,6 +117,20 @@ def test_single_inputs_are_adapted_to_by_a_search_for_their_m(followed):
     assert (target.results / "manipulation_children_shift_m_starts-2-m_steps-1.rows.json").exists()
 
 
+def test_how_inputs_are_answered_is_the_same_before_and_after(base, tmp_path):
+    """What fine-tuning sets by default gives way to what is asked for."""
+    config = dataclasses.replace(CONFIG, m_samples=8, p_untouched=0.5, warm_up=0)
+    target = Workdir(tmp_path / "asked")
+    stream = dataclasses.replace(STREAM, segments="clean@4", by="rws")
+    chosen = ("m_samples=2", "p_untouched=0")
+    follow(base, target, stream, config, at_test=chosen, data_dir=None)
+    found = run.load(target).config.architecture
+    assert (found.m_samples, found.p_untouched) == (2, 0.0)
+    follow(base, Workdir(tmp_path / "default"), stream, config, data_dir=None)
+    found = run.load(Workdir(tmp_path / "default")).config.architecture
+    assert (found.m_samples, found.p_untouched) == (8, 0.5)
+
+
 def test_a_finished_stream_is_not_scored_on_other_inputs(base, followed):
     target, _ = followed
     before = load_rows(target)
@@ -142,6 +159,14 @@ def test_what_decides_variables_is_fixed_once_trained(base):
         (
             {"stream": dataclasses.replace(STREAM, by="rws"), "config": FinetuneConfig()},
             "mechanism 'additive' has no parameters to dream of; .* by=eq8",
+        ),
+        (
+            {"config": FinetuneConfig(warm_up=5)},
+            "mechanism 'additive' has no parameters to dream of; give dreams=0, warm_up=0",
+        ),
+        (
+            {"stream": dataclasses.replace(STREAM, by="rws"), "at_test": ("m_at_test=mean",)},
+            "m_at_test='mean' was given; reweighted wake-sleep",
         ),
     ],
 )

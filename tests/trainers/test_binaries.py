@@ -72,6 +72,10 @@ def bad_calls(trained, table, tmp):
             *("trainers.attack", f"--workdir={trained}"),
             "--adaptive_rounds=1",
         ),
+        "sleep=0 was given; every mechanism has as much of it as it needs": (
+            *("trainers.choose_mechanism", f"--workdir={trained}", "--manipulation=rotation:30"),
+            *("--set", "sleep=0"),
+        ),
         "'alpha' was set; it is of Eq. 8 (--set by=eq8), not of rws": (
             *("trainers.adapt_stream", f"--workdir={trained}", "--stream=clean@9"),
             *("--mechanism=rotation", "--set", "by=rws", "--set", "alpha=0.3"),

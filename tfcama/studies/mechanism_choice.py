@@ -106,16 +106,19 @@ def rank_mechanisms(
     check_has_m(trained.loaded, base)
     configs = {}
     for mechanism in mechanisms:
-        own = default_finetuning(trained.loaded.config, mechanism=mechanism)
-        configs[mechanism] = dataclasses.replace(
-            config,
-            **{name: getattr(own, name) for name in _OWN},
-            subject=manipulation,
-            steps=own.steps and config.steps,
-            sleep=own.sleep and (config.sleep or own.sleep),
-            warm_up=own.warm_up and (config.warm_up or own.warm_up),
-        )
-        run.build(adapted_config(trained.loaded, configs[mechanism]))  # one that does not fit
+        try:
+            own = default_finetuning(trained.loaded.config, mechanism=mechanism)
+            configs[mechanism] = dataclasses.replace(
+                config,
+                **{name: getattr(own, name) for name in _OWN},
+                subject=manipulation,
+                steps=own.steps and config.steps,
+                sleep=own.sleep and (config.sleep or own.sleep),
+                warm_up=own.warm_up and (config.warm_up or own.warm_up),
+            )
+            run.build(adapted_config(trained.loaded, configs[mechanism]))
+        except InputError as error:
+            raise InputError(f"candidate '{mechanism}': {error}") from None
     seen = seen_rows(len(trained.dataset.test), trained.loaded.config.adapted(config))
     rows = np.setdiff1d(np.arange(len(trained.test)), seen)
     if len(rows) < 2:

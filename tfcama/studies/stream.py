@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -30,6 +30,7 @@ from tfcama.training import checkpoints, run
 from tfcama.training.config import (
     DREAMS,
     FOLLOWED_BY,
+    KEPT_AT_ZERO,
     FinetuneConfig,
     RunConfig,
     StreamConfig,
@@ -118,6 +119,9 @@ def follow(
             f"the stream brings {length} inputs; {dataset.name} has {available} test inputs, and "
             "one or more must be left over to score on."
         )
+    asked = {text.partition("=")[0] for text in at_test}
+    kept: dict[str, Any] = dict.fromkeys(asked & {*KEPT_AT_ZERO}, 0)
+    config = dataclasses.replace(config, **kept)  # both models answer as at_test says
     arrivals = sum(-(-segment.size // stream.arriving) for segment in segments)
     config = dataclasses.replace(
         config,
@@ -265,7 +269,7 @@ class _Experiment:
             )
             for hits, config, finetuned_on in (
                 (course.frozen_hits, self.trained.config, ""),
-                (course.hits, self.config, f"{so_far}, as it came"),
+                (course.hits, self.config, so_far),
             )
         ]
         results.save_rows(self.target, f"stream_{place:02d}", rows)

@@ -347,14 +347,19 @@ class WakeTrainer(_AdaptingTrainer):
       dreams: weight of the dreams.
 
     Raises:
-      InputError: the mechanism has no parameters to dream of.
+      InputError: the mechanism has no parameters to dream of, or q(m|x) is not what proposes m.
     """
 
     term_names = ("wake", "surprise")
 
     def __init__(self, classifier: CamaBase, *, dreams: float, **kwargs):
         super().__init__(classifier, groups=("q_m",), **kwargs)
-        _check_dreams(classifier)
+        _check_dreams(classifier, instead="by=eq8, dreams=0 and warm_up=0")
+        if classifier.config.m_at_test != "posterior":
+            raise InputError(
+                f"m_at_test='{classifier.config.m_at_test}' was given; reweighted wake-sleep "
+                "learns from samples of q(m|x). Take posterior, or by=eq8."
+            )
         self._dreams = dreams
 
     def rows_of(self, batch: dict[str, Any]) -> Batch:
@@ -373,11 +378,13 @@ class WakeTrainer(_AdaptingTrainer):
         return {"loss": wake + self._dreams * surprise, "wake": wake, "surprise": surprise}
 
 
-def _check_dreams(classifier: CamaBase) -> None:
+def _check_dreams(
+    classifier: CamaBase, *, instead: str = "dreams=0, warm_up=0 and sleep=0"
+) -> None:
     if not classifier.mechanism.parameters:
         raise InputError(
             f"mechanism '{classifier.config.mechanism}' has no parameters to dream of; "
-            "give dreams=0, warm_up=0 and sleep=0, and follow streams by=eq8."
+            f"give {instead}."
         )
 
 

@@ -99,6 +99,11 @@ class StreamAdapter:
             config.stream.reservoir, seed=random.stream(config.finetuned.seed, "stream", "kept")
         )
         self._clean = clean
+        self._dreamer = None
+        if self._finetuned.warm_up:
+            self._dreamer = make_dreamer(
+                self.classifier, self._finetuned, steps=self._finetuned.warm_up, devices=devices
+            )
         self._rows = self._clean_rows(start_step=0)
 
     @property
@@ -108,16 +113,10 @@ class StreamAdapter:
 
     def warm_up(self, progress: Callable[[str], None] = lambda text: None) -> bool:
         """The `warm_up` steps before anything arrived; False where there are none to do."""
-        if not self._finetuned.warm_up:
+        if self._dreamer is None:
             return False
-        dreamer = make_dreamer(
-            self.classifier,
-            self._finetuned,
-            steps=self._finetuned.warm_up,
-            devices=self._devices,
-        )
         step = tf.function(
-            dreamer.train_step, autograph=False, jit_compile=self._devices.jit_compile
+            self._dreamer.train_step, autograph=False, jit_compile=self._devices.jit_compile
         )
         rows = iter(dreams_stream(self._clean, self._finetuned))
         progress(f"{self._finetuned.warm_up} steps of dreams before the stream")
