@@ -113,6 +113,8 @@ def test_a_transfer_attack_is_named_after_its_source(halves):
     for root, name in (("dnn", "dnn"), ("a/dnn", "dnn (a/dnn)"), ("b/dnn", "dnn (b/dnn)")):
         source = dataclasses.replace(subject, workdir=Workdir(root))
         assert source.named_to(subject) == name
+    adapted = dataclasses.replace(subject, workdir=Workdir("b/dnn/finetuned/one"))
+    assert source.named_to(adapted) == "dnn"  # its own base
     tuned = FinetuneConfig(subject="shift:0.5")
     source = subject_of(half_classifier(), halves, seed=3, finetuned=tuned)
     rows, _ = robustness.attack_curve(subject, "fgsm", [0.1], source=source)

@@ -63,10 +63,10 @@ class Subject:
         ours, theirs = self.identity(""), other.identity("")
         trained = ours["trained_on"].removeprefix("clean").removeprefix("+")
         seed = "" if ours["seed"] == theirs["seed"] else f"seed {ours['seed']}"
-        root, beside = self.workdir.root.resolve(), other.workdir.root.resolve().parent
-        where = os.path.relpath(root, beside)
-        if ours["model"].endswith(where):
-            where = ""  # nothing more than the model does
+        root, theirs_root = self.workdir.root.resolve(), other.workdir.root.resolve()
+        where = os.path.relpath(root, theirs_root.parent)
+        if ours["model"].endswith(where) or root in theirs_root.parents:
+            where = ""  # it says nothing more than the model does, or is what they came from
         told = [ours["variant"], trained, ours["finetuned_on"], where, seed]
         rest = "; ".join(filter(None, told))
         return f"{ours['model']} ({rest})" if rest else ours["model"]
