@@ -8,19 +8,18 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import special, stats
+from scipy import stats
 
 from tests.studies.test_studies import no_training, untouched
-from tfcama.data.manipulations import manipulate, parse
 from tfcama.errors import InputError
 from tfcama.evaluation.results import Row
-from tfcama.evaluation.subject import load_subject
-from tfcama.studies import mechanisms
+from tfcama.studies import mechanism_choice, mechanisms
 from tfcama.studies.mechanism_choice import TRAINED, rank_mechanisms, write_ranking
 from tfcama.studies.mechanism_claims import claims
 from tfcama.studies.mechanism_profiles import Case, Profile
 from tfcama.studies.mechanism_table import matrix, to_csv
 from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig, asked_finetuning
+from tfcama.training.finetune import adapted_rows
 from tfcama.workdir import Workdir
 
 __all__ = ["no_training"]
@@ -298,7 +297,18 @@ def test_numbers_over_seeds_stand_with_their_spread():
     np.testing.assert_allclose(cama, [3, np.nan, np.nan, 88.0, 7.21])
 
 
-def test_mechanisms_are_ranked_by_unseen_inputs(study, tmp_path, bars_everywhere):
+def test_mechanisms_are_ranked_by_unseen_inputs(study, tmp_path, bars_everywhere, monkeypatch):
+    asked, compared, scored, scores = [], [], {}, mechanism_choice._scores
+
+    def noted(subject, manipulation, rows):
+        found = scores(subject, manipulation, rows)
+        finetuned = subject.loaded.config.finetuned
+        scored[TRAINED if finetuned is None else finetuned.mechanism] = found[0]
+        asked.append(subject.at_test)
+        compared.append(rows)
+        return found
+
+    monkeypatch.setattr(mechanism_choice, "_scores", noted)
     base = study.trained("cama", 0, model="cama", training=TrainingConfig(epochs=1))
     config = FinetuneConfig(steps=2, batch_size=4, warm_up=1, sleep=1)
     lines = []
@@ -323,22 +333,14 @@ def test_mechanisms_are_ranked_by_unseen_inputs(study, tmp_path, bars_everywhere
     rows = json.loads((page.parent / "report.json").read_text())["results"]
     assert [row["accuracy"] for row in rows] == [line["accuracy"] for line in written]
     assert (page.parent / "ranking.png").exists()
-    # All were compared by as many samples of m and without ascent in z.
-    by_hand = {}
+    # All were compared by as many samples of m, without ascent in z, on inputs that none saw.
+    assert set(asked) == {"m_samples=8,z_steps=0"}
     for found in ranking:
-        subject = load_subject(found.workdir, data_dir=None, at_test=("m_samples=8", "z_steps=0"))
-        x = manipulate(subject.test, parse("rotation:30").fit(subject.dataset), seed=0).x
-        by_hand[found.mechanism] = special.logsumexp(subject.predictor.log_scores(x), axis=1)
-    unseen = next(
-        load_subject(found.workdir, data_dir=None).held_out
-        for found in ranking
-        if found.mechanism != TRAINED
-    )
-    for found in ranking:
-        log_px = by_hand[found.mechanism][unseen]
-        behind = log_px - by_hand[ranking[0].mechanism][unseen]
+        log_px, behind = scored[found.mechanism], scored[found.mechanism] - scored[ranking[0][0]]
         assert found.log_px == pytest.approx(log_px.mean(), rel=1e-5)
         assert found.standard_error == pytest.approx(stats.sem(behind), rel=1e-3, abs=1e-6)
+    seen = adapted_rows(30, config)
+    np.testing.assert_array_equal(compared, [np.setdiff1d(np.arange(30), seen)] * 3)
     # A candidate is what trainers.finetune makes of the same flags.
     adapted = {found.mechanism: found.workdir for found in ranking}
     kept = RunConfig.from_json(adapted["rotation"].read_config()).finetuned
