@@ -252,11 +252,11 @@ def test_a_sweep_fills_its_grid_once_and_grows(tmp_path, bars_everywhere, no_tra
 
 
 def test_cells_are_told_apart_by_what_is_no_part_of_the_model(tmp_path, bars_everywhere):
-    report = sweep(tmp_path, {"learning_rate": ("1e-3", "1e-2"), "seed": ("0", "1")}, attacks=())
+    report = sweep(tmp_path, {"learning_rate": ("1e-3", "1e-2"), "seed": ("1",)}, attacks=())
     rows = json.loads((report / "report.json").read_text())["results"]
     ends = [(row["variant"].rpartition(", ")[2], row["seed"]) for row in rows]
     rates = ("learning_rate=1e-3", "learning_rate=1e-2")
-    assert ends == [(rate, seed) for rate in rates for seed in (0, 1)]
+    assert ends == [(rate, 1) for rate in rates]
     page = (report / "index.html").read_text()
     assert all(rate.replace("_", " ") in page for rate in rates)
 
