@@ -189,6 +189,7 @@ def atomic_directory(target: Path, *, replace: bool = True) -> Iterator[Path]:
     target = target.resolve()
     if target == Path.cwd():
         raise InputError(f"{target} is the current directory; name another one to be written.")
+    _clear(target)
     temporary = _beside(target)
     replaced = temporary.with_name(f"{temporary.name}-replaced")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -226,6 +227,7 @@ def atomic_file(target: Path, mode: str = "wb", **options: Any) -> Iterator[IO[A
         kind = "a directory" if target.is_dir() else "no regular file"
         raise InputError(f"{target} cannot be written: it is {kind}.")
     target = target.resolve()
+    _clear(target)
     temporary = _beside(target)
     with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -240,11 +242,31 @@ def atomic_file(target: Path, mode: str = "wb", **options: Any) -> Iterator[IO[A
         temporary.unlink(missing_ok=True)
 
 
-def _beside(target: Path) -> Path:
-    """A hidden name of this process in the same directory, from which it is one rename.
+def entries(directory: Path, *, what: str) -> list[Path]:
+    """What is in a directory, in order; nothing where there is none yet.
 
-    What processes left there that were killed goes.
+    Args:
+      directory: for something to be written.
+      what: it is, in the error.
+
+    Raises:
+      InputError: it is a file, or cannot be read.
     """
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory} is a file; name a directory for the {what}.")
+    try:
+        return sorted(directory.iterdir()) if directory.exists() else []
+    except OSError as error:
+        raise unreadable(directory, error) from None
+
+
+def _beside(target: Path) -> Path:
+    """A hidden name of this process in the same directory, from which it is one rename."""
+    return target.with_name(f".{target.name}-{os.getpid()}")
+
+
+def _clear(target: Path) -> None:
+    """Removes what processes that were killed left beside `target`."""
     for path in target.parent.glob(f".{glob.escape(target.name)}-*"):
         pid = re.search(r"-(\d+)(-replaced)?$", path.name)
         with contextlib.suppress(OSError):
@@ -256,7 +278,6 @@ def _beside(target: Path) -> Path:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-    return target.with_name(f".{target.name}-{os.getpid()}")
 
 
 def _runs(pid: int) -> bool:

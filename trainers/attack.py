@@ -29,7 +29,7 @@ from tfcama.report.build import build
 from tfcama.studies import steps
 from tfcama.studies.attacked_adaptation import AttackedAdaptation, adapted_runs, malicious_rows
 from tfcama.training.config import asked_finetuning
-from tfcama.training.finetune import adapted_config, check_has_m
+from tfcama.training.finetune import check_has_m
 from tfcama.workdir import Workdir
 from trainers.shared_flags import DATA_DIR, WORKDIR
 
@@ -113,7 +113,6 @@ def main() -> None:
                     f"'{key}' was set; what is adapted to is all that is attacked, and its name."
                 )
         check_has_m(subject.loaded, workdir)
-        adapted_config(subject.loaded, adaptation)
         made_for = source.named_to(subject) if source else ""
         for attack, eps in itertools.product(_ATTACK.value, radii):
             x = subject.test.x  # until it is attacked

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 
 from tfcama.data.manipulations import MANIPULATIONS
-from tfcama.errors import InputError, unreadable
+from tfcama.errors import InputError
 from tfcama.evaluation.over_seeds import OverSeeds
 from tfcama.evaluation.results import Row, load_rows, one_a_seed
 from tfcama.evaluation.robustness import Check, load_checks
@@ -23,7 +23,14 @@ from tfcama.report.pictures import Picture, load_all, slug, to_png
 from tfcama.report.schema import Report
 from tfcama.training.config import RunConfig
 from tfcama.types import InputSpec
-from tfcama.workdir import Workdir, atomic_directory, write_bytes, write_json, write_text
+from tfcama.workdir import (
+    Workdir,
+    atomic_directory,
+    entries,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 _TEMPLATE = "index.html.j2"
 _REPORT = "report.json"
@@ -114,13 +121,11 @@ def check_target(target: Path) -> None:
     Raises:
       InputError: it is a file, holds anything but an earlier report, or cannot be read.
     """
-    if target.exists() and not target.is_dir():
-        raise InputError(f"{target} is a file; name a directory for the report.")
-    try:
-        found = sorted(target.iterdir()) if target.exists() else []
-    except OSError as error:
-        raise unreadable(target, error) from None
-    found = [path for path in found if path.is_dir() or not path.name.startswith(".")]
+    found = [
+        path
+        for path in entries(target, what="report")
+        if path.is_dir() or not path.name.startswith(".")
+    ]
     others = [path for path in found if path.is_dir() or path.suffix not in _SUFFIXES]
     if found and (others or target / _REPORT not in found):
         raise InputError(

@@ -12,11 +12,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import blended_transform_factory
 
-from tfcama.errors import InputError, unreadable
+from tfcama.errors import InputError
 from tfcama.evaluation.explain import MOVED_SD, CategoricalChild, Explanation, NumericChild
 from tfcama.report.figures import COLOURS, GREY, tidy
 from tfcama.report.pictures import to_png
-from tfcama.workdir import atomic_directory, write_bytes, write_json
+from tfcama.workdir import atomic_directory, entries, write_bytes, write_json
 
 _FILES = ("explanation.json", "explanation.png")
 _CHILDREN, _CATEGORICAL, _CLASSES = 20, 6, 10  # shown at most; more categorical where there is room
@@ -46,12 +46,7 @@ def check_target(directory: Path) -> None:
     Raises:
       InputError: it is a file, holds other files or cannot be read.
     """
-    if directory.exists() and not directory.is_dir():
-        raise InputError(f"{directory} is a file; name a directory for the explanation.")
-    try:
-        others = {p.name for p in directory.iterdir()} - {*_FILES} if directory.exists() else set()
-    except OSError as error:
-        raise unreadable(directory, error) from None
+    others = {path.name for path in entries(directory, what="explanation")} - {*_FILES}
     if others:
         raise InputError(
             f"{directory} holds other files ({min(others)}); name a new directory for the "

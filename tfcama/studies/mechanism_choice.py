@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
+from scipy import special, stats
 
 from tfcama.data import manipulations, streams
 from tfcama.errors import InputError
@@ -150,7 +150,7 @@ def rank_mechanisms(
             mechanism,
             adapted.get(mechanism, base),
             float(scores[mechanism][0].mean()),
-            float((scores[mechanism][0] - best).std(ddof=1) / np.sqrt(len(best))),
+            float(stats.sem(scores[mechanism][0] - best)),
             scores[mechanism][1],
         )
         for mechanism in order

@@ -16,7 +16,7 @@ from tfcama.errors import InputError
 from tfcama.models.cama_base import CamaBase
 from tfcama.training import checkpoints, run
 from tfcama.training.cama import DreamTrainer, FinetuneTrainer, WakeTrainer
-from tfcama.training.config import FinetuneConfig, RunConfig, same_variables
+from tfcama.training.config import RWS, FinetuneConfig, RunConfig, same_variables
 from tfcama.training.empirical_bayes import fit_prior
 from tfcama.training.methods import EQ8
 from tfcama.training.optimizer import Adam
@@ -49,7 +49,7 @@ class Phase(NamedTuple):
 
 
 def phases_of(
-    trainer: FinetuneTrainer,
+    trainer: FinetuneTrainer | WakeTrainer,
     config: FinetuneConfig,
     *,
     clean: Split | GeneratedSplit,
@@ -143,60 +143,46 @@ def make_trainer(
     run_config: RunConfig,
     *,
     devices: run.Devices,
-) -> FinetuneTrainer:
-    """The compiled trainer of Eq. 8, its model at the trained weights.
+) -> FinetuneTrainer | WakeTrainer:
+    """The compiled trainer of Eq. 8, or what a stream is followed by, its model as it was trained.
 
     Args:
       trained: see load_base.
       run_config: see adapted_config.
       devices: where it runs.
+
+    Raises:
+      InputError: see WakeTrainer.
     """
-    config = _of_adapted(run_config)
-    trainer = FinetuneTrainer(
-        _adapted_model(trained, run_config),
-        num_rows=config.batch_size,
-        seed=random.stream(config.seed, "finetune", "noise"),
-        groups=config.groups,
-        alpha=config.alpha,
-        clean_do_m0=config.clean == "do_m0",
-        num_samples=config.num_samples,
-        dreams=config.dreams,
-        fitted=bool(config.sleep),
-        curriculum=config.curriculum,
-    )
-    trainer.compile(Adam(config.learning_rate), jit_compile=devices.jit_compile)
-    return trainer
-
-
-def make_waker(
-    trained: run.LoadedRun, run_config: RunConfig, *, devices: run.Devices
-) -> WakeTrainer:
-    """The compiled trainer of reweighted wake-sleep; arguments as in make_trainer."""
-    config = _of_adapted(run_config)
-    waker = WakeTrainer(
-        _adapted_model(trained, run_config),
-        num_rows=config.batch_size,
-        seed=random.stream(config.seed, "finetune", "noise"),
-        dreams=config.dreams,
-    )
-    waker.compile(Adam(config.learning_rate), jit_compile=devices.jit_compile)
-    return waker
-
-
-def _of_adapted(config: RunConfig) -> FinetuneConfig:
-    if config.finetuned is None:
+    config, stream = run_config.finetuned, run_config.stream
+    if config is None:
         raise TypeError("the configuration of an adapted run is needed.")
-    return config.finetuned
-
-
-def _adapted_model(trained: run.LoadedRun, config: RunConfig) -> CamaBase:
-    """The adapted run's model at the trained weights."""
-    classifier = run.build(config)
-    if same_variables(config.architecture, trained.config.architecture):
+    classifier = run.build(run_config)
+    if same_variables(run_config.architecture, trained.config.architecture):
         checkpoints.restore(trained.checkpoint, classifier=classifier)
     else:
         classifier.adopt(trained.classifier)
-    return classifier
+    how: dict[str, Any] = {
+        "num_rows": config.batch_size,
+        "seed": random.stream(config.seed, "finetune", "noise"),
+        "dreams": config.dreams,
+    }
+    trainer: FinetuneTrainer | WakeTrainer
+    if stream is not None and stream.by == RWS:
+        trainer = WakeTrainer(classifier, **how)
+    else:
+        trainer = FinetuneTrainer(
+            classifier,
+            groups=config.groups,
+            alpha=config.alpha,
+            clean_do_m0=config.clean == "do_m0",
+            num_samples=config.num_samples,
+            fitted=bool(config.sleep),
+            curriculum=config.curriculum,
+            **how,
+        )
+    trainer.compile(Adam(config.learning_rate), jit_compile=devices.jit_compile)
+    return trainer
 
 
 def make_dreamer(

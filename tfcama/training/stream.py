@@ -20,7 +20,7 @@ from tfcama.training import callbacks, checkpoints, run
 from tfcama.training.cama import Guesses
 from tfcama.training.config import RWS, RunConfig
 from tfcama.training.empirical_bayes import Proposer, shares
-from tfcama.training.phases import dreams_stream, make_dreamer, make_trainer, make_waker
+from tfcama.training.phases import dreams_stream, make_dreamer, make_trainer
 from tfcama.types import Batch
 
 
@@ -89,8 +89,7 @@ class StreamAdapter:
         if config.finetuned is None or config.stream is None:
             raise TypeError("the configuration of a run on a stream is needed.")
         self._finetuned, self._stream, self._devices = config.finetuned, config.stream, devices
-        make = make_waker if config.stream.by == RWS else make_trainer
-        self.trainer = make(trained, config, devices=devices)
+        self.trainer = make_trainer(trained, config, devices=devices)
         self._propose = Proposer(self.classifier)
         self._step = tf.function(
             self.trainer.train_step, autograph=False, jit_compile=devices.jit_compile
