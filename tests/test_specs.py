@@ -47,6 +47,13 @@ def test_bad_options_are_one_clear_sentence(text, sentence):
         specs.typed_options(specs.parse(text), Family, reserved=("level",))
 
 
+def test_names_with_signs_survive_a_specification():
+    for name in ("Na+", "a:b", "50%", "x=1,2", "%2B", "plain name"):
+        spec = specs.parse(f"shift:0.5:mode={specs.escaped(name)}")
+        assert specs.typed_options(spec, Family, reserved=("level",)) == {"mode": name}
+        assert specs.parse(specs.with_number(spec.text, 2.0)).options == spec.options
+
+
 def test_ranges_include_their_end_without_rounding_errors():
     assert specs.parse_range("0:0.9:0.1", flag="--levels") == [round(0.1 * i, 1) for i in range(10)]
     assert specs.parse_range("0,0.25", flag="--levels") == [0.0, 0.25]

@@ -116,6 +116,14 @@ def test_a_workdir_is_the_same_by_any_path(tmp_path, monkeypatch):
     assert Workdir("run") != Workdir("other")
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "tensorboard", "results", "report"])
+def test_a_file_where_a_run_needs_a_directory_is_one_clear_sentence(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=f"{name} is no directory; delete it"):
+        Workdir(tmp_path).claim({"a": 1})
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_checkpoints_of_nobody_are_not_taken_over(tmp_path):
     (tmp_path / "checkpoints" / "00003").mkdir(parents=True)
     with pytest.raises(

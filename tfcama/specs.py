@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import urllib.parse
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from tfcama.errors import InputError, unknown_name
 
 T = TypeVar("T")
+
+_MEANING = "%+:=,"  # of a specification, of several, and of a list of them
 
 
 class Spec(NamedTuple):
@@ -51,6 +54,21 @@ def parse(text: str) -> Spec:
             raise InputError(f"'{text}' gives {key} twice; give it once.")
         options[key] = value
     return Spec(text, name, number, options)
+
+
+def escaped(name: str) -> str:
+    """A name as the value of an option: what has a meaning in a specification as in an URL.
+
+    Example:
+      >>> escaped("Na+ in mmol")
+      'Na%2B in mmol'
+    """
+    return "".join(urllib.parse.quote(c, safe="") if c in _MEANING else c for c in name)
+
+
+def unescaped(text: str) -> str:
+    """What `escaped` made it from."""
+    return urllib.parse.unquote(text)
 
 
 def with_number(text: str, number: float) -> str:
@@ -96,7 +114,7 @@ def typed_options(spec: Spec, family: type, *, reserved: tuple[str, ...] = ()) -
             raise unknown_name(f"option of {spec.name}", key, fields or ["(it has none)"])
         default = fields[key].default
         if isinstance(default, bool) or not isinstance(default, (int, float)):
-            options[key] = value
+            options[key] = unescaped(value)
         else:
             number = to_number(value, f"'{key}' of '{spec.text}'")
             if isinstance(default, int) and number != int(number):

@@ -85,8 +85,8 @@ class Workdir:
           instead: what else could be done.
 
         Raises:
-          InputError: it already belongs to another configuration, or to none that is known; or
-            nobody wrote one.
+          InputError: it already belongs to another configuration, or to none that is known; a
+            file has the name of a directory that a run needs; or nobody wrote one.
         """
         if not writes:
             self._wait_for_config()
@@ -102,6 +102,9 @@ class Workdir:
         instead: str = "take another --workdir",
     ) -> None:
         """Raises InputError where `claim` of this configuration would; writes nothing."""
+        for path in (self.checkpoints, self.tensorboard, self.results, self.report):
+            if path.exists() and not path.is_dir():
+                raise InputError(f"{path} is no directory; delete it, or {instead}.")
         if self.config_file.exists():
             changed = differences(_plain(read(self.read_config())), _plain(config))
             if changed:

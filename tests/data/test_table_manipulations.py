@@ -7,6 +7,7 @@ from tfcama.data import datasets
 from tfcama.data.base import Dataset, Split
 from tfcama.data.manipulations import MANIPULATIONS, manipulate, parse
 from tfcama.errors import InputError
+from tfcama.report import labels
 from tfcama.types import CHILD, COPARENT, PARENT, Column, InputSpec
 
 SEED = random.stream(0, "test")
@@ -42,6 +43,18 @@ def test_children_shift_up_and_down_and_one_alone(table):
     assert np.isnan(up[2, 6])  # what is missing stays missing
     down = moved_by(table, "children_shift:0.5:direction=down:column=late")
     np.testing.assert_allclose(down[0], [0, 0, 0, 0, 0, 0, 0, -0.5], atol=1e-6)
+
+
+def test_a_column_may_be_called_anything(table):
+    columns = (*COLUMNS[:-1], COLUMNS[-1]._replace(name="Na+: 50%"))
+    named = table._replace(spec=table.spec._replace(columns=columns))
+    text = "children_shift:1:column=Na%2B%3A 50%25"
+    np.testing.assert_allclose(moved_by(named, text)[0], [0, 0, 0, 0, 0, 0, 0, 1], atol=1e-6)
+    assert labels.manipulation_name(text) == "children shift 1 of Na+: 50%"
+    with pytest.raises(InputError, match=r"a '\+' in a name is written %2B"):
+        parse("children_shift:1:column=Na+")
+    with pytest.raises(InputError, match=r"Valid names: .*Na%2B%3A 50%25"):
+        parse("children_shift:1:column=Na").fit(named)
 
 
 def test_coparents_shift_leaves_what_also_causes_y_categories_and_indicators(table):

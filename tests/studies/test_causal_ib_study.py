@@ -15,7 +15,14 @@ from tfcama.models.registry import MODELS
 from tfcama.studies import causal_ib
 from tfcama.studies import causal_ib_methods as methods
 from tfcama.studies.causal_ib import CausalIbStudy, Profile
-from tfcama.studies.causal_ib_methods import ATTACKS, CLEAN, METHODS, SETTINGS, setting
+from tfcama.studies.causal_ib_methods import (
+    ATTACKS,
+    CLEAN,
+    FGSM_HALF,
+    METHODS,
+    SETTINGS,
+    setting,
+)
 from tfcama.studies.sweep import Sweep
 from tfcama.training import run
 from tfcama.training.config import RunConfig, TrainingConfig
@@ -38,13 +45,15 @@ def test_the_study_is_done_once_and_shows_both_numbers(
 ):
     tiny = dataclasses.replace(SETTINGS["mnist"], plain=TINY, bottleneck=SMALL)
     monkeypatch.setitem(SETTINGS, "mnist", tiny)
+    costly = {**tiny.attacks, FGSM_HALF: tiny.attacks[FGSM_HALF]._replace(few=True)}
+    monkeypatch.setattr(methods.Setting, "attacks", costly)
     monkeypatch.setattr(causal_ib, "STRONGEST", "fgsm")  # the real one takes minutes
     profile = Profile(
         epochs=1,
         costly_epochs=1,
         steps_per_epoch=1,
         methods=("randomized_smoothing", "vib", "causal_ib", "at_fgsm"),
-        attacks=("fgsm", "fgsm_half"),
+        attacks=("fgsm", FGSM_HALF),
         limit=4,
         few=2,
     )
@@ -70,8 +79,9 @@ def test_the_study_is_done_once_and_shows_both_numbers(
     assert "within 5 points of the paper" in page.read_text()
     rows = json.loads((page.parent / "report.json").read_text())["results"]
     assert {row["eps"] for row in rows if row["attack"]} == {50 / 255, 25 / 255}
-    attacked = {(bool(row["variant"].count("smoothed")), row["n"]) for row in rows if row["attack"]}
-    assert attacked == {(True, 2), (False, 4)}
+    attacked = {("smoothed" in r["variant"], r["eps"], r["n"]) for r in rows if r["attack"]}
+    whole, half = 50 / 255, 25 / 255
+    assert attacked == {(True, whole, 2), (False, whole, 4), (True, half, 2), (False, half, 2)}
     assert {row["n"] for row in rows if not row["attack"]} == {30}
     variants = {row["variant"] for row in rows if row["model"] == "classifier"}
     assert any(variant.endswith("noise:sigma=0.25, smoothed over 32") for variant in variants)
@@ -113,6 +123,14 @@ def test_the_profiles_name_what_exists():
             TrainingConfig(**where.training_of(method))
         for attack in where.attacks.values():
             parse(attack.spec, eps=attack.eps)
+
+
+def test_the_last_column_is_the_strong_protocols():
+    for where in SETTINGS.values():
+        attack = where.attacks[ATTACKS[-1]]
+        strong = parse(attack.spec, eps=attack.eps)
+        assert attack.few
+        assert (strong.draws >= 20, strong.restarts >= 10) == (True, True)
 
 
 def test_epochs_are_chosen_only_where_training_attacks():

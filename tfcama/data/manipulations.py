@@ -89,7 +89,8 @@ def parse(text: str, *, level: float | None = None) -> Sequence:
       level: stands in for every level in the text, which may then be left out.
 
     Raises:
-      InputError: unknown name or option, or a level that is missing, no number or out of range.
+      InputError: unknown name or option, a level that is missing, no number or out of range, or
+        a `+` with nothing beside it.
 
     Example:
       >>> parse("vertical_shift:0.5:fill=wrap").parts[0].fill
@@ -102,7 +103,10 @@ def parse(text: str, *, level: float | None = None) -> Sequence:
 coparents_shift, gaussian_noise, horizontal_shift, inversion, rotation, shift, vertical_shift, \
 zca_whitening, zoom
     """
-    return Sequence(tuple(_parse_one(part, level) for part in text.split("+")))
+    parts = text.split("+")
+    if len(parts) > 1 and not all(part.strip() for part in parts):
+        raise InputError(f"'{text}' has nothing beside a '+'; a '+' in a name is written %2B.")
+    return Sequence(tuple(_parse_one(part, level) for part in parts))
 
 
 def _parse_one(text: str, level: float | None) -> Manipulation:

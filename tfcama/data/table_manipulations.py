@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tfcama import random
+from tfcama import random, specs
 from tfcama.data.base import Dataset, World
 from tfcama.data.manipulation_base import Manipulated, Manipulation, choice
 from tfcama.errors import InputError, unknown_name
@@ -41,7 +41,8 @@ class _Shift(Manipulation):
 
     Attributes:
       direction: "up" adds the level, "down" subtracts it.
-      column: one column; "" shifts all of the role.
+      column: one column, in a flag with `%2B` for `+` and `%3A` for `:` in its name; "" shifts all
+        of the role.
     """
 
     kind: ClassVar[str] = "table"
@@ -71,7 +72,7 @@ class _Shift(Manipulation):
         if not names:
             raise InputError(f"{dataset.name} has no numeric {self.role} that could be shifted.")
         if self.column and self.column not in names:
-            raise unknown_name(f"numeric {self.role}", self.column, names)
+            raise unknown_name(f"numeric {self.role}", self.column, map(specs.escaped, names))
         chosen = (self.column,) if self.column else tuple(names)
         moves, absent = np.zeros(spec.shape, np.float32), np.full(spec.shape, -1)
         for column in spec.columns:

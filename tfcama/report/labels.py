@@ -149,7 +149,8 @@ def eps_label(spec: InputSpec) -> str:
 def manipulation_name(text: str) -> str:
     """For example vertical shift 0.5 and rotation 30, of "vertical_shift:0.5+rotation:30"."""
     parts = [part.replace("direction=", "").replace("column=", "of ") for part in text.split("+")]
-    return " and ".join(part.replace("_", " ").replace(":", " ") for part in parts)
+    shown = " and ".join(part.replace("_", " ").replace(":", " ") for part in parts)
+    return specs.unescaped(shown)
 
 
 def adaptation_name(finetuned_on: str, *, name: Callable[[str], str] = manipulation_name) -> str:

@@ -1,8 +1,9 @@
 """CausalIB's Tables 1 and 2: its defences and ours, the paper's number beside ours.
 
 Beside the paper's attacks half of its radius, the loss that its authors attack (softmax outputs
-taken for logits), expectation over 1 and over 20 noise draws, and 100 steps over 10; and the
-combinations of bottlenecks with adversarial training that a user would ask for.
+taken for logits), expectation over 1 and over 20 noise draws, 100 steps over 10, and the strong
+protocol's 100 steps over 20 from ten starts; and the combinations of bottlenecks with adversarial
+training that a user would ask for.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Profile(NamedTuple):
       methods: keys of METHODS.
       attacks: columns of ATTACKS.
       limit: test images that are attacked; None for all.
-      few: the same of methods whose answers cost much.
+      few: the same of methods whose answers cost much, and of attacks that do.
       repeated: methods of all seeds; the others are of the first alone.
     """
 
@@ -115,9 +116,9 @@ class CausalIbStudy(Study):
         if not workdirs or load_all(workdirs[0]):
             return
         subjects = [load_subject(workdir, data_dir=self.data_dir) for workdir in workdirs]
-        spec, _, eps = self.setting.attacks[PGD]
+        attack = self.setting.attacks[PGD]
         together = [
-            bottleneck.adversarial_side_by_side(subjects, spec, eps),
+            bottleneck.adversarial_side_by_side(subjects, attack.spec, attack.eps),
             bottleneck.information_plane(subjects),
         ]
         for subject in reversed(subjects):  # what the first has tells that all is there
@@ -158,7 +159,7 @@ class CausalIbStudy(Study):
                 workdir,
                 _experiment(column),
                 functools.partial(attacked, attack),
-                limit=profile.few if method.many else profile.limit,
+                limit=profile.few if method.many or attack.few else profile.limit,
                 attack=attack.spec,
                 eps=attack.eps,
             )
@@ -190,8 +191,9 @@ class CausalIbStudy(Study):
         caption = (
             f"eps {self.setting.fraction}, max norm; mean ± standard deviation over seeds; attacks "
             f"on the first {self.profile.limit or 'all'} test images ({self.profile.few} where an "
-            "answer is a mean over many: randomized smoothing, CiiV), clean on all. Losses are on "
-            "logits but for double softmax, which is what the paper's authors attack."
+            "answer is a mean over many, randomized smoothing and CiiV, and from ten starts), "
+            "clean on all. Losses are on logits but for double softmax, which is what the paper's "
+            "authors attack."
         )
         shown = [Picture("table", "attack", "The paper's table", caption, to_png(matrix))]
         attacked = [line for line in found if {CLEAN, STRONGEST} <= line.mean.keys()]
