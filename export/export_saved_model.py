@@ -19,9 +19,10 @@ from pathlib import Path
 
 from absl import flags
 
+from tfcama.errors import InputError
 from tfcama.serving.detector import FALSE_ALARMS
 from tfcama.serving.publish import held_out, publish
-from tfcama.training import run
+from tfcama.training.phases import load_finished
 from tfcama.workdir import Workdir
 
 _WORKDIR = flags.DEFINE_string(
@@ -52,7 +53,9 @@ _FALSE_ALARMS = flags.DEFINE_float(
 
 
 def main() -> None:
-    loaded = run.load(Workdir(_WORKDIR.value))
+    if flags.FLAGS["false_alarms"].present and not _DETECT.value:
+        raise InputError("--false_alarms was given with --detect=false; it is of `detect` alone.")
+    loaded = load_finished(Workdir(_WORKDIR.value), before="published")
     base = Path(_EXPORT_DIR.value).expanduser()
     clean = None
     if _DETECT.value:

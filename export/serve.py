@@ -144,6 +144,12 @@ def main() -> None:
         raise InputError(
             "--model_config_file_poll_wait_seconds was given without --model_config_file."
         )
+    for name, needed in (
+        ("model_name", "model_base_path"),
+        ("request_log_sampling_rate", "request_log"),
+    ):
+        if flags.FLAGS[name].present and not flags.FLAGS[needed].value:
+            raise InputError(f"--{name} was given without --{needed}.")
     models, batching = _models(), _batching()
     kept = _request_log()
     print(_NOTICE, file=sys.stderr, flush=True)

@@ -124,6 +124,15 @@ def test_a_file_where_a_run_needs_a_directory_is_one_clear_sentence(tmp_path, na
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_what_another_wrote_meanwhile_is_not_replaced(tmp_path):
+    target = tmp_path / "1"
+    with pytest.raises(FileExistsError), atomic_directory(target, replace=False) as temporary:
+        (temporary / "mine").touch()
+        target.mkdir()
+        (target / "theirs").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["1", "theirs"]
+
+
 def test_checkpoints_of_nobody_are_not_taken_over(tmp_path):
     (tmp_path / "checkpoints" / "00003").mkdir(parents=True)
     with pytest.raises(

@@ -201,12 +201,16 @@ def atomic_directory(target: Path, *, replace: bool = True) -> Iterator[Path]:
         temporary.mkdir()
     try:
         yield temporary
-        if target.exists() and not replace:
-            raise FileExistsError(str(target))
         with _writing(target):
-            if target.exists():
+            if replace and target.exists():
                 os.replace(target, replaced)
-            os.replace(temporary, target)
+            try:
+                os.rename(temporary, target)
+            except OSError:
+                if replace or not target.exists():
+                    raise
+        if temporary.exists():  # somebody else was first
+            raise FileExistsError(str(target))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)

@@ -87,7 +87,7 @@ def _guarded(main: Callable[[], None], argv: list[str]) -> None:
         said = str(error).strip().splitlines()[-1]
         _fail(f"the disk is full ({said}); checkpoints are whole. Free space and run it again.")
     except KeyboardInterrupt:
-        print("stopped; the same command continues.", file=sys.stderr)
+        print("stopped; give the same command again.", file=sys.stderr)
         sys.exit(INTERRUPTED_STATUS)
 
 

@@ -17,6 +17,7 @@ from tfcama.errors import InputError
 from tfcama.evaluation import explain
 from tfcama.report import explanation as report
 from tfcama.training import run
+from tfcama.training.phases import load_finished
 from tfcama.workdir import Workdir
 from trainers.shared_flags import DATA_DIR, WORKDIR
 
@@ -50,7 +51,7 @@ def main() -> None:
     workdir = Workdir(WORKDIR.value)
     out = Path(_OUT.value).expanduser() if _OUT.value else workdir.root / "explain"
     report.check_target(out)
-    loaded = run.load(workdir)
+    loaded = load_finished(workdir, before="asked")
     classifier = explain.explainable(loaded.classifier)
     spec = classifier.spec
     other = None if _OTHER.value is None else explain.class_of(spec, _OTHER.value)

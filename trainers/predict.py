@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from tfcama.evaluation import table_predict
-from tfcama.training import run
+from tfcama.training.phases import load_finished
 from tfcama.workdir import Workdir
 from trainers.shared_flags import WORKDIR
 
@@ -30,7 +30,7 @@ _OUT = flags.DEFINE_string(
 
 
 def main() -> None:
-    loaded = run.load(Workdir(WORKDIR.value))
+    loaded = load_finished(Workdir(WORKDIR.value), before="asked")
     table, out = Path(_CSV.value).expanduser(), Path(_OUT.value).expanduser()
     print(*table_predict.predict(loaded, table, out).lines, sep="\n")
 

@@ -212,7 +212,7 @@ def test_files_that_are_no_image_of_the_model(tmp_path, make, sentence):
 
 def test_rows_go_by_their_columns_names(tmp_path):
     file = tmp_path / "rows.csv"
-    file.write_text("sex,blood pressure,ill,age\nf,120.5,yes,\n,NaN,no,33\n")
+    file.write_text("sex , blood pressure,ill!,ill?,age\nf,120.5,yes,1,\n,NaN,no,2,33\n")
     inputs = client_files.read_rows(file, COLUMNS)
     assert set(inputs) == {"age", "blood_pressure", "sex"}
     np.testing.assert_array_equal(inputs["age"], np.array([np.nan, 33], np.float32))
@@ -224,8 +224,14 @@ def test_rows_go_by_their_columns_names(tmp_path):
     ("text", "sentence"),
     [
         ("sex,age\nf,1\n", "lacks the columns blood_pressure."),
-        ("sex,age,blood_pressure\n", "has no rows."),
-        ("", "is no CSV file"),
+        ("sex,age,blood_pressure\n", "has a header and no rows"),
+        ("", "is empty"),
+        ("age,sex,blood_pressure\n1,f,2,\n", "row 1: 4 values were found"),
+        ("age,sex,age,blood_pressure\n1,f,2,3\n", "names column 'age' twice"),
+        (
+            "age,sex,blood pressure,blood_pressure\n1,f,2,3\n",
+            "has 'blood pressure' and 'blood_pressure', both of which",
+        ),
         (
             "sex,age,blood pressure\nf,1,2\nf,old,3\n",
             "row 2: column age is 'old'; a number is needed.",

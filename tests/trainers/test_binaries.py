@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -27,6 +28,17 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def half(trained, tmp_path_factory):
+    """A run that was killed, as it is found: more epochs were asked for than are there."""
+    workdir = tmp_path_factory.mktemp("half") / "run"
+    shutil.copytree(trained, workdir)
+    config = json.loads((workdir / "config.json").read_text())
+    config["training"]["epochs"] += 3
+    (workdir / "config.json").write_text(json.dumps(config))
+    return workdir
+
+
+@pytest.fixture(scope="module")
 def table(tmp_path_factory):
     directory = tmp_path_factory.mktemp("table")
     breast_cancer.table().to_csv(directory / "cells.csv", index=False)
@@ -35,7 +47,7 @@ def table(tmp_path_factory):
     return directory / "cells.csv"
 
 
-def bad_calls(trained, table, tmp):
+def bad_calls(trained, half, table, tmp):
     finetune, export = "trainers.finetune", "export.export_saved_model"
     return {
         "did you mean 'cama'": ("trainers.train", "--model=camma", f"--workdir={tmp}/a"),
@@ -116,6 +128,16 @@ def bad_calls(trained, table, tmp):
         "--version=0 was given": (
             *(export, f"--workdir={trained}"),
             *(f"--export_dir={tmp}/e", "--version=0"),
+        ),
+        "epochs; give its command again before it is published": (
+            *(export, f"--workdir={half}", f"--export_dir={tmp}/e"),
+        ),
+        "epochs; give its command again before it is asked": (
+            *("trainers.predict", f"--workdir={half}", f"--csv={table}", f"--out={tmp}/p.csv"),
+        ),
+        "--false_alarms was given with --detect=false": (
+            *(export, f"--workdir={trained}", f"--export_dir={tmp}/e"),
+            *("--detect=false", "--false_alarms=0.1"),
         ),
         "did you mean 'mean_radius'": (
             *("trainers.train", "--model=measurement_dnn", f"--csv={table}", f"--workdir={tmp}/g"),
@@ -198,9 +220,9 @@ def test_a_process_from_scratch_says_one_sentence_and_nothing_of_tensorflow():
     assert line.startswith("error: unknown model 'camma'")
 
 
-def test_bad_input_is_one_clear_sentence_and_leaves_nothing(trained, table, tmp_path):
+def test_bad_input_is_one_clear_sentence_and_leaves_nothing(trained, half, table, tmp_path):
     before = {p: p.stat().st_mtime_ns for p in trained.rglob("*")}
-    calls = bad_calls(trained, table, tmp_path)
+    calls = bad_calls(trained, half, table, tmp_path)
     for sentence, flags in calls.items():
         result = call(*flags)
         assert result.returncode == 2, (sentence, result.stderr)

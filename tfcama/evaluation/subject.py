@@ -16,7 +16,7 @@ from tfcama.evaluation.predict import Predictor
 from tfcama.training import run
 from tfcama.training.config import RunConfig
 from tfcama.training.finetune import seen_rows
-from tfcama.training.phases import check_finished
+from tfcama.training.phases import load_finished
 from tfcama.types import Classifier, InputSpec
 from tfcama.workdir import Workdir
 
@@ -149,8 +149,7 @@ def load_subject(
     Raises:
       InputError: there is no run, it has not ended, or there is no data.
     """
-    loaded = run.load(workdir, at_test=at_test)
-    check_finished(loaded.config, workdir, before="scored")
+    loaded = load_finished(workdir, before="scored", at_test=at_test)
     dataset = run.load_data(loaded.config, data_dir=data_dir)
     subject = Subject(workdir, loaded, dataset, dataset.test, at_test=",".join(at_test))
     return subject.first(limit)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
+from tfcama.data import tables
 from tfcama.errors import InputError
 from tfcama.serving.inputs import IMAGE, input_name
 
@@ -67,23 +68,24 @@ def read_rows(path: Path, definition: Any) -> dict[str, np.ndarray]:
       definition: the SignatureDef.
 
     Raises:
-      InputError: the model takes images, the file cannot be read, lacks a column or has no rows, or
-        a number is none.
+      InputError: the model takes images, the file cannot be read (see tables.read_csv), lacks a
+        column or has one twice, or a number is none.
     """
     if set(definition.inputs) == {IMAGE}:
         raise InputError("--csv was given, but the model takes images; send --image.")
-    try:
-        table = pd.read_csv(path.expanduser(), dtype=str, skipinitialspace=True)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}).") from None
-    except ValueError as error:  # pandas' parser errors, and bytes that are no UTF-8
-        raise InputError(f"{path} is no CSV file ({str(error).strip()}).") from None
-    columns = {input_name(str(name)): name for name in table.columns}
+    table = tables.read_csv(path)
+    columns: dict[str, str] = {}
+    for column in table.columns:
+        name = input_name(column)
+        if name in columns and name in definition.inputs:
+            raise InputError(
+                f"{path} has '{columns[name]}' and '{column}', both of which the model would take "
+                f"for {name}; leave one out."
+            )
+        columns[name] = column
     missing = sorted(set(definition.inputs) - set(columns))
     if missing:
         raise InputError(f"{path} lacks the columns {', '.join(missing)}.")
-    if table.empty:
-        raise InputError(f"{path} has no rows.")
     inputs: dict[str, np.ndarray] = {}
     for name, info in definition.inputs.items():
         values = table[columns[name]]
@@ -95,10 +97,11 @@ def read_rows(path: Path, definition: Any) -> dict[str, np.ndarray]:
         if wrong.any():
             row = int(np.argmax(wrong))
             raise InputError(
-                f"{path}, row {row + 1}: column {columns[name]} is '{values[row]}'; a number is "
-                "needed."
+                f"{path}, row {row + 1}: column {columns[name]} is '{values.iloc[row]}'; a number "
+                "is needed."
             )
-        inputs[name] = numbers.to_numpy(np.float32)
+        with np.errstate(over="ignore"):  # the model says what is too large
+            inputs[name] = numbers.to_numpy(np.float32)
     return inputs
 
 

@@ -15,7 +15,7 @@ from tfcama.models.batch_norm_classifier import BatchNormClassifier
 from tfcama.training import checkpoints, methods, run
 from tfcama.training.adaptation import mean_entropy
 from tfcama.training.config import FinetuneConfig, claimed
-from tfcama.training.phases import check_finished
+from tfcama.training.phases import load_finished
 from tfcama.workdir import Workdir, write_text
 
 _TAKEN = ("subject", "fraction", "seed", "method")
@@ -38,8 +38,7 @@ def adapt(
     """
     del clean
     _check(config, devices)
-    trained = run.load(base)
-    check_finished(trained.config, base)
+    trained = load_finished(base, before="adapted")
     classifier = trained.classifier
     if not isinstance(classifier, BatchNormClassifier):
         raise InputError(

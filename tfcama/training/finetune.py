@@ -20,7 +20,7 @@ from tfcama.registry import Registry
 from tfcama.training import checkpoints, methods, run, strategy
 from tfcama.training.adapt import adapt
 from tfcama.training.config import DREAMS, KEPT_AT_ZERO, FinetuneConfig, RunConfig, claimed
-from tfcama.training.phases import check_finished, last_epoch, make_trainer, phases_of
+from tfcama.training.phases import last_epoch, load_finished, make_trainer, phases_of
 from tfcama.workdir import Workdir
 
 
@@ -263,9 +263,8 @@ def load_base(base: Workdir, *, at_test: Sequence[str] = ()) -> run.LoadedRun:
     Raises:
       InputError: the model has no M-networks, or its training has not ended.
     """
-    trained = run.load(base, at_test=at_test)
+    trained = load_finished(base, before="adapted", at_test=at_test)
     check_has_m(trained, base)
-    check_finished(trained.config, base)
     return trained
 
 

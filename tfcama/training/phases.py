@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,7 +128,7 @@ def last_epoch(config: RunConfig) -> int:
     return sum(epochs_by_phase(config.finetuned)) if config.finetuned.method == EQ8 else 1
 
 
-def check_finished(config: RunConfig, workdir: Workdir, *, before: str = "adapted") -> None:
+def check_finished(config: RunConfig, workdir: Workdir, *, before: str) -> None:
     """Raises InputError where a run has not ended that is to be `before`."""
     done, epochs = checkpoints.epochs_done(workdir.checkpoints), last_epoch(config)
     if done < epochs:
@@ -136,6 +136,22 @@ def check_finished(config: RunConfig, workdir: Workdir, *, before: str = "adapte
             f"{workdir.root} has finished {done} of {epochs} epochs; give its command again before "
             f"it is {before}."
         )
+
+
+def load_finished(workdir: Workdir, *, before: str, at_test: Sequence[str] = ()) -> run.LoadedRun:
+    """A run as run.load gives it, whose training or adaptation has ended.
+
+    Args:
+      workdir: of the run.
+      before: what is to become of it, in the error: "scored".
+      at_test: see run.load.
+
+    Raises:
+      InputError: as run.load and check_finished.
+    """
+    loaded = run.load(workdir, at_test=at_test)
+    check_finished(loaded.config, workdir, before=before)
+    return loaded
 
 
 def make_trainer(
