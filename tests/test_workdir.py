@@ -126,10 +126,15 @@ def test_a_file_where_a_run_needs_a_directory_is_one_clear_sentence(tmp_path, na
 
 def test_what_another_wrote_meanwhile_is_not_replaced(tmp_path):
     target = tmp_path / "1"
-    with pytest.raises(FileExistsError), atomic_directory(target, replace=False) as temporary:
-        (temporary / "mine").touch()
-        target.mkdir()
-        (target / "theirs").touch()
+
+    def write():
+        with atomic_directory(target, replace=False) as temporary:
+            (temporary / "mine").touch()
+            target.mkdir()
+            (target / "theirs").touch()
+
+    with pytest.raises(FileExistsError):
+        write()
     assert [path.name for path in tmp_path.rglob("*")] == ["1", "theirs"]
 
 

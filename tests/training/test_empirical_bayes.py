@@ -11,9 +11,10 @@ from scipy import special, stats
 from tensorflow_probability import distributions as tfd
 
 from tfcama import random
+from tfcama.errors import InputError
 from tfcama.models.cama import Cama, CamaConfig
 from tfcama.models.cama_prediction import sampled
-from tfcama.training import phases, run
+from tfcama.training import empirical_bayes, phases, run
 from tfcama.training.config import FinetuneConfig
 from tfcama.training.empirical_bayes import (
     Proposals,
@@ -105,8 +106,9 @@ def _normal(loc, scale):
 def test_sparse_proposals_are_weighted_by_the_density_that_they_are_drawn_from(generator):
     """Importance weights of a known density have mean 1, and its mean."""
     size, share, always = [240_000, 4], 0.5, np.array([False, False, False, True])
-    propose_both = SparselyToo(generator.random([160_000, 4]) < share, share=share, always=always)
-    noise = tf.constant(generator.normal(size=size), tf.float32)
+    active = generator.random([160_000, 1, 4]) < share
+    propose_both = SparselyToo(active, share=share, always=always)
+    noise = tf.constant(generator.normal(size=size), tf.float32)[:, None]
     m, log_proposed = propose_both(_normal([[1.0, -1.0, 0.5, 2.0]], [[0.5] * 4]), noise)
     target = stats.multivariate_normal([1.1, 0.02, 0.03, 2.1], np.diag([0.3, 0.08, 0.08, 0.4]) ** 2)
     weights = target.pdf(m.numpy()[:, 0]) / np.exp(log_proposed.numpy()[:, 0])
@@ -120,8 +122,9 @@ def test_what_never_happened_is_not_as_wide_as_q_errs(generator):
     moved = 3.0 * generator.normal(size=[400, 1])
     errors = np.concatenate([np.zeros([400, 1]), generator.normal(size=[400, 4])], axis=1)
     q_m = _normal(moved * np.eye(5)[:1] + errors, [[0.2] * 5])
-    noise = tf.constant(generator.normal(size=[24, 5]), tf.float32)
-    both = SparselyToo(generator.random([16, 5]) < 0.4, share=0.4, always=np.zeros(5, bool))
+    noise = tf.constant(generator.normal(size=[24, 400, 5]), tf.float32)
+    active = generator.random([16, 400, 5]) < 0.4
+    both = SparselyToo(active, share=0.4, always=np.zeros(5, bool))
 
     def fitted(propose_m, noise):
         m, log_proposed = propose_m(q_m, noise)
@@ -133,7 +136,7 @@ def test_what_never_happened_is_not_as_wide_as_q_errs(generator):
 
     alone, scale = fitted(sampled, noise[:8]), fitted(both, noise)
     assert alone[1:].min() > 0.6
-    assert scale[1:].max() < 0.3
+    assert scale[1:].max() < 0.45
     np.testing.assert_allclose(scale[0], moved.std(), rtol=0.05)
 
 
@@ -159,39 +162,56 @@ def test_proposals_are_the_prediction_without_its_p_m(spec, bars, p_untouched):
     x = bars.test.x[:6]
     found = Proposer(model)(x, seed=SEED)
     log_px = _log_px(found, np.array([[0.3, -0.2]]), np.array([[0.5, 2.0]]))
-    noise = {"num_samples": 1, "m_samples": 8}
-    parts = model.scores_by_m(tf.constant(x), seed=tf.constant(SEED), **noise)[1]
+    seed = random.fold_in(SEED, 0)
+    propose, number = empirical_bayes._proposing(model, seed=seed)
+    how = {"seed": seed, "num_samples": 1, "m_samples": number, "propose": propose}
+    parts = model.scores_by_m(tf.constant(x), **how)[1]
     np.testing.assert_allclose(log_px, tf.reduce_logsumexp(parts, axis=[0, 2]), rtol=1e-5)
     assert np.isfinite(found.log_untouched).all() == bool(p_untouched)
     by_m = tf.reduce_logsumexp(parts, axis=2)  # [S (+ 1), B]
     expected = tf.nn.softmax(by_m, axis=0)[: len(found.m)]
-    np.testing.assert_allclose(shares(model, found), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(shares(model, found), expected, rtol=1e-3, atol=1e-6)
 
 
-def test_a_mechanism_that_can_do_many_things_also_proposes_few_of_them(spec, bars, generator):
-    """What is silent does not look at the input: it is the same for all of them."""
+def test_a_mechanism_that_can_do_many_things_also_proposes_few_of_them(spec, bars):
+    """A new q(m|x) is N(0, 1), which is within a half for 38 % of the time."""
 
-    def proposed(mechanism):
-        model = _model(spec, mechanism=mechanism)
-        for variable in model.trainable_variables:  # a new q(m|x) is the same for all, too
-            variable.assign_add(0.05 * generator.normal(size=variable.shape))
-        return Proposer(model)(bars.test.x[:4], seed=SEED).m
+    def little(mechanism):
+        m = Proposer(_model(spec, mechanism=mechanism))(bars.test.x, seed=SEED).m
+        return (np.abs(m) < 0.5).mean(axis=(1, 2))  # [S]
 
-    m = proposed("affine")
-    silent = np.ptp(m, axis=1) == 0.0  # [S, M]
-    assert not silent[:8].any()
-    assert 0.4 < silent[8:].mean() < 0.9
-    assert not silent[8:].all(axis=0).any()  # another one each time
-    assert np.abs(m[:, 0][silent]).max() < 0.5
-    assert not (np.ptp(proposed("translation"), axis=1) == 0.0).any()
+    found = little("affine")
+    assert len(found) == 24
+    np.testing.assert_allclose(found[:8].mean(), 0.38, atol=0.05)
+    assert found[8:].min() > 0.5
+    np.testing.assert_allclose(little("translation").mean(), 0.38, atol=0.05)
+
+
+@pytest.mark.parametrize("mechanism", ["translation", "affine"])
+def test_what_inputs_say_nothing_about_stays_as_it_was(spec, bars, mechanism, monkeypatch):
+    """Every input has its own proposals: EM of eight that all share is drawn to one of them."""
+    model = _model(spec, mechanism=mechanism)
+    monkeypatch.setattr(
+        model, "_scores_at", lambda x, m, weight, z, z_steps: weight + tf.zeros([1, 1, 3])
+    )
+    x = np.tile(bars.test.x, [10, 1, 1, 1])
+    fit_prior(model, x, seed=SEED, title="")
+    p_m = model.prior_m(tf.eye(3)[None])
+    np.testing.assert_allclose(p_m.mean(), np.zeros([1, 1, model.dim_m]), atol=0.5)
+    np.testing.assert_allclose(p_m.stddev(), np.ones([1, 1, model.dim_m]), atol=0.35)
 
 
 @pytest.mark.parametrize("m_at_test", ["mean", "do_m0"])
-def test_what_predicts_by_one_m_proposes_one(spec, bars, m_at_test):
-    model = _model(spec, mechanism="affine", m_at_test=m_at_test)
-    found = Proposer(model)(bars.test.x[:4], seed=SEED)
-    assert found.m.shape == (1, 4, 6)
-    assert np.isfinite(found.log_weights).all()
+def test_p_m_is_not_fitted_to_what_is_no_sample(spec, bars, m_at_test):
+    model = _model(spec, m_at_test=m_at_test)
+    with pytest.raises(InputError, match=f"m_at_test='{m_at_test}' was given; p\\(m\\) is fitted"):
+        phases.phases_of(
+            SimpleNamespace(classifier=model),
+            FinetuneConfig(warm_up=3, sleep=4, steps=5, batch_size=2),
+            clean=bars.train,
+            unlabelled=bars.test.x,
+            devices=run.Devices(),
+        )
 
 
 @pytest.mark.parametrize("kind", ["learned", "class"])

@@ -30,12 +30,12 @@ _ENCODED = 10  # rows that may be decoded in the memory that it takes to encode 
 
 _Improve = Callable[[tfd.Distribution, tf.Tensor, tf.Tensor, tf.Tensor], tfd.Distribution]
 Proposing = Callable[[tfd.Distribution, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-"""Of q(m|x), batch shape [B], and noise [S, M]: m [S, B, M] and its log-density [S, B]."""
+"""Of q(m|x), batch shape [B], and noise [S, B|1, M]: m [S, B, M] and its log-density [S, B]."""
 
 
 def sampled(q_m: tfd.Distribution, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Proposes samples of q(m|x), see Proposing."""
-    m = q_m.mean() + q_m.stddev() * noise[:, None]
+    m = q_m.mean() + q_m.stddev() * noise
     return m, q_m.log_prob(m)
 
 
@@ -346,7 +346,7 @@ class CamaPrediction(CamaDensities):
             q_m = self._sharpened(x, q_m)
         if at_test == "mean":
             noise = tf.zeros_like(noise)
-        m, log_proposed = propose(q_m, noise)
+        m, log_proposed = propose(q_m, noise[:, None])
         return m, self.log_prior_at_test(m, y) - log_proposed[..., None]
 
     def _sharpened(self, x: tf.Tensor, q_m: tfd.Distribution) -> tfd.Distribution:

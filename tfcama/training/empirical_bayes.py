@@ -30,7 +30,7 @@ _PROPOSALS = 8  # of m, a row, by q(m|x)
 _SPARSE_PROPOSALS = 16  # more where a mechanism can do many things: a few of them, the rest silent
 _SILENT = 0.1  # standard deviation of what is silent, in those of N(0, I)
 _PRIOR_ROWS = 10.0  # of N(0, I), what s^2 is worth before anything was seen
-_BATCH = 100
+_BATCH = 20  # rows that share a sample of z
 _MAX_ITERATIONS = 200
 _TOLERANCE = 1e-4
 
@@ -70,10 +70,12 @@ def fit_prior(model: CamaBase, x: np.ndarray, *, seed: random.Seed, title: str) 
 class Proposer:
     """Says what may have been done to inputs, weighted by Eq. 6 with one sample of z each.
 
-    Most of it are samples of q(m|x); but see SparselyToo.
+    Most of it are samples of q(m|x); but see SparselyToo. Unlike a prediction's, every row has its
+    own: what is fitted to all rows would be fitted to a few draws, were they the same for all, and
+    p(m) of a parameter that inputs say little about would become a point at one of them.
 
     Args:
-      model: a CAMA; of its weights when it is asked.
+      model: a CAMA that predicts by samples of q(m|x); of its weights when it is asked.
     """
 
     def __init__(self, model: CamaBase):
@@ -81,7 +83,7 @@ class Proposer:
 
         @tf.function(reduce_retracing=True, autograph=False)
         def weigh(x: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            propose, number = _proposing(model, seed=random.fold_in(seed, 1))
+            propose, number = _proposing(model, seed=seed)
             m, parts = model.scores_by_m(
                 x, seed=seed, num_samples=1, m_samples=number, z_steps=0, propose=propose
             )
@@ -103,7 +105,12 @@ class Proposer:
         """
         starts = range(0, len(x), _BATCH)
         found = [
-            [each.numpy() for each in self._weigh(tf.constant(x[start : start + _BATCH]), seed)]
+            [
+                each.numpy()
+                for each in self._weigh(
+                    tf.constant(x[start : start + _BATCH]), random.fold_in(seed, start)
+                )
+            ]
             for start in (callbacks.tracked(starts, title) if title else starts)
         ]
         m, log_weights, log_untouched = zip(*found, strict=True)
@@ -136,14 +143,14 @@ class SparselyToo:
     weights remain those of importance sampling.
 
     Args:
-      active: [S', M] bool, of each sample after the first S - S', which are of q(m|x), the
+      active: [S', B|1, M] bool, of each sample after the first S - S', which are of q(m|x), the
         parameters that are as q(m|x) says. Drawn independently.
       share: the probability that one is, in (0, 1).
       always: [M] bool, coordinates which always are.
     """
 
     def __init__(self, active: tf.Tensor, *, share: float, always: np.ndarray):
-        self._active = tf.logical_or(active, always)[:, None]
+        self._active = tf.logical_or(active, always)
         self._share = tf.constant(np.where(always, 1.0, share), tf.float32)
 
     def __call__(self, q_m: tfd.Distribution, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -151,7 +158,7 @@ class SparselyToo:
         few, number = self._active.shape[0], noise.shape[0]
         own, silent = tfd.Normal(q_m.mean(), q_m.stddev()), tfd.Normal(0.0, _SILENT)
         any_m, _ = sampled(q_m, noise)
-        few_m = tf.where(self._active, any_m[-few:], _SILENT * noise[-few:, None])
+        few_m = tf.where(self._active, any_m[-few:], _SILENT * noise[-few:])
         m = tf.concat([any_m[:-few], few_m], axis=0)
         log_own = own.log_prob(m)
         log_few = tf.math.log(self._share) + log_own
@@ -164,15 +171,23 @@ class SparselyToo:
 
 
 def _proposing(model: CamaBase, *, seed: random.Seed) -> tuple[Proposing, int]:
-    """Where proposals come from, and how many a row."""
+    """Where proposals come from, each row's by noise of its own, and how many a row."""
     mechanism, share = model.mechanism, share_at_once(model.mechanism)
+    of_noise, of_active = random.split(random.fold_in(seed, 1))
     few_at_once = is_versatile(model.config.mechanism) and not mechanism.moves_together
-    if not few_at_once or share == 1.0 or model.config.m_at_test != "posterior":
-        return sampled, _PROPOSALS
+    few_at_once &= share < 1.0
     known = list(mechanism.coordinates_of_parameters().values())
     always = ~np.isin(np.arange(mechanism.size), known)
-    active = random.uniform([_SPARSE_PROPOSALS, mechanism.size], seed) < share
-    return SparselyToo(active, share=share, always=always), _PROPOSALS + _SPARSE_PROPOSALS
+
+    def propose(q_m: tfd.Distribution, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        rows = tf.shape(q_m.mean())
+        own = random.normal(tf.concat([noise.shape[:1], rows], axis=0), of_noise)
+        if not few_at_once:
+            return sampled(q_m, own)
+        active = random.uniform(tf.concat([[_SPARSE_PROPOSALS], rows], axis=0), of_active) < share
+        return SparselyToo(active, share=share, always=always)(q_m, own)
+
+    return propose, _PROPOSALS + _SPARSE_PROPOSALS * few_at_once
 
 
 def fit_moments(
@@ -181,7 +196,8 @@ def fit_moments(
     """Fits mu and s of p(m) = (1 - p_unseen) N(mu, s^2) + p_unseen N(0, I), by EM.
 
     s^2 has an inverse-gamma prior that is worth ten rows of N(0, I), so that few inputs, or
-    proposals that happen to agree, do not make p(m) a point.
+    proposals that happen to agree, do not make p(m) a point; mu has none, but of what less than one
+    row is explained by it stays near 0.
 
     Args:
       proposals: of N inputs.

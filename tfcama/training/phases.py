@@ -66,7 +66,7 @@ def phases_of(
       devices: where it runs.
 
     Raises:
-      InputError: there is a sleep, and p(m) is N(0, I) for good.
+      InputError: there is a sleep, and p(m) is N(0, I) for good, or m no sample of q(m|x).
     """
     model = trainer.classifier
     seeing = f"on {config.subject}"
@@ -92,6 +92,11 @@ def phases_of(
         raise InputError(
             f"sleep={config.sleep} was given; it fits p(m), and prior_m is "
             f"'{model.config.prior_m}'. Take learned or class, or sleep=0."
+        )
+    if config.sleep and model.config.m_at_test != "posterior":
+        raise InputError(
+            f"m_at_test='{model.config.m_at_test}' was given; p(m) is fitted to samples of q(m|x). "
+            "Take posterior, or sleep=0."
         )
     ends = [0, *np.cumsum(epochs_by_phase(config)).tolist()]
 
