@@ -121,18 +121,19 @@ def test_square_asks_as_often_as_it_may(noise, asked):
     assert Counting.calls == asked
 
 
-def test_pgd_climbs_where_the_mask_lets_it_stay():
-    """Off the mask the slope would turn; nobody may go there."""
+@pytest.mark.parametrize("text", ["pgd:steps=10", "pgd_eot:steps=10:restarts=5"])
+def test_pgd_climbs_where_the_mask_lets_it_stay(text):
+    """Off the mask the slope would turn, and be worth more; nobody may go there."""
     mask = tf.constant([1.0, 0.0])
 
     class Turning(Linear):
         def log_scores(self, x, *, seed):
-            slope = tf.where(tf.abs(x[:, 1]) < 0.01, 1.0, -1.0)
+            slope = tf.where(tf.abs(x[:, 1]) < 0.01, 1.0, -2.0)
             return tf.stack([slope * x[:, 0], tf.zeros_like(x[:, 0])], axis=1)
 
     model = Turning(np.zeros([2, 2]), shape=(2,), bounds=None, mask=mask)
     x = np.zeros([4, 2], np.float32)
-    found = parse("pgd:steps=10", eps=0.5)(model, x, np.zeros(4, np.int32), seed=0)
+    found = parse(text, eps=0.5)(model, x, np.zeros(4, np.int32), seed=0)
     np.testing.assert_allclose(found.x, [[-0.5, 0.0]] * 4, atol=1e-6)
 
 

@@ -86,14 +86,14 @@ def _compiled(attack: ExpectationPgd, classifier: Classifier) -> Callable[..., t
                 value = loss(classifier.log_scores(x, seed=draw), y)
             return tape.gradient(value, x)
 
-        total = over_draws(one_draw, seed)
-        return total if mask is None else total * mask
+        return over_draws(one_draw, seed)
 
     def into_ball(x: tf.Tensor, origin: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
         x = tf.clip_by_value(x, origin - eps, origin + eps)
         if classifier.bounds is not None:
             x = tf.clip_by_value(x, classifier.bounds.low, classifier.bounds.high)
-        return x
+        # Starts, too: iterates are compared as they will be scored.
+        return x if mask is None else tf.where(mask > 0, x, origin)
 
     @tf.function(reduce_retracing=True)
     def perturb(origin: tf.Tensor, y: tf.Tensor, seed: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:

@@ -239,7 +239,10 @@ def sanity_checks(
 
 
 def zero_gradient_share(subject: Subject) -> float:
-    """Share of test rows on which the loss that attacks ascend has no gradient at all in x."""
+    """Share of test rows on which the loss that attacks ascend has no gradient at all in x.
+
+    In what an attack may move of it.
+    """
     classifier = subject.loaded.classifier
     seed = tf.constant(random.stream(subject.loaded.config.seed, "sanity"))
 
@@ -250,6 +253,8 @@ def zero_gradient_share(subject: Subject) -> float:
             scores = classifier.log_scores(x, seed=seed)
             loss = losses.log_odds(scores, y)
         gradient = tf.abs(tape.gradient(loss, x))
+        if classifier.attack_mask is not None:
+            gradient *= classifier.attack_mask
         return tf.reduce_max(tf.reshape(gradient, [tf.shape(x)[0], -1]), axis=1)
 
     sizes = [
