@@ -191,6 +191,26 @@ def test_do_m0_takes_the_movement_back(adapted):
     assert all(found.do_m0[name] == found.row[name] for name in ("age", "sex", "site"))
 
 
+def test_do_m0_takes_a_stretch_back():
+    """What M stretched is what it was before, not its mean alone."""
+    tf.keras.utils.set_random_seed(0)
+    settings = {"hidden": 16, "dim_z": 4, "num_samples": 2, "mechanism": "location_scale"}
+    model = MeasurementCama(SPEC, MeasurementCamaConfig(**settings))
+    m = np.array([2.0, -1.0, 8.0, -6.0], np.float32)  # shifts, log factors, of pressure and iron
+    model.q_m._head._parameters.bias.assign([*m, *[-30.0] * 4])  # log-variances
+    shift, log_factor = np.split(model.mechanism.values(m[None]).numpy()[0], 2)
+    assert np.abs(log_factor).min() > 0.3
+    found = explain(model, ROW, seed=0)
+    before = (ROW[[0, 8]] - shift) * np.exp(-log_factor)
+    assert found.do_m0["pressure"] == pytest.approx(120.0 + 20.0 * before[0], abs=2e-3)
+    assert found.do_m0["iron"] == pytest.approx(0.5 + 0.1 * before[1], abs=1e-5)
+    x = tf.constant(ROW[None])
+    q_z = model.posterior_z(x, tf.one_hot([[0]], 3), tf.constant(m[None]))
+    p_x = model.p(tf.one_hot([[0]], 3), q_z.mean()[None], tf.zeros([1, 4]), model.coparents(x))
+    sds = p_x.stddev_of_numeric().numpy().ravel()
+    np.testing.assert_allclose([c.sd / c.scale for c in found.numeric], sds, rtol=1e-5)
+
+
 @pytest.mark.parametrize("other", [0, 1, 2])
 def test_another_class_moves_numeric_children_by_the_difference_of_means(adapted, other):
     label = SPEC.class_names.index(explain(adapted, ROW, seed=0).predicted)
@@ -226,8 +246,10 @@ def test_the_coupling_of_categories_has_both_marginals():
 
 
 def counterfactual(x, before, after):
-    means = (np.asarray(mean, float) for mean in (before, after))
-    (row,) = explain_lib._counterfactual(SPEC, x[None], *means)
+    before, after = (np.asarray(mean, float) for mean in (before, after))
+    residual = x[[0, 8]] - before[[0, 4]]
+    found = explain_lib._Abducted(before, after, after, np.ones(2), residual)
+    (row,) = explain_lib._counterfactual(SPEC, x[None], found, after)
     return row
 
 

@@ -6,15 +6,16 @@ of "A Causal View on Robustness of Neural Networks" (NeurIPS 2020), section 3.2.
 three steps answer what the children x would have been under do(m = 0), or under another class:
 
 1. Abduction: the predicted class y, samples of m ~ q(m|x) and z ~ q(z|x,y,m,a,c), and what each of
-   them leaves over of every numeric child, the residual e = x - mean(y, z, m, c).
+   them leaves over of every numeric child, e = (x - mean(y, z, m, c)) / sd(m).
 2. Action: m = 0, and another class y' where that is asked.
-3. Prediction: x' = mean(y', z, 0, c) + e. Parents a and co-parents c stay as they are.
+3. Prediction: x' = mean(y', z, 0, c) + sd(0) e. Parents a and co-parents c stay as they are.
 
 Means, probabilities and counterfactuals are averages over the samples. The posterior means of m and
 z would not do: NNpM is nearly homogeneous in m, so a fine-tuned model can say a shift by the length
 of m while q(m|x) stays around zero (measured: at the mean of m, all of a shift stays unexplained).
 
-mean(.) is that of p(x | y, c, z, m). A missing child has no residual, e = 0. A categorical child
+mean(.) and sd(.) are those of p(x | y, c, z, m): an M that stretches a column stretches what is
+left over of it. A missing child has no residual, e = 0. A categorical child
 has no residual that could be added. Its counterfactual is the most probable category given the
 observed one o, when as much probability as possible stays where it was: o is kept with probability
 min(1, p'_o / p_o), and otherwise leaves for the categories that gained. So do(m = 0) gives back the
@@ -32,7 +33,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -46,7 +47,7 @@ from tfcama.models.measurement_cama import MeasurementCama
 from tfcama.types import CHILD, Classifier, Column, InputSpec
 
 _SAMPLES = 256  # of z and m
-MOVED_SD = 2.0  # a numeric child has moved if M shifts its mean by more of p(x|.)'s sd
+MOVED_SD = 2.0  # a numeric child has moved if M shifts its mean by more of p(x|.)'s sd at m = 0
 NO_EFFECT = (
     "M has no effect on this row, as before any fine-tuning: all movements are 0, and "
     "surprise is what tells which children are unusual."
@@ -66,7 +67,7 @@ class NumericChild:
       observed: None if missing.
       expected: under the explanation, mean(y, z, m, c).
       expected_do_m0: had nobody manipulated it, mean(y, z, 0, c).
-      sd: standard deviation of p(x | y, c, z, m).
+      sd: standard deviation of p(x | y, c, z, 0).
     """
 
     name: str
@@ -84,7 +85,7 @@ class NumericChild:
 
     @property
     def movement_sd(self) -> float:
-        """The movement in standard deviations of p(x|.)."""
+        """The movement in standard deviations of p(x|.) under do(m = 0)."""
         return self.movement / self.sd
 
     @property
@@ -320,18 +321,18 @@ def explain(
     label = int(order[0])
     changed = _other_class(spec, other, label=label, second=int(order[1]))
 
-    mean, mean_do_m0, mean_other, sds = _means(classifier, x, label, changed, seed=seed)
+    found = _abducted(classifier, x, label, changed, seed=seed)
     return Explanation(
         target=spec.target,
         posterior=dict(zip(spec.class_names, np.exp(scores - log_px).tolist(), strict=True)),
         predicted=spec.class_names[label],
         log_px=log_px,
         log_px_do_m0=_log_px_do_m0(classifier, x, seed=seed),
-        children=_children(spec, x, mean, mean_do_m0, sds),
+        children=_children(spec, x, found),
         row=_row(spec, x, imputed),
-        do_m0=_row(spec, _counterfactual(spec, x, mean, mean_do_m0), imputed),
+        do_m0=_row(spec, _counterfactual(spec, x, found, found.mean_do_m0), imputed),
         other=spec.class_names[changed],
-        other_class=_row(spec, _counterfactual(spec, x, mean, mean_other), imputed),
+        other_class=_row(spec, _counterfactual(spec, x, found, found.mean_other), imputed),
     )
 
 
@@ -382,10 +383,28 @@ def _other_class(spec: InputSpec, other: int | None, *, label: int, second: int)
     return int(other)
 
 
-def _means(
+class _Abducted(NamedTuple):
+    """What samples of m and z say of the children, in the mean.
+
+    Attributes:
+      mean: mean(y, z, m, c), [children] features.
+      mean_do_m0: mean(y, z, 0, c).
+      mean_other: mean(y', z, 0, c).
+      sd_do_m0: sd(0) of the numeric ones, [numeric children].
+      residual: sd(0) e of them, NaN where they are missing.
+    """
+
+    mean: np.ndarray
+    mean_do_m0: np.ndarray
+    mean_other: np.ndarray
+    sd_do_m0: np.ndarray
+    residual: np.ndarray
+
+
+def _abducted(
     classifier: MeasurementCama, x: np.ndarray, label: int, other: int, *, seed: int
-) -> tuple[np.ndarray, ...]:
-    """Means of the children, averaged over samples of z and m, and their standard deviations.
+) -> _Abducted:
+    """Abduction, and what the prediction needs of it.
 
     Args:
       classifier: see explain.
@@ -393,11 +412,8 @@ def _means(
       label: the predicted class, of which z is.
       other: another class.
       seed: of the samples.
-
-    Returns:
-      mean(y, z, m, c), mean(y, z, 0, c) and mean(y', z, 0, c), [children] features each, and the
-      standard deviations of the numeric ones, [numeric children].
     """
+    numeric = [part.start for column, _, part in _places(classifier.spec) if column.numeric]
     names = ("m", "z", "untouched")
     draws = [tf.constant(random.stream(seed, "explanation", name)) for name in names]
     rows = tf.constant(np.repeat(x, _SAMPLES, axis=0))  # [K, D]
@@ -415,17 +431,25 @@ def _means(
     noise = random.normal([1, _SAMPLES, 1, classifier.dim_z], draws[1])
     z = q_z.mean() + q_z.stddev() * noise  # [1, K, 1, Z]
     c = classifier.coparents(rows)
-    factual = classifier.p(y, z, m, c)
-    means = [
-        p.mean().numpy()[0, :, 0].astype(np.float64).mean(axis=0)
-        for p in (
-            factual,
-            classifier.p(y, z, tf.zeros_like(m), c),
-            classifier.p(changed, z, tf.zeros_like(m), c),
-        )
-    ]
-    stddev = factual.stddev_of_numeric().numpy()  # [numeric], or [K, 1, numeric] where m stretches
-    return *means, stddev.reshape(-1, stddev.shape[-1]).mean(axis=0)
+    do_m0 = tf.zeros_like(m)
+    factual, untouched_p, other_p = (
+        classifier.p(y, z, m, c),
+        classifier.p(y, z, do_m0, c),
+        classifier.p(changed, z, do_m0, c),
+    )
+    mean, mean_do_m0, mean_other = (
+        p.mean().numpy()[0, :, 0].astype(np.float64) for p in (factual, untouched_p, other_p)
+    )  # [K, children]
+    sd, sd_do_m0 = (
+        # [numeric], or [K, 1, numeric] where m stretches
+        p.stddev_of_numeric().numpy().astype(np.float64).reshape(-1, len(numeric))
+        for p in (factual, untouched_p)
+    )
+    observed = classifier.effects(rows[:1]).numpy()[0, numeric].astype(np.float64)
+    residual = (observed - mean[:, numeric]) * sd_do_m0 / sd
+    return _Abducted(
+        *(each.mean(axis=0) for each in (mean, mean_do_m0, mean_other, sd_do_m0, residual))
+    )
 
 
 def _log_px_do_m0(classifier: MeasurementCama, x: np.ndarray, *, seed: int) -> float:
@@ -447,10 +471,11 @@ def _places(spec: InputSpec) -> list[tuple[Column, np.ndarray, slice]]:
 
 
 def _children(
-    spec: InputSpec, x: np.ndarray, mean: np.ndarray, mean_do_m0: np.ndarray, sds: np.ndarray
+    spec: InputSpec, x: np.ndarray, abducted: _Abducted
 ) -> tuple[NumericChild | CategoricalChild, ...]:
-    """Every child; means are [children] features, sds [numeric children], x [1, D]."""
-    remaining = iter(sds.tolist())
+    """Every child of a row [1, D]."""
+    mean, mean_do_m0 = abducted.mean, abducted.mean_do_m0
+    remaining = iter(abducted.sd_do_m0.tolist())
     found: list[NumericChild | CategoricalChild] = []
     for column, places, part in _places(spec):
         value = x[0, places].astype(np.float64)
@@ -481,12 +506,14 @@ def _children(
 
 
 def _counterfactual(
-    spec: InputSpec, x: np.ndarray, mean: np.ndarray, mean_after: np.ndarray
+    spec: InputSpec, x: np.ndarray, abducted: _Abducted, mean_after: np.ndarray
 ) -> np.ndarray:
     """The row [1, D] float64 after an action that took the children's means to `mean_after`."""
     changed = x.astype(np.float64)
+    residuals = iter(abducted.residual)
     for column, places, part in _places(spec):
-        before, after = mean[part], mean_after[part]
+        before, after = abducted.mean[part], mean_after[part]
+        residual = next(residuals) if column.numeric else 0.0
         missing = bool(np.isnan(x[0, places]).any())
         if not column.numeric:
             # The one-hot of the most probable category given the observed one.
@@ -495,7 +522,7 @@ def _counterfactual(
         elif missing:
             changed[0, places] = after
         else:
-            changed[0, places] += after - before  # mean_after + e, and x itself where they agree
+            changed[0, places] = after + residual
     return changed
 
 
