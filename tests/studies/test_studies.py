@@ -127,6 +127,7 @@ def test_a_demo_is_done_once(tmp_path, bars_everywhere, monkeypatch, no_training
 
 
 def test_the_first_seed_is_the_directory_of_the_first_run(tmp_path):
-    names = ("seed1/cama", "seed1/cama/finetuned/shift", "seed0/cama", "seed10/cama")
+    names = ("seed1/cama/finetuned/shift", "seed1/cama", "seed0/cama", "seed10/cama")
     workdirs = [Workdir(tmp_path / name) for name in names]
     assert of_first_seed(workdirs) == workdirs[:2]
+    assert of_first_seed(workdirs[1:]) == workdirs[1:2]

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,6 +167,22 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(tmp_path, damag
     run.train(config, workdir)
 
 
+def test_a_checkpoint_that_its_run_drops_meanwhile_is_none(tmp_path, monkeypatch):
+    for name in ("00001", "00002"):
+        (tmp_path / name).mkdir()
+    meta = {"epoch": 2, "score": [0.5, 0.0], "logs": {}}
+    (tmp_path / "00002" / "meta.json").write_text(json.dumps(meta))
+    read = Path.read_text
+
+    def meanwhile(path, *args, **kwargs):
+        if path.parent.name == "00001":
+            shutil.rmtree(path.parent)
+        return read(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", meanwhile)
+    assert checkpoints.epochs_done(tmp_path) == 2
+
+
 def test_a_kill_while_an_old_checkpoint_goes_damages_none(tmp_path, monkeypatch):
     workdir, config = Workdir(tmp_path), configuration(epochs=4)
     real = shutil.rmtree
@@ -288,6 +305,8 @@ def test_a_clean_model_takes_another_mechanism(tmp_path, trained, bars, pictures
     adapted = finetune_on_manipulation(trained, target, "rotation:30", config, data_dir=None)
     assert adapted.config.architecture.mechanism == "rotation"
     assert adapted.config.variant == "mechanism=rotation, prior_m=class"
+    again = dataclasses.replace(adapted.config, finetuned=dataclasses.replace(config, seed=1))
+    assert again.variant == "mechanism=rotation, prior_m=class, adaptation seed=1"
     assert adapted.classifier.dim_m == 1
     assert {"spread/rotation", "along_rotation", "reconstructions_do_m0"} <= tags_of(target)
     base = run.load(trained).classifier

@@ -41,7 +41,8 @@ class RankCusum:
 
     The u-th number since the last alarm becomes z = Phi^-1((r - 1/2) / u), r its rank among the u;
     S+ = max(0, S+ + z - k), S- = max(0, S- - z - k), and max(S+, S-) > h is an alarm, after which
-    all begins anew. As long as the numbers are exchangeable the ranks are independent and uniform.
+    all begins anew. As long as the numbers are exchangeable the ranks are uniform, and the first
+    `reference` of them are independent; later ones, all among the same numbers, nearly so.
 
     Args:
       false_alarm_rate: alarms an input where nothing changes, inside (0, 0.1]; it decides h.

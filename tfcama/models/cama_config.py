@@ -35,9 +35,9 @@ class CamaBaseConfig:
         proposal for z: where m carries a part of x away, q(z|.) is far from the posterior. It is
         for inputs of which more than one class is within three class_margin, each at its best m.
       p_untouched: how likely an input is that nothing manipulated. Prediction then goes by
-        p(m) = p_untouched delta(m) + (1 - p_untouched) N(0, I), a spike and a slab (Mitchell &
-        Beauchamp, 1988), so that no q(m|x), however it was adapted, takes what is known of clean
-        inputs away. 0 is the papers' p(m).
+        p_untouched delta(m) + (1 - p_untouched) p(m), a spike and a slab (Mitchell & Beauchamp,
+        1988), so that no q(m|x), however it was adapted, takes what is known of clean inputs away.
+        0 is the papers' p(m).
       p_unseen: with a learned or a class's p(m), how likely a manipulation is none of those that
         it was fitted to: prediction goes by (1 - p_unseen) p(m) + p_unseen N(0, I).
       m_at_test: what prediction does with m: "posterior" samples q(m|x) as Eq. 6, "mean" takes

@@ -117,7 +117,11 @@ class Vib(ClassifierModel):
         return tf.transpose(draws.normal(self.config.num_samples, self.config.dim_z), [1, 0, 2])
 
     def log_scores(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
-        """The K samples' answers, pooled, [B, C]: log p(y = c | x) up to a constant a row."""
+        """The K samples' answers, pooled, [B, C], up to a constant a row.
+
+        The log of the mean of their probabilities, or, as the authors pool them (mean_logits), of
+        the geometric mean.
+        """
         z = codes(self.q_z(x), self.shared_noise(seed))
         return POOLINGS[self.config.pooling](self.q_y(z))
 

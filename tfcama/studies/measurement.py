@@ -32,7 +32,13 @@ from tfcama.studies import steps
 from tfcama.studies.attacked_adaptation import AttackedAdaptation
 from tfcama.studies.measurement_claims import claims
 from tfcama.studies.side_by_side import Piece
-from tfcama.studies.study import FRACTION, Study, finetuned_experiment, fraction_pictures
+from tfcama.studies.study import (
+    FRACTION,
+    Study,
+    finetuned_experiment,
+    fraction_pictures,
+    of_first_seed,
+)
 from tfcama.training.config import FinetuneConfig, TrainingConfig
 from tfcama.types import COPARENT
 from tfcama.workdir import Workdir
@@ -159,7 +165,9 @@ class MeasurementStudy(Study):
             chance=chance,
             eps=labels.eps_label(load_spec(workdirs[0])),
             fraction_level=self.profile.fraction_level,
-        ) + training_pictures(workdirs[:2])
+        ) + training_pictures(
+            [w for w in of_first_seed(workdirs) if w.root.name in ("dnn", "cama")]
+        )
 
     def checks(self, rows: Sequence[Row], workdirs: Sequence[Workdir]) -> dict[str, list[Check]]:
         del workdirs

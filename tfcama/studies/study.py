@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -253,8 +254,10 @@ class Study(abc.ABC):
 
 
 def of_first_seed(workdirs: Sequence[Workdir]) -> list[Workdir]:
-    """A study's runs under the directory of its first seed, where the first of them lies."""
-    return [w for w in workdirs if w.root.is_relative_to(workdirs[0].root.parent)]
+    """A study's runs under the directory of the seed of the first of them, seed<n>."""
+    first = workdirs[0].root
+    seed = next((p for p in first.parents if re.fullmatch(r"seed\d+", p.name)), first.parent)
+    return [w for w in workdirs if w.root.is_relative_to(seed)]
 
 
 def finetuned_experiment(fraction: float) -> str:

@@ -91,7 +91,8 @@ def listed(directory: Path) -> list[Checkpoint]:
             meta = json.loads((path / "meta.json").read_text())
             found.append(Checkpoint(path, meta["epoch"], tuple(meta["score"]), meta["logs"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _corrupt(path, error) from None
+            if path.exists():  # else the run itself dropped it meanwhile
+                raise _corrupt(path, error) from None
     return found
 
 

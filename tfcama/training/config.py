@@ -285,7 +285,11 @@ class RunConfig:
         ]
         method = self.finetuned.method if self.finetuned is not None else methods.EQ8
         rival = method if method != methods.EQ8 else ""
-        return ", ".join([*own, *filter(None, [self.training.defence, self.data.variant, rival])])
+        again = ""  # adapted twice to the same, by other rows and noise
+        if self.finetuned is not None and self.finetuned.seed != self.seed:
+            again = f"adaptation seed={self.finetuned.seed}"
+        others = (self.training.defence, self.data.variant, rival, again)
+        return ", ".join([*own, *filter(None, others)])
 
     def to_json(self) -> dict[str, Any]:
         value = config_lib.to_json(self)

@@ -11,7 +11,7 @@ from tfcama.models.mechanisms.parametric import ParametricMechanism
 
 _FLOOR = 1e-7
 _LEAST_NOISE, _LEAST_SLOPE = 1e-4, 0.05
-_RADIUS = 4  # pixels of the blur's kernel to each side
+_RADIUS = 9  # pixels of the blur's kernel to each side: three standard deviations of the widest
 _REGULARISATION = 0.05  # of the Wiener filter: noise power over signal power
 
 
