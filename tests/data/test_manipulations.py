@@ -42,6 +42,16 @@ def test_a_fixed_wrapped_shift_is_a_roll(pictures):
     np.testing.assert_allclose(moved, np.roll(pictures, 7, axis=2), atol=1e-6)
 
 
+@pytest.mark.parametrize("level", [7.5 / 28, 27.0 / 28, 27.6 / 28, 1.0])
+def test_a_wrapped_shift_has_no_seam(level):
+    """Between two pixels it is the mean of what both show, the first and the last row included."""
+    x = np.random.default_rng(0).uniform(size=(2, 28, 28, 1)).astype(np.float32)
+    whole, part = divmod(28 * level, 1.0)
+    rolled = [np.roll(x, int(whole) + more, axis=1) for more in (0, 1)]
+    moved = apply(f"vertical_shift:{level:.9g}:mode=fixed:fill=wrap", x).x
+    np.testing.assert_allclose(moved, (1 - part) * rolled[0] + part * rolled[1], atol=1e-4)
+
+
 def test_a_zero_filled_shift_loses_what_leaves_the_frame(pictures):
     moved = apply("vertical_shift:0.5:mode=fixed", pictures).x.numpy()
     np.testing.assert_allclose(moved[:, 14:], pictures[:, :14], atol=1e-6)

@@ -11,7 +11,7 @@ from tfcama.attacks.base import Attacked
 from tfcama.data.base import Dataset, Split
 from tfcama.errors import InputError
 from tfcama.evaluation import curves, robustness
-from tfcama.evaluation.predict import Predictor
+from tfcama.evaluation.predict import Predictor, gain, scores_by_group
 from tfcama.evaluation.subject import load_subject
 from tfcama.models.registry import MODELS
 from tfcama.training import run
@@ -235,3 +235,16 @@ def test_a_subject_is_a_run_with_its_data(tmp_path, bars_everywhere):
         load_subject(Workdir(tmp_path), data_dir=None, limit=0)
     whole = dataclasses.replace(subject, test=bars_everywhere.test)
     assert whole.predictor.labels(whole.test.x).shape == (30,)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3])
+def test_a_gain_s_standard_error_holds_the_noise_that_rows_share(seed):
+    """Both models are the same but for noise, one number a draw for all rows."""
+    x = np.random.default_rng(seed).uniform(size=(2000, 1, 1, 1)).astype(np.float32)
+    noisy, plain = (Linear(np.ones([1, 2]), shape=(1, 1, 1), noise=noise) for noise in (1.0, 0.0))
+    scores = [scores_by_group(Predictor(each, seed=seed), x) for each in (noisy, plain)]
+    found, error = gain(*scores)
+    assert 0.1 < error < 0.4  # 1 / sqrt(20)
+    assert abs(found) < 3 * error
+    assert gain(scores[1], scores[1]) == (0.0, 0.0)
+    assert gain(*(each[::-1] for each in scores))[0] == pytest.approx(found, abs=1e-5)

@@ -19,7 +19,8 @@ from tfcama.errors import InputError
 from tfcama.types import Classifier
 
 _REDRAWS = 20  # of a square that changes nothing
-_HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries, as published
+# Of 10,000 queries, as the paper has them; its authors' code halves at 500, too.
+_HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)
 
 
 @dataclasses.dataclass(frozen=True)

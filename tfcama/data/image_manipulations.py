@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfcama import random
 from tfcama.data.manipulation_base import Manipulated, Manipulation, choice
 from tfcama.errors import InputError
+from tfcama.networks.warp import pixel_grid, sample_bilinear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,8 @@ def warp(x: tf.Tensor, matrix: tf.Tensor, shift: tf.Tensor, *, fill: str) -> tf.
       [B, H, W, channels].
     """
     height, width = x.shape[1], x.shape[2]
+    if fill == "wrap":
+        return _wrapped(x, matrix, shift)
     centre = tf.constant([(width - 1) / 2, (height - 1) / 2], tf.float32)
     offset = centre - tf.linalg.matvec(matrix, centre + shift)  # [B, 2]
     rows = tf.concat([matrix, offset[..., None]], axis=-1)  # [B, 2, 3]
@@ -67,9 +70,21 @@ def warp(x: tf.Tensor, matrix: tf.Tensor, shift: tf.Tensor, *, fill: str) -> tf.
         transforms=transforms,
         output_shape=[height, width],
         interpolation="BILINEAR",
-        fill_mode={"zero": "CONSTANT", "wrap": "WRAP", "nearest": "NEAREST"}[fill],
+        fill_mode={"zero": "CONSTANT", "nearest": "NEAREST"}[fill],
         fill_value=0.0,
     )
+
+
+def _wrapped(x: tf.Tensor, matrix: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
+    """`warp` of what repeats itself; TensorFlow's WRAP does not interpolate across its seam."""
+    height, width = x.shape[1], x.shape[2]
+    points = pixel_grid(height, width) - shift[:, None, None]  # [B, H, W, 2]
+    points = tf.einsum("bij,bhwj->bhwi", matrix, points)
+    corner = tf.constant([(width - 1) / 2, (height - 1) / 2], tf.float32)
+    points = tf.math.floormod(points + corner, [width, height])
+    x = tf.concat([x, x[:, :1]], axis=1)
+    x = tf.concat([x, x[:, :, :1]], axis=2)
+    return sample_bilinear(x, points - [width / 2, height / 2])
 
 
 def _unmoved(batch_like: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
+from scipy import special, stats
 
 from tfcama import random
 from tfcama.errors import InputError
 from tfcama.types import Classifier
 
 _BATCH = 250
+_GROUPS = 20
 
 
 class Predictor:
@@ -57,6 +61,38 @@ class Predictor:
         draws = draws if self.classifier.stochastic else 1
         scores = np.stack([self.log_scores(x, draw=draw) for draw in range(draws)])
         return (scores.argmax(axis=-1) == y) & np.isfinite(scores.max(axis=-1))
+
+
+def scores_by_group(predictor: Predictor, x: np.ndarray) -> list[np.ndarray]:
+    """Log p(x, y = c) of up to twenty groups of inputs, each under a draw of its own, [n, C] each.
+
+    All rows of a draw share its noise, whose error in Eq. 6 no number of them averages out: what is
+    to be the mean over rows, with its standard error, needs several.
+
+    Args:
+      predictor: of a generative classifier.
+      x: [N, *shape], N > 1.
+    """
+    groups = np.array_split(x, min(_GROUPS, len(x)))
+    return [predictor.log_scores(group, draw=draw) for draw, group in enumerate(groups)]
+
+
+def gain(scores: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> tuple[float, float]:
+    """How far log p(x) is above another model's, in the mean over rows, and the standard error.
+
+    Both models share each group's draw; the standard error is that of the groups' means, which
+    holds the spread of rows and of draws.
+
+    Args:
+      scores: of the one for some inputs, see scores_by_group.
+      others: of the other for the same ones.
+    """
+    differences = [
+        special.logsumexp(one, axis=1) - special.logsumexp(other, axis=1)
+        for one, other in zip(scores, others, strict=True)
+    ]
+    means = [each.mean() for each in differences]
+    return float(np.concatenate(differences).mean()), float(stats.sem(means))
 
 
 def not_finite(what: str) -> InputError:

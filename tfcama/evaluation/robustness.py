@@ -167,7 +167,7 @@ def sanity_checks(
       transfer_from: another run, for the black-box check; None leaves that check out.
       steps: of PGD.
     """
-    draws = SCORING_DRAWS if subject.loaded.classifier.stochastic else 1
+    draws = SCORING_DRAWS if subject.classifier.stochastic else 1
 
     def accuracy(attack: str, radius: float, source: Subject | None = None) -> float:
         made = registry.parse(attack, eps=radius)
@@ -180,11 +180,11 @@ def sanity_checks(
     single, iterated = accuracy("fgsm", eps), accuracy(pgd, eps)
     noise = accuracy("noise", eps)
     half, doubled = accuracy(pgd, eps / 2), accuracy(f"pgd:steps={2 * steps}", eps)
-    bounds = subject.loaded.classifier.bounds
+    bounds = subject.classifier.bounds
     whole = bounds.high - bounds.low if bounds is not None else 100.0
     unbounded = accuracy(pgd, whole)
     other_loss = accuracy(f"pgd_eot:loss=margin:draws=1:steps={steps}", eps)
-    chance = 1.0 / subject.loaded.classifier.num_classes
+    chance = 1.0 / subject.classifier.num_classes
     zero = zero_gradient_share(subject)
     on_softmax = _looks_like_softmax(subject)
     checks = [
@@ -243,7 +243,7 @@ def zero_gradient_share(subject: Subject) -> float:
 
     In what an attack may move of it.
     """
-    classifier = subject.loaded.classifier
+    classifier = subject.classifier
     seed = tf.constant(random.stream(subject.loaded.config.seed, "sanity"))
 
     @tf.function(reduce_retracing=True, autograph=False)

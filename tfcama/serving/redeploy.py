@@ -20,7 +20,7 @@ import tensorflow as tf
 from tfcama import random
 from tfcama.data.base import Split
 from tfcama.errors import InputError
-from tfcama.evaluation.predict import Predictor
+from tfcama.evaluation.predict import Predictor, gain, scores_by_group
 from tfcama.models.base import ClassifierModel
 from tfcama.serving import description, operations
 from tfcama.serving.operations import Deployment
@@ -77,7 +77,7 @@ class Comparison(NamedTuple):
       clean_rows, served_rows: how many were scored.
       before, after: the stable version, and the adapted model.
       gain: mean difference of the held-out served inputs' log p(x), nats.
-      standard_error: of the gain; inputs are paired.
+      standard_error: of the gain; inputs and their noise are paired, see evaluation.predict.gain.
     """
 
     clean_rows: int
@@ -234,12 +234,10 @@ def compare(
     Raises:
       InputError: a model has no log p(x).
     """
-    (old, old_log_px), (new, new_log_px) = (
+    (old, old_scores), (new, new_scores) = (
         _measured(model, clean, served, seed) for model in (before, after)
     )
-    gains = new_log_px - old_log_px
-    error = float(gains.std(ddof=1) / math.sqrt(len(gains)))
-    return Comparison(len(clean), len(served), old, new, float(gains.mean()), error)
+    return Comparison(len(clean), len(served), old, new, *gain(new_scores, old_scores))
 
 
 def published_classifier(version: Path) -> ClassifierModel:
@@ -283,8 +281,8 @@ def _deployment(export_dir: Path, config_dir: Path) -> Deployment:
 
 def _measured(
     model: ClassifierModel, clean: Split, served: np.ndarray, seed: int
-) -> tuple[Measured, np.ndarray]:
-    """A model's numbers, and log p(x) of each served input, [N] nats."""
+) -> tuple[Measured, list[np.ndarray]]:
+    """A model's numbers, and log p(x, y = c) of the served inputs, see scores_by_group."""
     if not isinstance(model, Generative):
         raise InputError(
             "a model without log p(x) was given, and so nobody can tell whether adapting made it "
@@ -292,13 +290,13 @@ def _measured(
         )
     predictor = Predictor(model, seed=seed)
     scores = predictor.log_scores(clean.x)
-    log_px = np.logaddexp.reduce(predictor.log_scores(served), axis=1)
+    of_served = scores_by_group(predictor, served)
     measured = Measured(
         float((scores.argmax(axis=1) == clean.y).mean()),
         float(np.logaddexp.reduce(scores, axis=1).mean()),
-        float(log_px.mean()),
+        float(np.logaddexp.reduce(np.concatenate(of_served), axis=1).mean()),
     )
-    return measured, log_px
+    return measured, of_served
 
 
 def _published(export_dir: Path, classifier: ClassifierModel) -> int | None:

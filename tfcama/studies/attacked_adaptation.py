@@ -95,7 +95,8 @@ class AttackedAdaptation:
           rounds: at least 1.
 
         Returns:
-          The accuracy, in [0, 1], of the round that the attacker would choose, 0 among them.
+          The accuracy, in [0, 1], of the round that the attacker would choose, 0 among them, by
+          other draws of a stochastic model's noise than those that score it.
 
         Raises:
           InputError: rounds is less than 1.
@@ -103,7 +104,7 @@ class AttackedAdaptation:
         if rounds < 1:
             raise InputError(f"{rounds} adaptive rounds were asked for; it must be 1 or more.")
         adapted, attacked = self.static()
-        found = [attacked.accuracy]
+        found = [(self._judged(adapted, self.adversarial), attacked.accuracy)]
         for number in range(1, rounds + 1):
             x = robustness.craft(adapted, self._made).x
             frozen = self._row(adapted, x, "attack", self.attack)
@@ -112,13 +113,14 @@ class AttackedAdaptation:
             adapted = self._adapted(x, name)
             row = self._row(adapted, x, "attack_adaptive", self.attack)
             results.save_rows(adapted.workdir, "attack_adaptive", [row])
-            found.append(row.accuracy)
+            found.append((self._judged(adapted, x), row.accuracy))
             self.progress(
                 f"{name}: {frozen.accuracy:.4f} before it is adapted to, {row.accuracy:.4f} after"
             )
-        worst = int(np.argmin(found))
-        self.progress(f"{self._name}, adaptive: {found[worst]:.4f}, of round {worst}")
-        return found[worst]
+        worst = int(np.argmin([judged for judged, _ in found]))
+        _, accuracy = found[worst]
+        self.progress(f"{self._name}, adaptive: {accuracy:.4f}, of round {worst}")
+        return accuracy
 
     def malicious(self, share: float) -> None:
         """What attacked inputs among those that are adapted to do to the benign ones beside them.
@@ -204,9 +206,18 @@ class AttackedAdaptation:
         )
         return dataclasses.replace(base, workdir=workdir, loaded=loaded)
 
+    @property
+    def _draws(self) -> int:
+        """That score what was attacked."""
+        return robustness.SCORING_DRAWS if self.source else robustness.scoring_draws(self._made)
+
     def _hits(self, subject: Subject, x: np.ndarray) -> np.ndarray:
-        draws = robustness.SCORING_DRAWS if self.source else robustness.scoring_draws(self._made)
-        return robustness.attacked_hits(subject, x, draws=draws)
+        return robustness.attacked_hits(subject, x, draws=self._draws)
+
+    def _judged(self, subject: Subject, x: np.ndarray) -> float:
+        """The accuracy that an attacker sees, by draws that do not score; if there are any."""
+        hits = robustness.attacked_hits(subject, x, draws=self._draws + robustness.SCORING_DRAWS)
+        return float(hits[-robustness.SCORING_DRAWS :].mean())
 
     def _row(self, adapted: Subject, x: np.ndarray, experiment: str, attack: str) -> Row:
         identity = adapted.identity(experiment, attack=attack, eps=self.eps)

@@ -244,7 +244,7 @@ class TableRow(NamedTuple):
       mean: over seeds.
       spread: standard deviation over seeds; empty for one.
       paper: the paper's, where it has the method and the data set.
-      seeds: how many.
+      seeds: how many every column has, at least.
       epochs: of training.
       seconds: of training, mean over seeds.
     """
@@ -300,7 +300,7 @@ def table(workdirs: Sequence[Workdir], *, dataset: str) -> list[TableRow]:
                 {column: float(np.mean(v)) for column, v in values.items()},
                 {c: float(np.std(v, ddof=1)) for c, v in values.items() if len(v) > 1},
                 published(name, dataset),
-                len(own),
+                min(len(v) for v in values.values()),
                 max(len(h) for h in history),
                 float(np.mean([sum(line.get("seconds", 0.0) for line in h) for h in history])),
             )

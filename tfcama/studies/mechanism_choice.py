@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from tfcama.data import manipulations, streams
 from tfcama.errors import InputError
+from tfcama.evaluation.predict import gain, scores_by_group
 from tfcama.evaluation.results import Row, scored
 from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject, load_subject
@@ -138,22 +139,23 @@ def rank_mechanisms(
     for mechanism, workdir in {**adapted, TRAINED: base}.items():
         subject = load_subject(workdir, data_dir=data_dir, limit=limit, at_test=at_test)
         scores[mechanism] = _scores(subject, manipulation, rows)
-        log_px, row = scores[mechanism]
+        by_group, row = scores[mechanism]
         progress(
-            f"{mechanism}: log p(x) {log_px.mean():.2f} nats on {len(log_px)} held-out inputs "
+            f"{mechanism}: log p(x) {_mean_log_px(by_group):.2f} nats on {row.n} held-out inputs "
             f"(accuracy {row.accuracy:.4f})"
         )
-    order = sorted(scores, key=lambda mechanism: -scores[mechanism][0].mean())
-    best = scores[order[0]][0]
+    log_px = {name: _mean_log_px(by_group) for name, (by_group, _) in scores.items()}
+    order = sorted(scores, key=lambda name: -log_px[name])
+    best, _ = scores[order[0]]
     return [
         Candidate(
-            mechanism,
-            adapted.get(mechanism, base),
-            float(scores[mechanism][0].mean()),
-            float(stats.sem(scores[mechanism][0] - best)),
-            scores[mechanism][1],
+            name,
+            adapted.get(name, base),
+            log_px[name],
+            gain(scores[name][0], best)[1],
+            scores[name][1],
         )
-        for mechanism in order
+        for name in order
     ]
 
 
@@ -222,13 +224,18 @@ def _check(name: str, best: Candidate, other: Candidate) -> Check:
     )
 
 
-def _scores(subject: Subject, manipulation: str, rows: np.ndarray) -> tuple[np.ndarray, Row]:
-    """Log p(x) [N] nats and the accuracy of the held-out inputs."""
+def _scores(subject: Subject, manipulation: str, rows: np.ndarray) -> tuple[list[np.ndarray], Row]:
+    """Log p(x, y = c) of the held-out inputs, see scores_by_group, and their accuracy."""
     moved = manipulations.parse(manipulation).fit(subject.dataset)
     split = manipulations.manipulate(subject.test, moved, seed=subject.loaded.config.seed)
     split = split.take(rows)
-    log_scores = subject.predictor.log_scores(split.x)
+    by_group = scores_by_group(subject.predictor, split.x)
     name, level = streams.name_and_level(manipulation)
     identity = subject.identity("mechanism_choice", manipulation=name, level=level)
-    hits = log_scores.argmax(axis=1) == split.y
-    return special.logsumexp(log_scores, axis=1), scored(hits, **identity)
+    hits = np.concatenate(by_group).argmax(axis=1) == split.y
+    return by_group, scored(hits, **identity)
+
+
+def _mean_log_px(by_group: Sequence[np.ndarray]) -> float:
+    """Of inputs, nats."""
+    return float(special.logsumexp(np.concatenate(by_group), axis=1).mean())
