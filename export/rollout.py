@@ -40,9 +40,10 @@ def main() -> None:
         after = before.rolled_back()
     else:
         after = before.with_canary(_CANARY.value)
-        base = Path(before.models) / before.name
-        if base.is_dir():  # as a server on this machine sees it
-            operations.check_version(base, _CANARY.value)
+    base = Path(before.models) / before.name
+    if base.is_dir():  # as a server on this machine sees it
+        for version in after.labels.values():
+            operations.check_version(base, version)
     operations.write(after, directory)
     print(f"{after.name}: {_labels(before)}  ->  {_labels(after)}")
 

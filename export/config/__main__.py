@@ -7,8 +7,9 @@ The files beside this one are those of the demo's model, whose version 1 is stab
 
     python -m export.config --model_base_path=runs/demo/export/cama --out=export/config
 
-Afterwards `python -m export.rollout` moves the labels. A running server reads models.config again
-every 30 seconds.
+Afterwards `python -m export.rollout` moves the labels; given again, with other resources say, this
+command leaves them where they are, unless it names versions. A running server reads models.config
+again every 30 seconds.
 """
 
 from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
@@ -28,10 +29,15 @@ _BASE = flags.DEFINE_string(
 )
 _OUT = flags.DEFINE_string("out", None, "Where to. Example: --out=deploy", required=True)
 _STABLE = flags.DEFINE_integer(
-    "stable", None, "Version under the label `stable`; default: the highest. Example: --stable=3"
+    "stable",
+    None,
+    "Version under the label `stable`; default: that of --out or, where nothing is yet, the "
+    "highest. Example: --stable=3",
 )
 _CANARY = flags.DEFINE_integer(
-    "canary", None, "Version under the label `canary`; default: none. Example: --canary=4"
+    "canary",
+    None,
+    "Version under the label `canary`; default: that of --out, or none. Example: --canary=4",
 )
 _MODELS = flags.DEFINE_string(
     "models",
@@ -54,17 +60,24 @@ _REPLICAS = flags.DEFINE_integer(
 
 
 def main() -> None:
+    base, out = Path(_BASE.value).expanduser(), Path(_OUT.value).expanduser()
+    stable, canary, previous = _STABLE.value, _CANARY.value, None
+    if stable is None and canary is None and (out / operations.STATE).exists():
+        before = operations.read(out)
+        if before.name == operations.absolute(base).name:
+            stable, canary, previous = before.stable, before.canary, before.previous
     served = operations.deployment(
-        Path(_BASE.value).expanduser(),
-        stable=_STABLE.value,
-        canary=_CANARY.value,
+        base,
+        stable=stable,
+        canary=canary,
+        previous=previous,
         models=_MODELS.value.rstrip("/") or "/",
         image=_IMAGE.value,
         cores=_CORES.value,
         memory=_MEMORY.value,
         replicas=_REPLICAS.value,
     )
-    for path in operations.write(served, Path(_OUT.value).expanduser()):
+    for path in operations.write(served, out):
         print(path)
 
 

@@ -15,6 +15,7 @@ from tensorflow.core.protobuf import meta_graph_pb2
 from tests.binaries import call
 from tests.serving.endpoints import free_port
 from tfcama.errors import InputError
+from tfcama.serving import client as client_lib
 from tfcama.serving import client_files
 from tfcama.serving.client import Client
 from tfcama.serving.errors import Code, ServingError, of_http
@@ -319,6 +320,34 @@ def test_json_that_would_lose_something_is_refused(values, dtype):
     with pytest.raises(ServingError) as caught:
         json_tensors.inputs_of({"inputs": {"x": values}}, asked)
     assert caught.value.code == Code.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        ([1, 2], tf.string),
+        ([None], tf.string),
+        ([1.7], tf.int32),
+        (np.array([2**32 + 1]), tf.int32),
+        ([2**40], tf.int32),
+        (["1.0x"], tf.float32),
+        ([[1.0], [2.0, 3.0]], tf.float32),
+    ],
+)
+def test_values_that_would_become_others_are_not_sent(value, dtype):
+    info = definition(x=([None], dtype)).inputs["x"]
+    with pytest.raises(ServingError, match="'x' takes") as caught:
+        client_lib._array("x", value, info)
+    assert caught.value.code == Code.INVALID_ARGUMENT
+
+
+def test_values_that_stay_are_sent():
+    def sent(value, dtype):
+        return client_lib._array("x", value, definition(x=([None], dtype)).inputs["x"])
+
+    assert sent(["a", b"b"], tf.string).tolist() == [b"a", b"b"]
+    assert sent([1.0, 2], tf.int32).tolist() == [1, 2]
+    np.testing.assert_array_equal(sent([None, 1.5], tf.float32), np.float32([np.nan, 1.5]))
 
 
 def test_rows_need_outputs_of_one_length():

@@ -372,6 +372,11 @@ NAN = {"image": np.full([1, 28, 28, 1], np.nan, np.float32)}
             "no PNG",
         ),
         (
+            predict_request({"image_bytes": np.zeros([0], "S1")}, signature="predict_png"),
+            "INVALID_ARGUMENT",
+            "image_bytes: empty; at least one file is needed",
+        ),
+        (
             predict_request({"image": IMAGE, "label": [3]}, signature="counterfactual"),
             "INVALID_ARGUMENT",
             "from 0 to 2",

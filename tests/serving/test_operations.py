@@ -135,6 +135,24 @@ def test_versions_are_those_of_the_base_path(tmp_path):
             operations.deployment(found, **wrong)
     with pytest.raises(InputError, match="no version that could be stable"):
         operations.deployment(tmp_path / "nothing", stable=None, canary=None)
+    (found / "3²").mkdir()
+    (found / "3²" / "tfcama.json").touch()
+    (tmp_path / "prod").symlink_to(found)
+    assert operations.deployment(tmp_path / "prod", stable=None, canary=None).name == "prod"
+    (found / "10" / "tfcama.json").write_text("{}")
+    with pytest.raises(InputError, match=r"tfcama.json lacks 'limits'; export the run again"):
+        operations.deployment(found, stable=None, canary=None)
+
+
+def test_other_resources_leave_the_labels_where_they_are(tmp_path):
+    found, out = base(tmp_path, 1, 2, 3, 4), tmp_path / "deploy"
+    operations.write(Deployment("cama", stable=2, canary=3, previous=1), out)
+    flags = ("export.config", f"--model_base_path={found}", f"--out={out}")
+    assert call(*flags, "--cores=7").returncode == 0
+    after = operations.read(out)
+    assert (after.labels, after.cores) == ({"stable": 2, "canary": 3, "previous": 1}, 7)
+    assert call(*flags, "--stable=4").returncode == 0
+    assert operations.read(out).labels == {"stable": 4}
 
 
 @pytest.mark.parametrize(
@@ -230,6 +248,10 @@ def test_a_canary_that_no_server_would_take_is_refused(tmp_path):
         assert done.returncode == status, done.stderr
         assert operations.read(tmp_path / "deploy").canary == 4
     assert "version 4 is canary; --rollback it and wait" in done.stderr
+    (found / "4" / "tfcama.json").unlink()
+    done = call("export.rollout", f"--config={tmp_path / 'deploy'}", "--promote")
+    assert "has no version 4; it has 3." in done.stderr
+    assert operations.read(tmp_path / "deploy").stable == 3
 
 
 def test_rolling_back_is_one_command(tmp_path):

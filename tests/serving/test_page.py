@@ -93,6 +93,8 @@ def models(tmp_path_factory):
     (root / "table" / "1" / "tfcama.json").write_text(json.dumps(told))
     shutil.copytree(root / "plain" / "1", root / "plain" / "2")
     (root / "plain" / "2" / "saved_model.pb").write_bytes(b"no graph")
+    shutil.copytree(root / "plain" / "1", root / "plain" / "3")
+    (root / "plain" / "3" / "tfcama.json").write_text("{}")
     return root
 
 
@@ -132,7 +134,8 @@ def test_the_page_learns_of_models_versions_and_labels(endpoint):
     assert newest["signatures"] == ["serving_default"]
     assert thirds["versions"][1]["description"]["adapted"] is None
     assert table["versions"][0]["description"]["input"]["columns"][0]["input"] == NAMES[0]
-    broken, whole = plain["versions"]
+    odd, broken, whole = plain["versions"]
+    assert (odd["state"], odd["description"]) == ("AVAILABLE", None)
     assert (broken["state"], broken["description"]) == ("END", None)
     assert "holds no whole SavedModel" in broken["error"]
     assert (whole["state"], whole["error"], whole["description"]) == ("AVAILABLE", None, None)

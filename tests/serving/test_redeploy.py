@@ -139,6 +139,12 @@ def test_a_better_model_is_published_as_canary_and_the_stable_one_stays(
     again = redeploy.published_classifier(stable / "2")
     assert fingerprint(again.variables) == fingerprint(adapted.variables)
     assert description.read(stable / "2")["config"]["finetuned"]["subject"].startswith("rows.csv ")
+    # Of the same variables, what predicts in another way is another version.
+    same = run.load(target)
+    assert redeploy._published(stable, same) == 2
+    other = dataclasses.replace(same.config.architecture, m_samples=32)
+    other = dataclasses.replace(same.config, architecture=other)
+    assert redeploy._published(stable, same._replace(config=other)) is None
     # The same again changes nothing, and what is stable by now is no gain over itself.
     after = files(stable)
     assert adapt(base, shifted, stable, deploy, target=target).deployment == outcome.deployment

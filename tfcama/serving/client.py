@@ -121,7 +121,11 @@ class Client:
                 f"inputs {', '.join(sorted(inputs))} were given; signature '{signature}' takes "
                 f"{', '.join(sorted(definition.inputs))}."
             )
-        arrays = {name: _array(value, definition.inputs[name]) for name, value in inputs.items()}
+        if batch_size < 1:
+            raise invalid(f"batch_size={batch_size} was given; it must be at least 1.")
+        arrays = {
+            name: _array(name, value, definition.inputs[name]) for name, value in inputs.items()
+        }
         rows = {len(value) for value in arrays.values() if value.ndim}
         if len(rows) != 1 or not all(value.ndim for value in arrays.values()):
             raise invalid("all inputs need the same number of rows, in front.")
@@ -148,7 +152,7 @@ class Client:
         definition = self.signature("serving_default")
         example = tf.train.Example()
         for name, value in inputs.items():
-            row = _array(value, definition.inputs[name])[:1]
+            row = _array(name, value, definition.inputs[name])[:1]
             feature = example.features.feature[name]
             if row.dtype == object:
                 feature.bytes_list.value.extend(row.ravel().tolist())
@@ -177,11 +181,21 @@ class Client:
         )
 
 
-def _array(value: Any, info: Any) -> np.ndarray:
+def _array(name: str, value: Any, info: Any) -> np.ndarray:
+    """An input as its signature's type; ServingError where that would make another value of it."""
     dtype = tf.dtypes.as_dtype(info.dtype)
-    if dtype != tf.string:
-        return np.asarray(value, dtype.as_numpy_dtype)
-    texts = np.asarray(value, object)
-    flat = np.empty([texts.size], object)
-    flat[:] = [item.encode() if isinstance(item, str) else bytes(item) for item in texts.ravel()]
-    return flat.reshape(texts.shape)
+    if dtype == tf.string:
+        texts = np.asarray(value, object)
+        if not all(isinstance(item, str | bytes) for item in texts.ravel()):
+            raise invalid(f"'{name}' takes text, '' where it is missing; something else was given.")
+        flat = np.empty([texts.size], object)
+        flat[:] = [item.encode() if isinstance(item, str) else item for item in texts.ravel()]
+        return flat.reshape(texts.shape)
+    try:
+        found = np.asarray(value, dtype.as_numpy_dtype)
+        same = not dtype.is_integer or np.array_equal(found, np.asarray(value))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise invalid(f"'{name}' takes {dtype.name} numbers ({error}).") from None
+    if not same:
+        raise invalid(f"'{name}' takes whole numbers of {dtype.name}; others were given.")
+    return found

@@ -22,15 +22,33 @@ def read(version: Path) -> dict[str, Any] | None:
     """A version directory's tfcama.json; None where there is none, as others' exports have none.
 
     Raises:
-      InputError: it cannot be read.
+      InputError: it cannot be read, or is no JSON object.
     """
     path = version / FILE
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}).") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} cannot be read (no JSON object is in it).")
+    return found
+
+
+def require(version: Path, *keys: str) -> list[Any]:
+    """What a version's tfcama.json says under these keys.
+
+    Raises:
+      InputError: it is not there, cannot be read or, of an early export or damaged, lacks one.
+    """
+    described = read(version)
+    if described is None:
+        raise InputError(f"{version} has no {FILE}; export.export_saved_model makes it.")
+    missing = [key for key in keys if key not in described]
+    if missing:
+        raise InputError(f"{version / FILE} lacks '{missing[0]}'; export the run again.")
+    return [described[key] for key in keys]
 
 
 def checksum(version: Path) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from pathlib import Path
 
@@ -172,7 +173,12 @@ class Deployment:
 def versions(base: Path) -> list[int]:
     """The whole versions that a model's base path has, in ascending order."""
     found = (path.parent.name for path in base.glob(f"*/{description.FILE}"))
-    return sorted(int(name) for name in found if name.isdigit())
+    return sorted(int(name) for name in found if name.isdecimal())
+
+
+def absolute(base: Path) -> Path:
+    """A model's base path from the root, links as they are named: its last part is the name."""
+    return Path(os.path.abspath(base))
 
 
 def check_version(base: Path, version: int) -> None:
@@ -202,14 +208,8 @@ def deployment(base: Path, *, stable: int | None, canary: int | None, **options)
             check_version(base, version)
     if stable is None:
         raise InputError(f"{base} has no version that could be stable; export one first.")
-    metadata = json.loads((base / str(stable) / description.FILE).read_text())
-    return Deployment(
-        base.resolve().name,
-        stable,
-        canary,
-        rows=metadata["limits"]["rows_together"],
-        **options,
-    )
+    (limits,) = description.require(base / str(stable), "limits")
+    return Deployment(absolute(base).name, stable, canary, rows=limits["rows_together"], **options)
 
 
 def models_config(deployments: list[Deployment]) -> model_server_config_pb2.ModelServerConfig:

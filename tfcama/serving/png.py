@@ -55,9 +55,10 @@ def _checks(contents: tf.Tensor, spec: InputSpec) -> list[tf.Operation]:
     def must(condition: tf.Tensor, sentence: str) -> tf.Operation:
         return tf.debugging.Assert(tf.reduce_all(condition), [f"{IMAGE_BYTES}: {sentence}"])
 
+    some = must(tf.size(contents) > 0, "empty; at least one file is needed.")
     small = must(length <= MAX_BYTES, f"a file has at most {MAX_BYTES} bytes.")
     whole = must(length >= _HEADER, "a file is no PNG: it is too short.")
-    with tf.control_dependencies([small, whole]):
+    with tf.control_dependencies([some, small, whole]):
         header = tf.strings.substr(contents, 0, _HEADER)
     start = must(
         (tf.strings.substr(header, 0, 8) == _SIGNATURE)
@@ -76,4 +77,4 @@ def _checks(contents: tf.Tensor, spec: InputSpec) -> list[tf.Operation]:
         tf.reduce_any(fields[:, 9:10] == tf.constant(types, tf.int64), axis=1),
         f"a {named} PNG without alpha channel is needed; a file has other channels.",
     )
-    return [small, whole, start, size, colour]
+    return [some, small, whole, start, size, colour]

@@ -142,8 +142,8 @@ def held_out(
 
 
 def _next_version(base: Path) -> int:
-    found = [int(p.name) for p in base.glob("[0-9]*") if p.name.isdigit()] if base.exists() else []
-    return max(found, default=0) + 1
+    found = [path.name for path in base.glob("[0-9]*")] if base.exists() else []
+    return max((int(name) for name in found if name.isdecimal()), default=0) + 1
 
 
 def _taken(target: Path) -> InputError:

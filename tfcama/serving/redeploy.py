@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -201,7 +202,7 @@ def redeploy(
         return Outcome(comparison, refusal, deployment)
     if not (config_dir / operations.STATE).exists():
         operations.write(deployment, config_dir)  # else the version to come would count as stable
-    version = _published(export_dir, loaded.classifier)
+    version = _published(export_dir, loaded)
     if version is None:
         clean = held_out(loaded, data_dir=data_dir, progress=progress)
         version = int(publish(loaded, export_dir, clean=clean).name)
@@ -246,13 +247,9 @@ def published_classifier(version: Path) -> ClassifierModel:
     Raises:
       InputError: it was not made by `publish`, or is damaged.
     """
-    described = description.read(version)
-    if described is None:
-        raise InputError(
-            f"{version} has no {description.FILE}; export.export_saved_model makes it."
-        )
+    config, published = description.require(version, "config", "fingerprint")
     description.check(version)
-    classifier = run.build(RunConfig.from_json(described["config"]), precision="float32")
+    classifier = run.build(RunConfig.from_json(config), precision="float32")
     variables = [getattr(v, "value", v) for v in classifier.variables]
     try:
         reader = tf.train.load_checkpoint(str(version / "variables" / "variables"))
@@ -261,17 +258,17 @@ def published_classifier(version: Path) -> ClassifierModel:
             variable.assign(reader.get_tensor(name))
     except (tf.errors.OpError, ValueError) as error:
         raise InputError(f"{version} holds other variables than its model has ({error}).") from None
-    if fingerprint(variables) != described["fingerprint"]:
+    if fingerprint(variables) != published:
         raise InputError(f"{version} holds other variables than its {description.FILE} says.")
     return classifier
 
 
 def _deployment(export_dir: Path, config_dir: Path) -> Deployment:
     if not (config_dir / operations.STATE).exists():
-        models = str(export_dir.resolve().parent)
+        models = str(operations.absolute(export_dir).parent)
         return operations.deployment(export_dir, stable=None, canary=None, models=models)
     found = operations.read(config_dir)
-    name = export_dir.resolve().name
+    name = operations.absolute(export_dir).name
     if found.name != name:
         raise InputError(f"{config_dir} deploys '{found.name}', not '{name}'.")
     if found.stable not in operations.versions(export_dir):
@@ -299,11 +296,12 @@ def _measured(
     return measured, of_served
 
 
-def _published(export_dir: Path, classifier: ClassifierModel) -> int | None:
-    """The version that holds these very variables, if there is one."""
-    wanted = fingerprint([getattr(v, "value", v) for v in classifier.variables])
+def _published(export_dir: Path, loaded: run.LoadedRun) -> int | None:
+    """The version that is this run: its variables, and all that decides how it predicts."""
+    variables = [getattr(v, "value", v) for v in loaded.classifier.variables]
+    wanted = (fingerprint(variables), json.loads(json.dumps(loaded.config.to_json())))
     for version in operations.versions(export_dir):
-        described = description.read(export_dir / str(version))
-        if described is not None and described["fingerprint"] == wanted:
+        described = description.read(export_dir / str(version)) or {}
+        if (described.get("fingerprint"), described.get("config")) == wanted:
             return version
     return None

@@ -76,11 +76,11 @@ def _described(manager: ModelManager, name: str, number: int) -> dict[str, Any] 
             found = description.read(version.path)
     except (ServingError, InputError):  # it cannot be asked, or not read
         return None
-    if found is None:
+    if found is None or not {"input", "class_names"} <= found.keys():
         return None
-    adapted = found["config"]["finetuned"]
+    adapted = (found.get("config") or {}).get("finetuned")
     return {
-        **{key: found[key] for key in _TOLD},
-        "signatures": sorted(found["signatures"]),
+        **{key: found.get(key) for key in _TOLD},
+        "signatures": sorted(found.get("signatures") or ()),
         "adapted": adapted and {key: adapted[key] for key in ("subject", "mechanism")},
     }
