@@ -131,7 +131,8 @@ class FinetuneConfig:
         model's.
       dreams: weight of -log q(m|T_m x) beside Eq. 8, for clean x and dreamt m, see DreamTrainer:
         the sleep phase of wake-sleep, which teaches q(m|x) what the mechanism can do, whatever it
-        did do. 0 for none; only mechanisms with parameters dream.
+        did do. Beside Eq. 8 it moves T_m's scales, too, where "p_m" is among the groups: towards
+        manipulations that are easier to read. 0 for none; only mechanisms with parameters dream.
       warm_up: steps in which q(m|x) learns from dreams alone, at a twentieth of the time of one
         of Eq. 8, before anything unlabelled is seen.
       sleep: after it a learned p(m) is fitted to the unlabelled inputs, see
