@@ -13,6 +13,7 @@ from tfcama.errors import InputError
 from tfcama.evaluation import results, robustness
 from tfcama.evaluation.subject import load_subject
 from tfcama.models.registry import MODELS
+from tfcama.report import build as build_lib
 from tfcama.report import figures, labels, pictures, provenance
 from tfcama.report.build import _summary, build
 from tfcama.report.schema import Report
@@ -153,6 +154,12 @@ def studied(tmp_path_factory, bars):
     )
     yield root, workdirs, lines
     patch.undo()
+
+
+def test_runs_are_named_by_what_tells_them_apart(tmp_path):
+    one, other = Workdir(tmp_path / "x" / "a"), Workdir(tmp_path / "x" / "b" / "c")
+    assert [build_lib._name(workdir, [one, other]) for workdir in (one, other)] == ["a", "b/c"]
+    assert build_lib._name(other, [other]) == "c"
 
 
 def test_every_curve_has_a_colour_of_its_own():

@@ -135,12 +135,12 @@ def check_target(target: Path) -> None:
 
 
 def _name(workdir: Workdir, workdirs: Sequence[Workdir]) -> str:
-    """The workdir's path, as far as it differs from the others'."""
+    """The workdir's path, as far as it differs from the others'; of one alone its last part."""
+    if len(workdirs) == 1:
+        return workdir.root.resolve().name
     parts = [w.root.resolve().parts for w in workdirs]
     shared = 0
-    while (
-        len(parts) > 1 and len({p[shared : shared + 1] for p in parts}) == 1 and parts[0][shared:]
-    ):
+    while len({p[shared : shared + 1] for p in parts}) == 1 and parts[0][shared:]:
         shared += 1
     return "/".join(workdir.root.resolve().parts[shared:]) or workdir.root.name
 
