@@ -115,7 +115,7 @@ def test_a_transfer_attack_is_named_after_its_source(halves):
         assert source.named_to(subject) == name
     adapted = dataclasses.replace(subject, workdir=Workdir("b/dnn/finetuned/one"))
     assert source.named_to(adapted) == "dnn"  # its own base
-    tuned = FinetuneConfig(subject="shift:0.5")
+    tuned = FinetuneConfig(subject="shift:0.5", seed=3)
     source = subject_of(half_classifier(), halves, seed=3, finetuned=tuned)
     rows, _ = robustness.attack_curve(subject, "fgsm", [0.1], source=source)
     assert rows[0].attack == "fgsm from dnn (shift:0.5; unused; seed 3)"

@@ -80,8 +80,9 @@ class Proposer:
 
     def __init__(self, model: CamaBase):
         y = tf.eye(model.num_classes)[None]
+        rows = tf.TensorSpec([None, *model.spec.shape], tf.float32)
 
-        @tf.function(reduce_retracing=True, autograph=False)
+        @tf.function(input_signature=[rows, tf.TensorSpec([2], tf.int32)], autograph=False)
         def weigh(x: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, ...]:
             propose, number = _proposing(model, seed=seed)
             m, parts = model.scores_by_m(
