@@ -92,7 +92,7 @@ class Workdir:
             self._wait_for_config()
         self.check_free(config, read=read, instead=instead)
         if not self.config_file.exists():
-            write_json(self.config_file, _plain(config))
+            write_json(self.config_file, plain(config))
 
     def check_free(
         self,
@@ -106,7 +106,7 @@ class Workdir:
             if path.exists() and not path.is_dir():
                 raise InputError(f"{path} is no directory; delete it, or {instead}.")
         if self.config_file.exists():
-            changed = differences(_plain(read(self.read_config())), _plain(config))
+            changed = differences(plain(read(self.read_config())), plain(config))
             if changed:
                 raise InputError(
                     f"{self.root} belongs to a run of another configuration "
@@ -173,8 +173,8 @@ class Workdir:
         return found
 
 
-def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    """As in the file: tuples become lists."""
+def plain(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration as config.json holds it: tuples become lists."""
     return json.loads(json.dumps(config))
 
 

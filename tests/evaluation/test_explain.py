@@ -247,7 +247,8 @@ def test_the_coupling_of_categories_has_both_marginals():
 
 def counterfactual(x, before, after):
     before, after = (np.asarray(mean, float) for mean in (before, after))
-    residual = x[[0, 8]] - before[[0, 4]]
+    residual = np.zeros(5)
+    residual[[0, 4]] = x[[0, 8]] - before[[0, 4]]
     found = explain_lib._Abducted(before, after, after, np.ones(2), residual)
     (row,) = explain_lib._counterfactual(SPEC, x[None], found, after)
     return row

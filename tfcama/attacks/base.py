@@ -27,6 +27,17 @@ class Attacked(NamedTuple):
     linf: np.ndarray
 
 
+def into_ball(
+    x: tf.Tensor, origin: tf.Tensor, eps: float | tf.Tensor, classifier: Classifier
+) -> tf.Tensor:
+    """Inputs [B, *shape] as near to their origin as an attack may go: ball, bounds and mask."""
+    x = tf.clip_by_value(x, origin - eps, origin + eps)
+    if classifier.bounds is not None:
+        x = tf.clip_by_value(x, classifier.bounds.low, classifier.bounds.high)
+    mask = classifier.attack_mask
+    return x if mask is None else tf.where(mask > 0, x, origin)
+
+
 @dataclasses.dataclass(frozen=True)
 class Attack(abc.ABC):
     """An untargeted attack in the max norm.

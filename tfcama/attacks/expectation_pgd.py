@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcama import random
-from tfcama.attacks.base import Attack
+from tfcama.attacks.base import Attack, into_ball
 from tfcama.attacks.losses import LOSSES
 from tfcama.errors import InputError
 from tfcama.types import Classifier
@@ -64,7 +64,6 @@ def _compiled(attack: ExpectationPgd, classifier: Classifier) -> Callable[..., t
     draws = attack.draws if classifier.stochastic else 1
     per_check = -(-attack.steps // attack.checks)
     loss = LOSSES[attack.loss]
-    mask = classifier.attack_mask
 
     def over_draws(value, seed: tf.Tensor) -> tf.Tensor:
         # One draw at a time, so that a tape never holds more than one. map_fn and not `total +=`
@@ -88,13 +87,6 @@ def _compiled(attack: ExpectationPgd, classifier: Classifier) -> Callable[..., t
 
         return over_draws(one_draw, seed)
 
-    def into_ball(x: tf.Tensor, origin: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
-        x = tf.clip_by_value(x, origin - eps, origin + eps)
-        if classifier.bounds is not None:
-            x = tf.clip_by_value(x, classifier.bounds.low, classifier.bounds.high)
-        # Starts, too: iterates are compared as they will be scored.
-        return x if mask is None else tf.where(mask > 0, x, origin)
-
     @tf.function(reduce_retracing=True)
     def perturb(origin: tf.Tensor, y: tf.Tensor, seed: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
         held_out = random.fold_in(seed, 1)
@@ -104,12 +96,13 @@ def _compiled(attack: ExpectationPgd, classifier: Classifier) -> Callable[..., t
         lead = tf.concat([shape[:1], tf.ones([tf.rank(origin) - 1], tf.int32)], axis=0)
         for restart in tf.range(attack.restarts):
             start = random.uniform(shape, random.fold_in(seed, 2 + restart), -1.0, 1.0) * eps
-            x = into_ball(origin + tf.where(restart == 0, tf.zeros_like(start), start), origin, eps)
+            start = tf.where(restart == 0, tf.zeros_like(start), start)
+            x = into_ball(origin + start, origin, eps, classifier)
             for step in tf.range(attack.steps):
                 number = tf.cast(step, tf.float32) / attack.steps
                 size = step_size * (0.1 + 0.45 * (1.0 + tf.cos(np.pi * number)))
                 draw = random.fold_in(random.fold_in(seed, 0), restart * attack.steps + step)
-                x = into_ball(x + size * tf.sign(gradient(x, y, draw)), origin, eps)
+                x = into_ball(x + size * tf.sign(gradient(x, y, draw)), origin, eps, classifier)
                 if (step + 1) % per_check == 0 or step + 1 == attack.steps:
                     reached = expected_loss(x, y, held_out)
                     better = reached > best_loss

@@ -391,7 +391,7 @@ class _Abducted(NamedTuple):
       mean_do_m0: mean(y, z, 0, c).
       mean_other: mean(y', z, 0, c).
       sd_do_m0: sd(0) of the numeric ones, [numeric children].
-      residual: sd(0) e of them, NaN where they are missing.
+      residual: sd(0) e, [children] features: NaN where one is missing, 0 of categories.
     """
 
     mean: np.ndarray
@@ -446,7 +446,8 @@ def _abducted(
         for p in (factual, untouched_p)
     )
     observed = classifier.effects(rows[:1]).numpy()[0, numeric].astype(np.float64)
-    residual = (observed - mean[:, numeric]) * sd_do_m0 / sd
+    residual = np.zeros_like(mean)
+    residual[:, numeric] = (observed - mean[:, numeric]) * sd_do_m0 / sd
     return _Abducted(
         *(each.mean(axis=0) for each in (mean, mean_do_m0, mean_other, sd_do_m0, residual))
     )
@@ -510,10 +511,8 @@ def _counterfactual(
 ) -> np.ndarray:
     """The row [1, D] float64 after an action that took the children's means to `mean_after`."""
     changed = x.astype(np.float64)
-    residuals = iter(abducted.residual)
     for column, places, part in _places(spec):
         before, after = abducted.mean[part], mean_after[part]
-        residual = next(residuals) if column.numeric else 0.0
         missing = bool(np.isnan(x[0, places]).any())
         if not column.numeric:
             # The one-hot of the most probable category given the observed one.
@@ -522,7 +521,7 @@ def _counterfactual(
         elif missing:
             changed[0, places] = after
         else:
-            changed[0, places] = after + residual
+            changed[0, places] = after + abducted.residual[part]
     return changed
 
 

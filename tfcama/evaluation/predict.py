@@ -53,13 +53,15 @@ class Predictor:
         """[N] predicted classes."""
         return self.log_scores(x, draw=draw).argmax(axis=1)
 
-    def hits(self, x: np.ndarray, y: np.ndarray, *, draws: int = 1) -> np.ndarray:
+    def hits(self, x: np.ndarray, y: np.ndarray, *, draws: int = 1, first: int = 0) -> np.ndarray:
         """[draws, N] bool, whether each input was classified right; one draw if deterministic.
+
+        They are draws number `first` and on.
 
         Scores of which none is the largest, for NaN or infinity, are of no class and no hit.
         """
         draws = draws if self.classifier.stochastic else 1
-        scores = np.stack([self.log_scores(x, draw=draw) for draw in range(draws)])
+        scores = np.stack([self.log_scores(x, draw=first + draw) for draw in range(draws)])
         return (scores.argmax(axis=-1) == y) & np.isfinite(scores.max(axis=-1))
 
 
@@ -75,6 +77,11 @@ def scores_by_group(predictor: Predictor, x: np.ndarray) -> list[np.ndarray]:
     """
     groups = np.array_split(x, min(_GROUPS, len(x)))
     return [predictor.log_scores(group, draw=draw) for draw, group in enumerate(groups)]
+
+
+def mean_log_px(scores: Sequence[np.ndarray]) -> float:
+    """Mean log p(x) of inputs, nats, of their scores [n, C], in one or several groups."""
+    return float(special.logsumexp(np.concatenate(scores), axis=1).mean())
 
 
 def gain(scores: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> tuple[float, float]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ import tensorflow as tf
 from tfcama import random
 from tfcama.data.base import Split
 from tfcama.errors import InputError
-from tfcama.evaluation.predict import Predictor, gain, scores_by_group
+from tfcama.evaluation.predict import Predictor, gain, mean_log_px, scores_by_group
 from tfcama.models.base import ClassifierModel
 from tfcama.serving import description, operations
 from tfcama.serving.operations import Deployment
@@ -30,7 +29,7 @@ from tfcama.training import run
 from tfcama.training.config import FinetuneConfig, RunConfig
 from tfcama.training.finetune import finetune, is_finished
 from tfcama.types import Generative
-from tfcama.workdir import Workdir
+from tfcama.workdir import Workdir, plain
 
 MIN_HELD_OUT = 20  # rows; with fewer the standard error is a guess
 _SURE = 2.0  # standard errors that log p(x) must have gained
@@ -250,7 +249,7 @@ def published_classifier(version: Path) -> ClassifierModel:
     config, published = description.require(version, "config", "fingerprint")
     description.check(version)
     classifier = run.build(RunConfig.from_json(config), precision="float32")
-    variables = [getattr(v, "value", v) for v in classifier.variables]
+    variables = _variables(classifier)
     try:
         reader = tf.train.load_checkpoint(str(version / "variables" / "variables"))
         for place, variable in enumerate(variables):
@@ -261,6 +260,11 @@ def published_classifier(version: Path) -> ClassifierModel:
     if fingerprint(variables) != published:
         raise InputError(f"{version} holds other variables than its {description.FILE} says.")
     return classifier
+
+
+def _variables(classifier: ClassifierModel) -> list[tf.Variable]:
+    """TensorFlow's, of Keras' own."""
+    return [getattr(v, "value", v) for v in classifier.variables]
 
 
 def _deployment(export_dir: Path, config_dir: Path) -> Deployment:
@@ -290,16 +294,15 @@ def _measured(
     of_served = scores_by_group(predictor, served)
     measured = Measured(
         float((scores.argmax(axis=1) == clean.y).mean()),
-        float(np.logaddexp.reduce(scores, axis=1).mean()),
-        float(np.logaddexp.reduce(np.concatenate(of_served), axis=1).mean()),
+        mean_log_px([scores]),
+        mean_log_px(of_served),
     )
     return measured, of_served
 
 
 def _published(export_dir: Path, loaded: run.LoadedRun) -> int | None:
     """The version that is this run: its variables, and all that decides how it predicts."""
-    variables = [getattr(v, "value", v) for v in loaded.classifier.variables]
-    wanted = (fingerprint(variables), json.loads(json.dumps(loaded.config.to_json())))
+    wanted = (fingerprint(_variables(loaded.classifier)), plain(loaded.config.to_json()))
     for version in operations.versions(export_dir):
         described = description.read(export_dir / str(version)) or {}
         if (described.get("fingerprint"), described.get("config")) == wanted:

@@ -216,8 +216,10 @@ class AttackedAdaptation:
 
     def _judged(self, subject: Subject, x: np.ndarray) -> float:
         """The accuracy that an attacker sees, by draws that do not score; if there are any."""
-        hits = robustness.attacked_hits(subject, x, draws=self._draws + robustness.SCORING_DRAWS)
-        return float(hits[-robustness.SCORING_DRAWS :].mean())
+        hits = subject.predictor.hits(
+            x, subject.test.y, draws=robustness.SCORING_DRAWS, first=self._draws
+        )
+        return float(hits.mean())
 
     def _row(self, adapted: Subject, x: np.ndarray, experiment: str, attack: str) -> Row:
         identity = adapted.identity(experiment, attack=attack, eps=self.eps)

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
 
 from tfcama.data import manipulations, streams
 from tfcama.errors import InputError
-from tfcama.evaluation.predict import gain, scores_by_group
+from tfcama.evaluation.predict import gain, mean_log_px, scores_by_group
 from tfcama.evaluation.results import Row, scored
 from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject, load_subject
@@ -141,10 +140,10 @@ def rank_mechanisms(
         scores[mechanism] = _scores(subject, manipulation, rows)
         by_group, row = scores[mechanism]
         progress(
-            f"{mechanism}: log p(x) {_mean_log_px(by_group):.2f} nats on {row.n} held-out inputs "
+            f"{mechanism}: log p(x) {mean_log_px(by_group):.2f} nats on {row.n} held-out inputs "
             f"(accuracy {row.accuracy:.4f})"
         )
-    log_px = {name: _mean_log_px(by_group) for name, (by_group, _) in scores.items()}
+    log_px = {name: mean_log_px(by_group) for name, (by_group, _) in scores.items()}
     order = sorted(scores, key=lambda name: -log_px[name])
     best, _ = scores[order[0]]
     return [
@@ -234,8 +233,3 @@ def _scores(subject: Subject, manipulation: str, rows: np.ndarray) -> tuple[list
     identity = subject.identity("mechanism_choice", manipulation=name, level=level)
     hits = np.concatenate(by_group).argmax(axis=1) == split.y
     return by_group, scored(hits, **identity)
-
-
-def _mean_log_px(by_group: Sequence[np.ndarray]) -> float:
-    """Of inputs, nats."""
-    return float(special.logsumexp(np.concatenate(by_group), axis=1).mean())

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tfcama import random
+from tfcama.attacks.base import into_ball
 from tfcama.config import check_at_least, check_positive
 from tfcama.registry import Registry
 from tfcama.types import Classifier
@@ -53,23 +54,17 @@ class Adversary:
         """
         eps, step_size = share * self.eps, share * self.step_size
 
-        def into_ball(moved: tf.Tensor) -> tf.Tensor:
-            moved = tf.clip_by_value(moved, x - eps, x + eps)
-            if classifier.bounds is not None:
-                moved = tf.clip_by_value(moved, classifier.bounds.low, classifier.bounds.high)
-            mask = classifier.attack_mask
-            return moved if mask is None else tf.where(mask > 0, moved, x)
-
         def ascend(step: tf.Tensor, moved: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(moved)
                 value = loss(moved)
             direction = tf.sign(tape.gradient(value, moved))
-            return step + 1, into_ball(moved + step_size * direction)
+            return step + 1, into_ball(moved + step_size * direction, x, eps, classifier)
 
         start = x
         if self.random_start and draws is not None:
-            start = into_ball(x + eps * (2.0 * draws.uniform(*x.shape[1:]) - 1.0))
+            start = x + eps * (2.0 * draws.uniform(*x.shape[1:]) - 1.0)
+            start = into_ball(start, x, eps, classifier)
         _, found = tf.while_loop(
             lambda step, moved: step < self.steps,
             ascend,

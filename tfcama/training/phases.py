@@ -133,16 +133,6 @@ def last_epoch(config: RunConfig) -> int:
     return sum(epochs_by_phase(config.finetuned)) if config.finetuned.method == EQ8 else 1
 
 
-def check_finished(config: RunConfig, workdir: Workdir, *, before: str) -> None:
-    """Raises InputError where a run has not ended that is to be `before`."""
-    done, epochs = checkpoints.epochs_done(workdir.checkpoints), last_epoch(config)
-    if done < epochs:
-        raise InputError(
-            f"{workdir.root} has finished {done} of {epochs} epochs; give its command again before "
-            f"it is {before}."
-        )
-
-
 def load_finished(workdir: Workdir, *, before: str, at_test: Sequence[str] = ()) -> run.LoadedRun:
     """A run as run.load gives it, whose training or adaptation has ended.
 
@@ -152,10 +142,15 @@ def load_finished(workdir: Workdir, *, before: str, at_test: Sequence[str] = ())
       at_test: see run.load.
 
     Raises:
-      InputError: as run.load and check_finished.
+      InputError: as run.load, or where the run has not ended.
     """
     loaded = run.load(workdir, at_test=at_test)
-    check_finished(loaded.config, workdir, before=before)
+    done, epochs = checkpoints.epochs_done(workdir.checkpoints), last_epoch(loaded.config)
+    if done < epochs:
+        raise InputError(
+            f"{workdir.root} has finished {done} of {epochs} epochs; give its command again before "
+            f"it is {before}."
+        )
     return loaded
 
 
