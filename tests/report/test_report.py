@@ -61,8 +61,15 @@ def row(**changes):
             "CAMA, fine-tuned on rotation 30, 1 % of inputs (unseen inputs)",
         ),
         (
-            {"experiment": "attack_adaptive", "finetuned_on": "fgsm eps 0.1 round 1"},
-            "CAMA, fine-tuned on fgsm eps 0.1 round 1, what it adapted to",
+            {"experiment": "attack_adaptive", "finetuned_on": "pgd:steps=9 eps 0.1 round 1"},
+            "CAMA, fine-tuned on PGD (steps=9) eps 0.1 round 1, what it adapted to",
+        ),
+        (
+            {
+                "experiment": "attack_malicious",
+                "finetuned_on": "0.05 of fgsm from cnn eps 0.1 on 40 inputs",
+            },
+            "CAMA, fine-tuned on 0.05 of FGSM from CNN eps 0.1 on 40 inputs",
         ),
         ({"experiment": "stream_as_it_came"}, "CAMA, as it came"),
         ({"model": "measurement_dnn", "variant": "hidden=16"}, "DNN (hidden=16)"),
@@ -82,6 +89,10 @@ def row(**changes):
         (
             {"finetuned_on": "children_shift:3:column=x1"},
             "CAMA, fine-tuned on children shift 3 of x1",
+        ),
+        (
+            {"finetuned_on": "children_shift:3:column=an eps b"},
+            "CAMA, fine-tuned on children shift 3 of an eps b",
         ),
     ],
 )

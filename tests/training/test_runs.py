@@ -433,7 +433,7 @@ def test_all_that_a_run_was_adapted_to_names_it():
     assert named(DREAMS, "rotation:30") == named("rotation:30", DREAMS) == "rotation:30"
     found = named(DREAMS, "rotation:30", "fgsm eps 0.1")
     assert found == "rotation:30, then fgsm eps 0.1"
-    assert labels.adaptation_name(found) == "fine-tuned on rotation 30, then fgsm eps 0.1"
+    assert labels.adaptation_name(found) == "fine-tuned on rotation 30, then FGSM eps 0.1"
 
 
 def test_a_model_without_m_networks_is_not_fine_tuned(tmp_path, bars):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
 from typing import NamedTuple
 
 from tfcama import specs
@@ -44,6 +44,11 @@ _MATCHED = {
     "attack_static": "eps",
     STATIC_CLEAN: "eps",
 }
+_EPS = " eps "
+# What an attack made, in the words of studies/attacked_adaptation.py.
+_ATTACKED = re.compile(
+    rf"(?P<share>[\d.]+ of )?(?P<attack>({'|'.join(_ATTACKS)})\b.*?){_EPS}(?P<rest>.*)"
+)
 _HELD_OUT = "_held_out"
 _FRACTION = "fraction_"
 _HOW = {"attack_adaptive": "what it adapted to", "stream_as_it_came": "as it came"}
@@ -79,8 +84,7 @@ class Line(NamedTuple):
         if self.trained_on != "clean":
             text += f" trained on {manipulation_name(self.trained_on.removeprefix('clean+'))}"
         if self.finetuned_on:
-            name = attack_name if self.matched == "eps" else manipulation_name
-            text += f", {adaptation_name(self.finetuned_on, name=name)}"
+            text += f", {adaptation_name(self.finetuned_on)}"
         if self.matched:
             text += f" of each {self.matched}"
         if self.how:
@@ -97,7 +101,7 @@ def line_of(row: Row) -> Line:
     if matched == "range":
         finetuned_on = specs.without_number(finetuned_on)
     elif matched == "eps":
-        finetuned_on = finetuned_on.split(" eps ")[0]
+        finetuned_on = finetuned_on.split(_EPS)[0] + _EPS  # every point has its own
     return Line(
         model=row.model,
         trained_on=row.trained_on,
@@ -153,15 +157,25 @@ def manipulation_name(text: str) -> str:
     return specs.unescaped(shown)
 
 
-def adaptation_name(finetuned_on: str, *, name: Callable[[str], str] = manipulation_name) -> str:
-    """For example "fine-tuned on rotation 60", of what `name` says of "rotation:60".
+def adaptation_name(finetuned_on: str) -> str:
+    """For example "fine-tuned on rotation 60", of "rotation:60".
 
-    Of several, one after the other, `name` says the last.
+    Of several one after the other. What an attack made keeps the attack's name: "fine-tuned on
+    FGSM eps 0.1", of "fgsm eps 0.1".
     """
     if finetuned_on == DREAMS:
         return "dreams alone"
-    *before, last = finetuned_on.split(THEN)
-    return f"fine-tuned on {THEN.join([*map(manipulation_name, before), name(last)])}"
+    return f"fine-tuned on {THEN.join(map(_subject_name, finetuned_on.split(THEN)))}"
+
+
+def _subject_name(text: str) -> str:
+    """Of a manipulation, or of what an attack made, with its radius or without."""
+    attacked = _ATTACKED.fullmatch(text)
+    if attacked is None:
+        return manipulation_name(text)
+    rest = attacked["rest"]
+    radius = f"{_EPS}{rest}" if rest else ""
+    return f"{attacked['share'] or ''}{attack_name(attacked['attack'])}{radius}"
 
 
 def variant_name(text: str) -> str:
