@@ -138,18 +138,7 @@ def main() -> None:
     asked: list[int] = []  # signals; an Event's lock could be held when its own thread gets one
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: asked.append(number))
-    if not _ENABLE_BATCHING.value and _BATCHING_PARAMETERS_FILE.value:
-        raise InputError("--batching_parameters_file was given without --enable_batching.")
-    if _CONFIG_POLL.value and not _MODEL_CONFIG_FILE.value:
-        raise InputError(
-            "--model_config_file_poll_wait_seconds was given without --model_config_file."
-        )
-    for name, needed in (
-        ("model_name", "model_base_path"),
-        ("request_log_sampling_rate", "request_log"),
-    ):
-        if flags.FLAGS[name].present and not flags.FLAGS[needed].value:
-            raise InputError(f"--{name} was given without --{needed}.")
+    _check_flags()
     models, batching = _models(), _batching()
     kept = _request_log()
     print(_NOTICE, file=sys.stderr, flush=True)
@@ -176,6 +165,18 @@ def main() -> None:
             looked = time.monotonic()
     print("stopping; running requests end.", file=sys.stderr, flush=True)
     server.stop(_GRACE.value)
+
+
+def _check_flags() -> None:
+    """Refuses flags that nothing would come of."""
+    for name, needed in (
+        ("batching_parameters_file", "enable_batching"),
+        ("model_config_file_poll_wait_seconds", "model_config_file"),
+        ("model_name", "model_base_path"),
+        ("request_log_sampling_rate", "request_log"),
+    ):
+        if flags.FLAGS[name].present and not flags.FLAGS[needed].value:
+            raise InputError(f"--{name} was given without --{needed}.")
 
 
 def _log(line: str) -> None:

@@ -16,6 +16,8 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags
+from absl.testing import flagsaver
 from google.protobuf import text_format
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -900,6 +902,27 @@ def test_what_failed_to_be_taken_can_be_taken_back(monkeypatch, capsys):
     watched.look()
     assert reloaded == [wrong, wrong, before]
     assert len(capsys.readouterr().err.splitlines()) == 2  # each is told once
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "needed"),
+    [
+        ("batching_parameters_file", "a.txt", "enable_batching"),
+        ("model_config_file_poll_wait_seconds", "5", "model_config_file"),
+        ("model_name", "a", "model_base_path"),
+        ("request_log_sampling_rate", "0.5", "request_log"),
+    ],
+)
+def test_a_flag_that_needs_another_is_refused_without_it(name, value, needed):
+    known = {"enable_batching": "true"}.get(needed, "a")
+    serve_flags = flags.FLAGS
+    if not serve_flags.is_parsed():
+        serve_flags(["serve"])
+    with flagsaver.as_parsed(**{name: value}):
+        with pytest.raises(InputError, match=f"--{name} was given without --{needed}."):
+            serve_binary._check_flags()
+        with flagsaver.as_parsed(**{needed: known}):
+            serve_binary._check_flags()
 
 
 def test_a_server_killed_in_mid_request_is_an_error_then_a_retry_finds_the_next_one(base, tmp_path):
