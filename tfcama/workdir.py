@@ -132,17 +132,20 @@ class Workdir:
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Keeps other processes from writing to the claimed directory while the block runs.
+        """Keeps other processes from writing to the directory while the block runs.
 
-        By a lock on config.json, which ends with the process. Where the file system has none,
+        By a lock on the directory, which ends with the process. Where the file system has none,
         nobody is kept.
 
         Raises:
-          InputError: another process is writing.
+          InputError: another process is writing, or the directory cannot be made.
         """
-        with self.config_file.open() as file:
+        with _writing(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            directory = os.open(self.root, os.O_RDONLY)
+        try:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(
                     f"another process is writing to {self.root}; wait for it, or stop it."
@@ -150,6 +153,8 @@ class Workdir:
             except OSError:
                 pass
             yield
+        finally:
+            os.close(directory)
 
     def read_config(self) -> dict[str, Any]:
         """config.json.

@@ -14,13 +14,14 @@ from tests.training.test_table_runs import configuration
 from tfcama.data import manipulations, tables
 from tfcama.data.measurement import MeasurementConfig
 from tfcama.errors import InputError
+from tfcama.evaluation.predict import Predictor, mean_log_px, scores_by_group
 from tfcama.serving import description, operations, redeploy, served
 from tfcama.serving import publish as publishing
 from tfcama.serving.publish import fingerprint, publish
 from tfcama.serving.redeploy import Comparison, Conditions, Measured
 from tfcama.studies import steps
 from tfcama.training import run
-from tfcama.training.config import default_finetuning
+from tfcama.training.config import default_finetuning, set_at_test
 from tfcama.types import CHILD
 from tfcama.workdir import Workdir
 
@@ -136,7 +137,7 @@ def test_a_better_model_is_published_as_canary_and_the_stable_one_stays(
     assert outcome.deployment.labels == {"stable": 1, "canary": 2}
     assert outcome.deployment.models == str(stable.parent)
     adapted = run.load(target).classifier
-    again = redeploy.published_classifier(stable / "2")
+    again = redeploy.published_model(stable / "2").classifier
     assert fingerprint(again.variables) == fingerprint(adapted.variables)
     assert description.read(stable / "2")["config"]["finetuned"]["subject"].startswith("rows.csv ")
     # Of the same variables, what predicts in another way is another version.
@@ -231,6 +232,26 @@ def test_inputs_are_held_out_by_the_seed_and_too_few_are_refused():
             Conditions(**options)
 
 
+def test_who_looks_longer_is_no_better_model(base, dataset, shifted):
+    """Eq. 6 rises with its samples: the same variables gain nothing by more of them."""
+    loaded = run.load(base)
+    before = redeploy.Model(loaded.config, loaded.classifier)
+    at_test = ["m_samples=8", "num_samples=40", "z_steps=2", "m_starts=2"]
+    after = redeploy.Model(
+        set_at_test(loaded.config, at_test),
+        run.answering_by(at_test, loaded.config, loaded.classifier),
+    )
+    asked = {"clean": dataset.validation, "seed": 0}
+    raw = [
+        mean_log_px(scores_by_group(Predictor(m.classifier, seed=0), shifted))
+        for m in (before, after)
+    ]
+    assert raw[1] > raw[0] + 0.1
+    found = redeploy.compare(before, after, served=shifted, **asked)
+    assert found.gain == 0.0
+    assert "no sure gain" in found.refusal(Conditions(max_clean_drop=1.0))
+
+
 def test_what_cannot_be_adapted_is_refused_before_anything_is_trained(
     base, stable, shifted, spec, bars, tmp_path
 ):
@@ -248,9 +269,8 @@ def test_what_cannot_be_adapted_is_refused_before_anything_is_trained(
     with pytest.raises(InputError, match="takes other inputs than"):
         adapt(base, shifted, tmp_path / "cama", tmp_path / "config")
     with pytest.raises(InputError, match="a model without log p"):
-        redeploy.compare(
-            other.classifier, other.classifier, clean=bars.test, served=bars.test.x, seed=0
-        )
+        model = redeploy.Model(other.config, other.classifier)
+        redeploy.compare(model, model, clean=bars.test, served=bars.test.x, seed=0)
     (tmp_path / "cama" / "1" / "tfcama.json").unlink()
     with pytest.raises(InputError, match=r"has no tfcama\.json"):
-        redeploy.published_classifier(tmp_path / "cama" / "1")
+        redeploy.published_model(tmp_path / "cama" / "1")

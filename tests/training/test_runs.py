@@ -16,7 +16,7 @@ from tfcama.evaluation.subject import Subject, load_subject
 from tfcama.models.registry import MODELS
 from tfcama.report import labels
 from tfcama.training import callbacks, checkpoints, run
-from tfcama.training.config import DREAMS, FinetuneConfig, RunConfig, TrainingConfig
+from tfcama.training.config import DREAMS, FinetuneConfig, RunConfig, TrainingConfig, claimed
 from tfcama.training.finetune import (
     adapted_config,
     adapted_rows,
@@ -434,6 +434,22 @@ def test_all_that_a_run_was_adapted_to_names_it():
     found = named(DREAMS, "rotation:30", "fgsm eps 0.1")
     assert found == "rotation:30, then fgsm eps 0.1"
     assert labels.adaptation_name(found) == "fine-tuned on rotation 30, then FGSM eps 0.1"
+
+
+def test_who_comes_while_a_run_is_claimed_does_not_claim_it_too(tmp_path, monkeypatch):
+    config = configuration("dnn")
+    workdir, check_free, refused = Workdir(tmp_path / "run"), Workdir.check_free, []
+
+    def meanwhile(self, *arguments, **options):
+        check_free(self, *arguments, **options)  # nobody has it
+        with pytest.raises(InputError, match="another process is writing to"):
+            claimed(Workdir(workdir.root), config).__enter__()
+        refused.append(True)
+
+    monkeypatch.setattr(Workdir, "check_free", meanwhile)
+    with claimed(workdir, config):
+        pass
+    assert refused == [True]
 
 
 def test_a_model_without_m_networks_is_not_fine_tuned(tmp_path, bars):

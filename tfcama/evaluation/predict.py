@@ -56,13 +56,19 @@ class Predictor:
     def hits(self, x: np.ndarray, y: np.ndarray, *, draws: int = 1, first: int = 0) -> np.ndarray:
         """[draws, N] bool, whether each input was classified right; one draw if deterministic.
 
-        They are draws number `first` and on.
-
-        Scores of which none is the largest, for NaN or infinity, are of no class and no hit.
+        They are draws number `first` and on. See hits_of.
         """
         draws = draws if self.classifier.stochastic else 1
         scores = np.stack([self.log_scores(x, draw=first + draw) for draw in range(draws)])
-        return (scores.argmax(axis=-1) == y) & np.isfinite(scores.max(axis=-1))
+        return hits_of(scores, y)
+
+
+def hits_of(log_scores: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """[..., N] bool, whether inputs of these scores [..., N, C] were classified right.
+
+    Scores of which none is the largest, for NaN or infinity, are of no class and no hit.
+    """
+    return (log_scores.argmax(axis=-1) == y) & np.isfinite(log_scores.max(axis=-1))
 
 
 def scores_by_group(predictor: Predictor, x: np.ndarray) -> list[np.ndarray]:

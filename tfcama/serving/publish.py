@@ -13,6 +13,7 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from tfcama.data.base import Split
 from tfcama.errors import InputError
+from tfcama.evaluation.predict import hits_of
 from tfcama.evaluation.results import load_rows
 from tfcama.report import provenance
 from tfcama.serving import batching, description, ops, png, warmup
@@ -271,7 +272,7 @@ def _clean(module: ServingModule, clean: Split) -> dict[str, Any]:
     if scores is None:
         raise ValueError("the module was made without clean rows.")
     log_px = None if module.detector is None else float(module.detector.log_px.mean())
-    accuracy = float((scores.argmax(axis=1) == clean.y).mean())
+    accuracy = float(hits_of(scores, clean.y).mean())
     return {"rows": len(clean), "accuracy": accuracy, "log_px": log_px}
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,13 +20,13 @@ import tensorflow as tf
 from tfcama import random
 from tfcama.data.base import Split
 from tfcama.errors import InputError
-from tfcama.evaluation.predict import Predictor, gain, mean_log_px, scores_by_group
+from tfcama.evaluation.predict import Predictor, gain, hits_of, mean_log_px, scores_by_group
 from tfcama.models.base import ClassifierModel
 from tfcama.serving import description, operations
 from tfcama.serving.operations import Deployment
 from tfcama.serving.publish import fingerprint, held_out, publish
 from tfcama.training import run
-from tfcama.training.config import FinetuneConfig, RunConfig
+from tfcama.training.config import FinetuneConfig, RunConfig, comparable
 from tfcama.training.finetune import finetune, is_finished
 from tfcama.types import Generative
 from tfcama.workdir import Workdir, plain
@@ -56,13 +56,26 @@ class Conditions:
             )
 
 
+class Model(NamedTuple):
+    """A trained model.
+
+    Attributes:
+      config: of its run.
+      classifier: with its weights.
+    """
+
+    config: RunConfig
+    classifier: ClassifierModel
+
+
 class Measured(NamedTuple):
     """One model's numbers.
 
     Attributes:
       accuracy: on clean rows.
-      clean_log_px: mean log p(x) of clean rows, nats.
-      served_log_px: the same of the held-out served inputs.
+      clean_log_px: mean log p(x) of clean rows, nats, as the model answers.
+      served_log_px: the same of the held-out served inputs, by as much search as the other model,
+        see training.config.comparable.
     """
 
     accuracy: float
@@ -183,9 +196,9 @@ def redeploy(
     if not is_finished(target, config):  # it becomes the next version
         deployment.with_canary(max(operations.versions(export_dir)) + 1)
     stable = export_dir / str(deployment.stable)
-    before = published_classifier(stable)
+    before = published_model(stable)
     run_config = RunConfig.from_json(base.read_config())
-    if run_config.input_spec != before.spec:
+    if run_config.input_spec != before.classifier.spec:
         raise InputError(f"{stable} takes other inputs than {base.root} was trained on.")
     adapted_on, held = split_served(served, share=conditions.held_out, seed=config.seed)
     dataset = run.load_data(run_config, data_dir=data_dir)
@@ -193,9 +206,8 @@ def redeploy(
         base, target, config, clean=dataset.train, unlabelled=adapted_on, devices=devices
     )
     progress(f"adapted to {len(adapted_on)} inputs: {target.root}")
-    comparison = compare(
-        before, loaded.classifier, clean=dataset.validation, served=held, seed=run_config.seed
-    )
+    after = Model(loaded.config, loaded.classifier)
+    comparison = compare(before, after, clean=dataset.validation, served=held, seed=run_config.seed)
     refusal = comparison.refusal(conditions)
     if refusal is not None:
         return Outcome(comparison, refusal, deployment)
@@ -215,14 +227,18 @@ def redeploy(
 
 
 def compare(
-    before: ClassifierModel,
-    after: ClassifierModel,
+    before: Model,
+    after: Model,
     *,
     clean: Split,
     served: np.ndarray,
     seed: int,
 ) -> Comparison:
     """Both models on the same inputs, under the same noise.
+
+    Clean rows are answered as each model answers. log p(x) of served inputs, which decides, is
+    compared by as many samples and without a search, see training.config.comparable: who looks
+    longer is no better model.
 
     Args:
       before: a generative classifier.
@@ -234,21 +250,29 @@ def compare(
     Raises:
       InputError: a model has no log p(x).
     """
+    for model in (before, after):
+        if not isinstance(model.classifier, Generative):
+            raise InputError(
+                "a model without log p(x) was given, and so nobody can tell whether adapting made "
+                "it better; take a 'cama' or 'measurement_cama'."
+            )
+    at_test = comparable(before.config, after.config)
     (old, old_scores), (new, new_scores) = (
-        _measured(model, clean, served, seed) for model in (before, after)
+        _measured(model, at_test, clean, served, seed) for model in (before, after)
     )
     return Comparison(len(clean), len(served), old, new, *gain(new_scores, old_scores))
 
 
-def published_classifier(version: Path) -> ClassifierModel:
-    """The classifier inside a version directory that `publish` made.
+def published_model(version: Path) -> Model:
+    """The model inside a version directory that `publish` made.
 
     Raises:
       InputError: it was not made by `publish`, or is damaged.
     """
-    config, published = description.require(version, "config", "fingerprint")
+    described, published = description.require(version, "config", "fingerprint")
     description.check(version)
-    classifier = run.build(RunConfig.from_json(config), precision="float32")
+    config = RunConfig.from_json(described)
+    classifier = run.build(config, precision="float32")
     variables = _variables(classifier)
     try:
         reader = tf.train.load_checkpoint(str(version / "variables" / "variables"))
@@ -259,7 +283,7 @@ def published_classifier(version: Path) -> ClassifierModel:
         raise InputError(f"{version} holds other variables than its model has ({error}).") from None
     if fingerprint(variables) != published:
         raise InputError(f"{version} holds other variables than its {description.FILE} says.")
-    return classifier
+    return Model(config, classifier)
 
 
 def _variables(classifier: ClassifierModel) -> list[tf.Variable]:
@@ -281,21 +305,14 @@ def _deployment(export_dir: Path, config_dir: Path) -> Deployment:
 
 
 def _measured(
-    model: ClassifierModel, clean: Split, served: np.ndarray, seed: int
+    model: Model, at_test: Sequence[str], clean: Split, served: np.ndarray, seed: int
 ) -> tuple[Measured, list[np.ndarray]]:
     """A model's numbers, and log p(x, y = c) of the served inputs, see scores_by_group."""
-    if not isinstance(model, Generative):
-        raise InputError(
-            "a model without log p(x) was given, and so nobody can tell whether adapting made it "
-            "better; take a 'cama' or 'measurement_cama'."
-        )
-    predictor = Predictor(model, seed=seed)
-    scores = predictor.log_scores(clean.x)
-    of_served = scores_by_group(predictor, served)
+    scores = Predictor(model.classifier, seed=seed).log_scores(clean.x)
+    other = run.answering_by(at_test, model.config, model.classifier)
+    of_served = scores_by_group(Predictor(other, seed=seed), served)
     measured = Measured(
-        float((scores.argmax(axis=1) == clean.y).mean()),
-        mean_log_px([scores]),
-        mean_log_px(of_served),
+        float(hits_of(scores, clean.y).mean()), mean_log_px([scores]), mean_log_px(of_served)
     )
     return measured, of_served
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfcama.data import manipulations, streams
 from tfcama.errors import InputError
-from tfcama.evaluation.predict import gain, mean_log_px, scores_by_group
+from tfcama.evaluation.predict import gain, hits_of, mean_log_px, scores_by_group
 from tfcama.evaluation.results import Row, scored
 from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject, load_subject
@@ -21,7 +21,7 @@ from tfcama.report.build import write_report
 from tfcama.report.pictures import Picture, to_png
 from tfcama.studies import steps
 from tfcama.training import run
-from tfcama.training.config import FinetuneConfig, default_finetuning
+from tfcama.training.config import FinetuneConfig, comparable, default_finetuning
 from tfcama.training.finetune import adapted_config, check_has_m, seen_rows
 from tfcama.workdir import Workdir
 
@@ -66,9 +66,8 @@ def rank_mechanisms(
     """Fine-tunes a CAMA with every mechanism on the same inputs and compares log p(x) on others.
 
     The labels of manipulated inputs are not used. Candidates are what `trainers.finetune` makes of
-    the same flags, in the same place. Eq. 6 is a lower bound of log p(x) in expectation, closer the
-    more samples it has. So all are compared with as many of z and of m, the most that one of them
-    answers by, and without ascent in z: fair but for how well each q(m|x) was fitted.
+    the same flags, in the same place. All are compared with as many samples of z and of m and
+    without a search, see training.config.comparable: fair but for how well each q(m|x) was fitted.
 
     Args:
       base: a finished run of a CAMA that was trained on clean data.
@@ -131,9 +130,9 @@ def rank_mechanisms(
         mechanism: steps.finetuned(base, own, data_dir=data_dir)
         for mechanism, own in configs.items()
     }
-    samples = [c.m_samples for c in configs.values()]
-    samples.append(trained.loaded.config.architecture.m_samples)
-    at_test = (f"m_samples={max(samples)}", "z_steps=0")
+    at_test = comparable(
+        trained.loaded.config, *(adapted_config(trained.loaded, own) for own in configs.values())
+    )
     scores = {}
     for mechanism, workdir in {**adapted, TRAINED: base}.items():
         subject = load_subject(workdir, data_dir=data_dir, limit=limit, at_test=at_test)
@@ -231,5 +230,4 @@ def _scores(subject: Subject, manipulation: str, rows: np.ndarray) -> tuple[list
     by_group = scores_by_group(subject.predictor, split.x)
     name, level = streams.name_and_level(manipulation)
     identity = subject.identity("mechanism_choice", manipulation=name, level=level)
-    hits = np.concatenate(by_group).argmax(axis=1) == split.y
-    return by_group, scored(hits, **identity)
+    return by_group, scored(hits_of(np.concatenate(by_group), split.y), **identity)

@@ -17,7 +17,7 @@ from tfcama.data import streams
 from tfcama.data.base import Dataset, Split
 from tfcama.errors import InputError
 from tfcama.evaluation import change_point, results
-from tfcama.evaluation.predict import Predictor
+from tfcama.evaluation.predict import Predictor, hits_of
 from tfcama.evaluation.results import Row, scored
 from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject
@@ -440,9 +440,9 @@ class _Experiment:
 
 def _course(log_scores: np.ndarray, frozen: np.ndarray, y: np.ndarray) -> Course:
     return Course(
-        hits=log_scores.argmax(axis=1) == y,
+        hits=hits_of(log_scores, y),
         log_px=special.logsumexp(log_scores, axis=1),
-        frozen_hits=frozen.argmax(axis=1) == y,
+        frozen_hits=hits_of(frozen, y),
         frozen_log_px=special.logsumexp(frozen, axis=1),
     )
 

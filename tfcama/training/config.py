@@ -367,8 +367,8 @@ def claimed(workdir: Workdir, config: RunConfig, *, writes: bool = True) -> Iter
       InputError: it is another run's, another process is writing to it, or, of a process that does
         not write, nobody made it this run's.
     """
-    workdir.claim(config.to_json(), writes=writes, **_claiming(config))
     with workdir.exclusive() if writes else contextlib.nullcontext():
+        workdir.claim(config.to_json(), writes=writes, **_claiming(config))
         yield
 
 
@@ -401,6 +401,19 @@ def set_at_test(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
                 f"{', '.join(allowed) or 'nothing'} can be set."
             )
     return dataclasses.replace(config, architecture=config_lib.override(architecture, assignments))
+
+
+def comparable(*configs: RunConfig) -> tuple[str, ...]:
+    """Assignments by which log p(x) of these runs' models can be compared, see set_at_test.
+
+    Eq. 6 is a lower bound of log p(x) in expectation, closer the more samples it has and the better
+    they are sought. So all have as many of z and of m as the one that has most, and none searches.
+    """
+    most = (
+        f"{name}={max(getattr(config.architecture, name) for config in configs)}"
+        for name in ("num_samples", "m_samples")
+    )
+    return (*most, "z_steps=0", "m_starts=0", "m_steps=0")
 
 
 def same_variables(one: Any, other: Any) -> bool:

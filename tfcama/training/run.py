@@ -76,6 +76,22 @@ def build(config: RunConfig, *, precision: str | None = None) -> ClassifierModel
         keras.config.set_dtype_policy(before)
 
 
+def answering_by(
+    at_test: Sequence[str], config: RunConfig, classifier: ClassifierModel
+) -> ClassifierModel:
+    """A classifier of the same variables that answers in another way, in float32.
+
+    Args:
+      at_test: `key=value` assignments, see set_at_test.
+      config: of the classifier.
+      classifier: stays as it is.
+    """
+    other = build(set_at_test(config, at_test), precision="float32")
+    for mine, theirs in zip(other.variables, classifier.variables, strict=True):
+        mine.assign(theirs)
+    return other
+
+
 def load_data(config: RunConfig, *, data_dir: str | None) -> Dataset:
     """The data set of a configuration, split by its seed.
 
