@@ -4,6 +4,7 @@ Attacks, data sets, manipulations, mechanisms, likelihoods and defences have tes
 registries in the folders that mirror theirs.
 """
 
+import dataclasses
 import json
 
 import numpy as np
@@ -124,6 +125,16 @@ def inputs_of(spec, x):
         else tf.constant(frame[column.name].fillna("").tolist())
         for column in spec.columns
     }
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(("name", "shapes"), MODEL_CATALOGUE.items())
+def test_a_model_is_called_as_any_keras_model(name, shapes, precision):
+    data = tiny(shapes[0])
+    config = dataclasses.replace(configuration(name, SMALL.get(name, {})), input_spec=data.spec)
+    probabilities = run.build(config, precision=precision)(tf.constant(data.test.x))
+    assert probabilities.dtype == tf.float32
+    np.testing.assert_allclose(tf.reduce_sum(probabilities, axis=1), 1.0, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "shape", "architecture"), CASES)

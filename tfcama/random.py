@@ -1,7 +1,8 @@
 """Randomness without state: a root seed, names, and nothing else, decide every draw.
 
 A `Seed` is an int32 tensor of shape [2], as TensorFlow's stateless ops take it. The algorithm is
-always named (philox): the default differs between devices and under XLA.
+always named (philox), for the default differs between devices and under XLA; but for gammas, whose
+op takes none.
 """
 
 from __future__ import annotations

@@ -253,6 +253,21 @@ def test_restarts_escape_a_flat_start(side):
     assert np.all(margins(model, free, y) > margins(model, x, y) + 0.1)
 
 
+def test_a_gradient_that_is_no_number_stops_no_start():
+    """At the input itself alone: one start is lost there, others find what FGSM would."""
+
+    class Kinked(Linear):
+        def log_scores(self, x, *, seed):
+            distance = tf.sqrt(tf.reduce_sum(tf.square(x - 0.5), axis=[1, 2, 3]))
+            return tf.stack([tf.zeros_like(distance), 0.05 - distance], axis=1)
+
+    model = Kinked(np.zeros([16, 2]), shape=(4, 4, 1))
+    x, y = np.full([2, 4, 4, 1], 0.5, np.float32), np.ones(2, np.int32)
+    found = parse("pgd_eot:steps=5:restarts=3", eps=EPS)(model, x, y, seed=0).x
+    assert np.isfinite(found).all()
+    assert np.all(margins(model, found, y) > 0.05)
+
+
 def test_another_start_never_takes_back_what_was_found():
     class Wavy(Linear):
         def log_scores(self, x, *, seed):

@@ -211,6 +211,23 @@ def test_do_m0_takes_a_stretch_back():
     np.testing.assert_allclose([c.sd / c.scale for c in found.numeric], sds, rtol=1e-5)
 
 
+@pytest.mark.parametrize("roles", [(PARENT, COPARENT), (PARENT, COPARENT, CHILD)])
+def test_a_table_may_have_no_numeric_child(roles):
+    columns = [c for c in SPEC.columns if c.roles and c.roles[0] in roles]
+    columns = tuple(c for c in columns if c.roles != (CHILD,) or c.categories)
+    spec = SPEC._replace(shape=(sum(c.width for c in columns),), columns=columns)
+    tf.keras.utils.set_random_seed(0)
+    model = MeasurementCama(spec, MeasurementCamaConfig(hidden=16, num_samples=2))
+    x = np.zeros(spec.shape, np.float32)
+    for column in columns:
+        if column.categories:
+            x[spec.places(column.name)[0]] = 1.0
+    found = explain(model, x, seed=0)
+    assert [c.name for c in found.children] == [c.name for c in columns if c.roles == (CHILD,)]
+    assert not found.numeric
+    json.dumps(found.to_json(), allow_nan=False)
+
+
 @pytest.mark.parametrize("other", [0, 1, 2])
 def test_another_class_moves_numeric_children_by_the_difference_of_means(adapted, other):
     label = SPEC.class_names.index(explain(adapted, ROW, seed=0).predicted)

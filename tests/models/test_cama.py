@@ -353,6 +353,25 @@ def test_a_search_for_m_never_ends_below_its_start(shifting, images):
     assert np.any(values[2] > values[0] + 1.0)
 
 
+def test_a_search_for_m_decodes_no_more_rows_than_it_may(shifting, images, monkeypatch):
+    settings = {"m_starts": 2, "m_steps": 2, "m_at_test": "mean"}
+    whole, chunked = (
+        copied(shifting, **settings, **more) for more in ({}, {"max_decoder_rows": 6})
+    )
+    x = tf.constant(images[:7])
+    expected = whole._sharpened(x, whole.posterior_m(x)).mean()
+    sizes, weigh = [], type(chunked)._weigh
+
+    def weighing(self, x, **options):
+        sizes.append(len(x) * self.num_classes)
+        return weigh(self, x, **options)
+
+    monkeypatch.setattr(type(chunked), "_weigh", weighing)
+    found = chunked._sharpened(x, chunked.posterior_m(x)).mean()
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+    assert max(sizes) <= 6
+
+
 def test_a_search_for_m_heeds_p_m(model, images):
     """In a fresh model m does nothing: what is likelier a priori wins."""
     searching = copied(model, m_starts=1, m_steps=4, m_at_test="mean")

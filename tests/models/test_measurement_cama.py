@@ -1,9 +1,10 @@
 """Deep CAMA on tables: Eqs. 9 to 11, missing values, empty roles, and who may see what."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from scipy import stats
+from scipy import special, stats
 from tensorflow_probability import distributions as tfd
 
 from tfcama import random
@@ -255,6 +256,19 @@ def test_without_parents_the_frequencies_of_rare_classes_are_learned_soon():
             loss = -tf.reduce_sum(frequencies * model.log_py(x)[0])
         optimizer.apply_gradients([(tape.gradient(loss, variables[0].value), variables[0])])
     np.testing.assert_allclose(np.exp(model.log_py(x)[0]), frequencies, rtol=0.15)
+
+
+def test_log_p_y_is_float32_under_bfloat16():
+    columns = [column for column in COLUMNS if PARENT not in column.roles]
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = small(columns)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    logits = np.array([0.1234567, -0.1, 0.0131313], np.float32)
+    model.variable_groups()["p_y_given_a"][0].assign(logits)
+    found = model.log_py(tf.zeros([1, *model.spec.shape]))[0]
+    np.testing.assert_allclose(found, special.log_softmax(30.0 * logits), rtol=1e-6)
 
 
 def test_a_column_that_causes_y_and_x_is_seen_by_both(rows):

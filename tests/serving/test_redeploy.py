@@ -268,8 +268,8 @@ def test_what_cannot_be_adapted_is_refused_before_anything_is_trained(
     publish(other, tmp_path / "cama")
     with pytest.raises(InputError, match="takes other inputs than"):
         adapt(base, shifted, tmp_path / "cama", tmp_path / "config")
+    model = redeploy.Model(other.config, other.classifier)
     with pytest.raises(InputError, match="a model without log p"):
-        model = redeploy.Model(other.config, other.classifier)
         redeploy.compare(model, model, clean=bars.test, served=bars.test.x, seed=0)
     (tmp_path / "cama" / "1" / "tfcama.json").unlink()
     with pytest.raises(InputError, match=r"has no tfcama\.json"):

@@ -309,6 +309,17 @@ def test_mixup_is_the_cross_entropy_of_mixed_labels(trainer, batch):
     )
 
 
+def test_mixup_makes_no_value_missing(trainer, batch):
+    """What the other row lacks stays the row's own."""
+    recording = Recording(trainer.classifier)
+    x = batch.x.numpy()
+    x[0, 0, 0, 0] = np.nan
+    hardened(recording, batch._replace(x=tf.constant(x)), "mixup:alpha=0.5")
+    mixed = recording.seen[0].x.numpy()
+    np.testing.assert_array_equal(np.isnan(mixed), np.isnan(x))
+    assert mixed[-1, 0, 0, 0] == x[-1, 0, 0, 0]
+
+
 @pytest.mark.parametrize("alpha", [0.05, 0.1, 1.0, 8.0])
 def test_shares_are_beta_distributed(alpha):
     drawn = random.RowDraws(tf.constant(SEED), tf.range(20_000), 20_000).beta(alpha).numpy()

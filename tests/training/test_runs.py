@@ -2,13 +2,16 @@
 
 import dataclasses
 import errno
+import io
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from rich.console import Console
 
 from tfcama.data.base import Split
 from tfcama.errors import InputError
@@ -434,6 +437,24 @@ def test_all_that_a_run_was_adapted_to_names_it():
     found = named(DREAMS, "rotation:30", "fgsm eps 0.1")
     assert found == "rotation:30, then fgsm eps 0.1"
     assert labels.adaptation_name(found) == "fine-tuned on rotation 30, then FGSM eps 0.1"
+
+
+def test_a_run_that_fails_leaves_the_terminal_as_it_was(tmp_path, bars, monkeypatch):
+    """Keras ends its callbacks only where fitting ends well; a sweep goes on to its next cell."""
+    made, init = [], callbacks.Progress.__init__
+
+    def on_a_terminal(self, *arguments, **options):
+        console = Console(file=io.StringIO(), force_terminal=True)
+        init(self, *arguments, **options, console=console)
+        made.append(self)
+
+    monkeypatch.setattr(callbacks.Progress, "__init__", on_a_terminal)
+    stdout = sys.stdout
+    with pytest.raises(KilledError):
+        run.train(configuration("dnn"), Workdir(tmp_path), extra_callbacks=(KillAt(1),))
+    assert made
+    assert not made[0]._bar.live.is_started
+    assert sys.stdout is stdout
 
 
 def test_who_comes_while_a_run_is_claimed_does_not_claim_it_too(tmp_path, monkeypatch):

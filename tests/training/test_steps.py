@@ -255,6 +255,14 @@ def test_active_units_counts_dimensions_that_vary():
     assert active_units(tf.constant(loc)) == 1
 
 
+def test_many_classes_are_pictured(spec, bars, pictures):
+    names = tuple(f"class {i}" for i in range(45))
+    trainer = CamaTrainer(cama(spec._replace(class_names=names)), num_rows=8, seed=SEED)
+    height, width, _ = spec.shape
+    samples = trainer.summary_images(bars.test)["samples"]
+    assert samples.shape[1] * samples.shape[2] == 45 * height * width
+
+
 def test_bfloat16_keeps_variables_and_densities_in_float32(spec, bars):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:

@@ -75,7 +75,8 @@ def _compiled(attack: ExpectationPgd, classifier: Classifier) -> Callable[..., t
     # AutoGraph is for the loops of `perturb` alone: to convert a model takes it seconds.
     @tf.autograph.experimental.do_not_convert
     def expected_loss(x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        return over_draws(lambda draw: loss(classifier.log_scores(x, seed=draw), y), seed)
+        found = over_draws(lambda draw: loss(classifier.log_scores(x, seed=draw), y), seed)
+        return tf.where(tf.math.is_nan(found), np.inf, found)  # scores of no class are no hit
 
     @tf.autograph.experimental.do_not_convert
     def gradient(x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -83,7 +84,8 @@ def _compiled(attack: ExpectationPgd, classifier: Classifier) -> Callable[..., t
             with tf.GradientTape() as tape:
                 tape.watch(x)
                 value = loss(classifier.log_scores(x, seed=draw), y)
-            return tape.gradient(value, x)
+            found = tape.gradient(value, x)
+            return tf.where(tf.math.is_nan(found), tf.zeros_like(found), found)  # no direction
 
         return over_draws(one_draw, seed)
 

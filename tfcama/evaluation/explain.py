@@ -253,7 +253,8 @@ class Explanation:
             "log_px_given_a_c_do_m0": self.log_px_do_m0,
             "moved": list(self.moved),
             "moved_if": (
-                f"numeric: |movement| > {MOVED_SD:g} standard deviations of p(x|y,c,z,m); "
+                f"numeric: |movement| > {MOVED_SD:g} standard deviations of "
+                "p(x|y,c,z,do(m=0)); "
                 "categorical: M makes another category the most probable one"
             ),
             "note": self.note,
@@ -414,7 +415,7 @@ def _abducted(
       seed: of the samples.
     """
     numeric = [part.start for column, _, part in _places(classifier.spec) if column.numeric]
-    names = ("m", "z", "untouched")
+    names = ("m", "z", "untouched", "manipulated")
     draws = [tf.constant(random.stream(seed, "explanation", name)) for name in names]
     rows = tf.constant(np.repeat(x, _SAMPLES, axis=0))  # [K, D]
     posterior = classifier.config.m_at_test == "posterior"
@@ -424,7 +425,7 @@ def _abducted(
         rows,
         y=tf.eye(classifier.num_classes)[None],
         noise=noise if posterior else tf.zeros_like(noise),
-        manipulated=random.uniform([_SAMPLES], draws[2]) >= untouched,
+        manipulated=random.uniform([_SAMPLES], draws[3]) >= untouched,
     )
     y, changed = (tf.one_hot([[c]], classifier.num_classes) for c in (label, other))  # [1, 1, C]
     q_z = classifier.posterior_z(rows, y, m)
@@ -442,7 +443,7 @@ def _abducted(
     )  # [K, children]
     sd, sd_do_m0 = (
         # [numeric], or [K, 1, numeric] where m stretches
-        p.stddev_of_numeric().numpy().astype(np.float64).reshape(-1, len(numeric))
+        _by_sample(p.stddev_of_numeric().numpy(), len(numeric))
         for p in (factual, untouched_p)
     )
     observed = classifier.effects(rows[:1]).numpy()[0, numeric].astype(np.float64)
@@ -451,6 +452,12 @@ def _abducted(
     return _Abducted(
         *(each.mean(axis=0) for each in (mean, mean_do_m0, mean_other, sd_do_m0, residual))
     )
+
+
+def _by_sample(stddev: np.ndarray, numeric: int) -> np.ndarray:
+    """[K or 1, numeric] of [numeric], or of [K, 1, numeric]; of no numeric children [1, 0]."""
+    samples = stddev.size // numeric if numeric else 1
+    return stddev.astype(np.float64).reshape(samples, numeric)
 
 
 def _log_px_do_m0(classifier: MeasurementCama, x: np.ndarray, *, seed: int) -> float:

@@ -241,7 +241,7 @@ def sanity_checks(
 def zero_gradient_share(subject: Subject) -> float:
     """Share of test rows on which the loss that attacks ascend has no gradient at all in x.
 
-    In what an attack may move of it.
+    In what an attack may move of it. What is not a number shows an attack no direction.
     """
     classifier = subject.classifier
     seed = tf.constant(random.stream(subject.loaded.config.seed, "sanity"))
@@ -253,6 +253,7 @@ def zero_gradient_share(subject: Subject) -> float:
             scores = classifier.log_scores(x, seed=seed)
             loss = losses.log_odds(scores, y)
         gradient = tf.abs(tape.gradient(loss, x))
+        gradient = tf.where(tf.math.is_nan(gradient), tf.zeros_like(gradient), gradient)
         if classifier.attack_mask is not None:
             gradient *= classifier.attack_mask
         return tf.reduce_max(tf.reshape(gradient, [tf.shape(x)[0], -1]), axis=1)

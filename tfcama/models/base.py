@@ -24,7 +24,7 @@ class ClassifierModel(keras.Model, abc.ABC):
     stochastic: bool = False
 
     def __init__(self, spec: InputSpec, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # its layers cast; densities stay float32
         self.spec = spec  # Keras has an input_spec of its own
 
     @property

@@ -356,7 +356,17 @@ class CamaPrediction(CamaDensities):
         predictions with one sample. It is held fixed under differentiation: an attack on the
         scores sees its m as a constant.
         """
-        y, x = self._one_hots(None), tf.stop_gradient(x)
+        mode = _in_chunks(
+            self._mode,
+            (tf.stop_gradient(x), tf.stop_gradient(q_m.mean())),
+            length=max(1, self.config.max_decoder_rows // self.num_classes),
+            shape=(self.dim_m,),
+        )
+        return tfd.Independent(tfd.Normal(tf.stop_gradient(mode), q_m.stddev()), 1)
+
+    def _mode(self, x: tf.Tensor, best: tf.Tensor) -> tf.Tensor:
+        """The likeliest m that the search from `best` [B, M] finds for every row of x, [B, M]."""
+        y = self._one_hots(None)
 
         def log_joint(m: tf.Tensor) -> tf.Tensor:  # log p(x, m) from below, at z's mean, [B]
             q_z = self.posterior_z(x, y, m)
@@ -364,7 +374,6 @@ class CamaPrediction(CamaDensities):
             bound = self._weigh(x, y=y, m=m, q_z=q_z, noise_z=noise, analytic=True).total()[0]
             return tf.reduce_logsumexp(bound + self.log_prior_at_test(m[None], y)[0], axis=-1)
 
-        best = q_m.mean()
         best_value = log_joint(best)
         loc, scale = self.moments_of_m()
         starts = loc + _START_SPREAD * scale * random.normal(
@@ -388,10 +397,10 @@ class CamaPrediction(CamaDensities):
             return step + 1, m, speed, *_better(best, best_value, m, log_joint)
 
         _, best, best_value = _repeat(start, self.config.m_starts, best, best_value)
-        *_, best, best_value = _repeat(
+        *_, best, _ = _repeat(
             ascend, self.config.m_steps, best, tf.zeros_like(best), best, best_value
         )
-        return tfd.Independent(tfd.Normal(tf.stop_gradient(best), q_m.stddev()), 1)
+        return best
 
 
 def _repeat(

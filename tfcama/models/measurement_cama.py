@@ -78,7 +78,9 @@ class ParentsP(keras.layers.Layer):
             self._logits = keras.layers.Dense(spec.num_classes)
         else:
             self._hidden = None
-            self._logits = self.add_weight(shape=(spec.num_classes,), initializer="zeros")
+            self._logits = self.add_weight(
+                shape=(spec.num_classes,), initializer="zeros", dtype="float32", autocast=False
+            )
 
     def call(self, a: tf.Tensor) -> tf.Tensor:
         if self._hidden is None:

@@ -40,6 +40,7 @@ from tfcama.studies.study import (
     of_first_seed,
 )
 from tfcama.training.config import FinetuneConfig, TrainingConfig
+from tfcama.training.finetune import is_finished
 from tfcama.types import COPARENT
 from tfcama.workdir import Workdir
 
@@ -329,7 +330,7 @@ class MeasurementStudy(Study):
         cama = self._cama(seed)
         config = self._finetuning(cama, f"{attack} eps {eps:g}", 1.0, seed)
         workdir = steps.finetuned_workdir(cama, config)
-        if not has_rows(workdir, "attack_static"):
+        if not (is_finished(workdir, config) and has_rows(workdir, "attack_static")):
             subject = self.subject(cama)
             attacked = robustness.craft(subject, registry.parse(attack, eps=eps)).x
             AttackedAdaptation(subject, attack, eps, config, attacked, self.progress).static()

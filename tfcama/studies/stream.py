@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 from collections.abc import Sequence
@@ -226,34 +227,32 @@ class _Experiment:
                 self._score(adapted, "dreams", self.config, finetuned_on=DREAMS)
         trainer = adapter.trainer
         sizes = [len(self._parts(split)) for split in self.arriving]
-        callbacks = keras.callbacks.CallbackList(
-            [
-                callbacks_lib.Progress(
-                    "stream", epochs=len(sizes), steps=sum(sizes), done=sum(sizes[:done])
-                ),
-                callbacks_lib.StopOnNonFinite(),
-                callbacks_lib.MetricsLog(self.target.metrics_file, initial_epoch=done),
-                callbacks_lib.Checkpoints(self.target),
-            ],
-            model=trainer,
-        )
+        each = [
+            callbacks_lib.Progress(
+                "stream", epochs=len(sizes), steps=sum(sizes), done=sum(sizes[:done])
+            ),
+            callbacks_lib.StopOnNonFinite(),
+            callbacks_lib.MetricsLog(self.target.metrics_file, initial_epoch=done),
+            callbacks_lib.Checkpoints(self.target),
+        ]
+        callbacks = keras.callbacks.CallbackList(each, model=trainer)
         writer = tf.summary.create_file_writer(str(self.target.tensorboard))
-        callbacks.on_train_begin()
-        for place in range(done, len(self.segments)):
-            callbacks.on_epoch_begin(place)
-            trainer.reset_metrics()
-            parts, start = [], sum(len(split) for split in self.arriving[:place])
-            for number, (x, y) in enumerate(self._parts(self.arriving[place])):
-                parts.append(_course(adapted.log_scores(x), frozen.log_scores(x), y))
-                logs = adapter.learn(x)
-                start += len(x)
-                _write_scalars(writer, parts[-1], logs, step=start)
-                callbacks.on_train_batch_end(number)
-            course = Course(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-            self._finish_segment(place, course, adapted)
-            callbacks.on_epoch_end(place, {**logs, "accuracy": float(course.hits.mean())})
-        callbacks.on_train_end()
-        writer.close()
+        with callbacks_lib.ended(each), contextlib.closing(writer):
+            callbacks.on_train_begin()
+            for place in range(done, len(self.segments)):
+                callbacks.on_epoch_begin(place)
+                trainer.reset_metrics()
+                parts, start = [], sum(len(split) for split in self.arriving[:place])
+                for number, (x, y) in enumerate(self._parts(self.arriving[place])):
+                    parts.append(_course(adapted.log_scores(x), frozen.log_scores(x), y))
+                    logs = adapter.learn(x)
+                    start += len(x)
+                    _write_scalars(writer, parts[-1], logs, step=start)
+                    callbacks.on_train_batch_end(number)
+                course = Course(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+                self._finish_segment(place, course, adapted)
+                callbacks.on_epoch_end(place, {**logs, "accuracy": float(course.hits.mean())})
+            callbacks.on_train_end()
 
     def _finish_segment(self, place: int, course: Course, adapted: Predictor) -> None:
         """Keeps what was seen and what is known now."""

@@ -113,20 +113,21 @@ class Tent(Adaptation):
             groups=("scale_shift",),
         )
         trainer.compile(Adam(self.learning_rate))
-        trainer.fit(
-            pipeline.unlabelled_stream(
-                x, batch_size=rows, seed=random.stream(seed, "tent", "order")
-            ),
-            epochs=self.epochs,
-            steps_per_epoch=steps,
-            shuffle=False,
-            verbose=0,
-            callbacks=[
-                callbacks_lib.Progress("tent", epochs=self.epochs, steps=self.epochs * steps),
-                callbacks_lib.StopOnNonFinite(),
-                *callbacks,
-            ],
-        )
+        every = [
+            callbacks_lib.Progress("tent", epochs=self.epochs, steps=self.epochs * steps),
+            callbacks_lib.StopOnNonFinite(),
+            *callbacks,
+        ]
+        order = random.stream(seed, "tent", "order")
+        with callbacks_lib.ended(every):
+            trainer.fit(
+                pipeline.unlabelled_stream(x, batch_size=rows, seed=order),
+                epochs=self.epochs,
+                steps_per_epoch=steps,
+                shuffle=False,
+                verbose=0,
+                callbacks=every,
+            )
         renew_statistics(classifier, x)
 
 

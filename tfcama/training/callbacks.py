@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,17 @@ def tracked(values: Sequence[int], title: str) -> Iterable[int]:
     return rich.progress.track(values, title, console=console, disable=not console.is_terminal)
 
 
+@contextlib.contextmanager
+def ended(callbacks: Sequence[keras.callbacks.Callback]) -> Iterator[None]:
+    """Ends what callbacks began where the block fails, which Keras does not: bars, writers."""
+    try:
+        yield
+    except BaseException:
+        for callback in callbacks:
+            callback.on_train_end()
+        raise
+
+
 class Progress(keras.callbacks.Callback):
     """One bar for the whole run with an estimate of what is left; one line an epoch off a terminal.
 
@@ -56,9 +68,6 @@ class Progress(keras.callbacks.Callback):
         self._title, self._epochs, self._steps, self._done = title, epochs, steps, done
         self._console = console or Console(stderr=True)
         self._seen = done
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        self._started = time.monotonic()
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn("[bold]{task.description}"),
             rich.progress.BarColumn(),
@@ -73,6 +82,9 @@ class Progress(keras.callbacks.Callback):
         self._task = self._bar.add_task(
             self._title, total=self._steps, completed=self._done, numbers=""
         )
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._started = time.monotonic()
         self._bar.start()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -156,10 +168,8 @@ class TensorBoard(keras.callbacks.Callback):
 
     def __init__(self, directory: Path, *, pictured: Split, histograms: bool = False):
         super().__init__()
-        self._directory, self._pictured, self._histograms = directory, pictured, histograms
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        self._writer = tf.summary.create_file_writer(str(self._directory))
+        self._pictured, self._histograms = pictured, histograms
+        self._writer = tf.summary.create_file_writer(str(directory))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         trainer: Trainer = self.model

@@ -72,7 +72,7 @@ class _CamaTrainer(Trainer):
             return {}
         x = tf.constant(rows.x[:_PICTURED])
         found = self._explained(x)
-        labels = tf.tile(tf.range(model.num_classes), [_PICTURED // model.num_classes])
+        labels = tf.tile(tf.range(model.num_classes), [max(1, _PICTURED // model.num_classes)])
         images = {
             "samples": _grid(model.sample(labels, seed=seed), model.num_classes),
             "inputs": _grid(x, _PICTURED // 4),

@@ -212,7 +212,8 @@ class Mixup(Defence):
 
     x = lambda x_i + (1 - lambda) x_j, loss = lambda loss(x, y_i) + (1 - lambda) loss(x, y_j): for
     cross-entropy that of the mixed labels. lambda ~ Beta(alpha, alpha) is a row's own; j is i in
-    reverse order, which shuffled batches make random. Pairs stay within a replica.
+    reverse order, which shuffled batches make random. Pairs stay within a replica. A value that
+    x_j lacks is that of x_i.
 
     Attributes:
       alpha: of the Beta distribution, 0.05 or more; with less hardly a row is mixed.
@@ -231,6 +232,7 @@ class Mixup(Defence):
         share = draws.fold(_OWN).beta(self.alpha)
         wide = tf.reshape(share, [-1] + [1] * (len(batch.x.shape) - 1))
         x = wide * batch.x + (1.0 - wide) * tf.reverse(batch.x, [0])
+        x = tf.where(tf.math.is_nan(x), batch.x, x)
         mine = trainer.terms(batch._replace(x=x), draws=draws)
         others = trainer.terms(batch._replace(x=x, y=tf.reverse(batch.y, [0])), draws=draws)
         return {name: share * mine[name] + (1.0 - share) * others[name] for name in mine}

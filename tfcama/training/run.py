@@ -296,16 +296,17 @@ def fit(
     held_out = None
     if validation is not None:
         held_out = pipeline.evaluation_stream(validation, batch_size=_VALIDATION_BATCH)
-    trainer.fit(
-        stream,
-        epochs=epochs,
-        initial_epoch=done,
-        steps_per_epoch=steps_per_epoch,
-        validation_data=held_out,
-        shuffle=False,
-        verbose=0,
-        callbacks=[progress, *callbacks],
-    )
+    with callbacks_lib.ended([progress, *callbacks]):
+        trainer.fit(
+            stream,
+            epochs=epochs,
+            initial_epoch=done,
+            steps_per_epoch=steps_per_epoch,
+            validation_data=held_out,
+            shuffle=False,
+            verbose=0,
+            callbacks=[progress, *callbacks],
+        )
 
 
 def load(workdir: Workdir, *, precision: str = "float32", at_test: Sequence[str] = ()) -> LoadedRun:
