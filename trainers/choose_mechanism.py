@@ -62,7 +62,7 @@ def main() -> None:
         target = Path(_REPORT.value).expanduser()
     check_target(target)
     config = config_lib.override(
-        FinetuneConfig(fraction=_FRACTION.value, steps=_STEPS.value), _SET.value
+        FinetuneConfig(), _SET.value, fraction=_FRACTION.value, steps=_STEPS.value
     )
     for key in ("warm_up", "sleep"):
         if any(t.partition("=")[0] == key for t in _SET.value) and not getattr(config, key):

@@ -334,8 +334,8 @@ def test_mechanisms_are_ranked_by_unseen_inputs(study, tmp_path, bars_everywhere
     rows = json.loads((page.parent / "report.json").read_text())["results"]
     assert [row["accuracy"] for row in rows] == [line["accuracy"] for line in written]
     assert (page.parent / "ranking.png").exists()
-    # All were compared by as many samples of m, without ascent in z, on inputs that none saw.
-    assert set(asked) == {"m_samples=8,z_steps=0"}
+    # All were compared by as many samples, without a search, on inputs that none saw.
+    assert set(asked) == {"num_samples=10,m_samples=8,z_steps=0,m_starts=0,m_steps=0"}
     for found in ranking:
         log_px, behind = scored[found.mechanism], scored[found.mechanism] - scored[ranking[0][0]]
         assert found.log_px == pytest.approx(log_px.mean(), rel=1e-5)
@@ -367,6 +367,16 @@ def test_mechanisms_are_ranked_by_unseen_inputs(study, tmp_path, bars_everywhere
                 limit=limit,
                 progress=lines.append,
             )
+    with pytest.raises(InputError, match=r"candidate 'rotation': .* belongs to a run of another"):
+        rank_mechanisms(
+            base,
+            "rotation:30",
+            ["zoom", "rotation"],
+            config=dataclasses.replace(config, learning_rate=0.5),
+            data_dir=None,
+            limit=None,
+            progress=lines.append,
+        )
     assert not list(base.root.glob("finetuned/*zoom*"))
     for change, sentence in (
         ({"fraction": 1.0}, "inputs must be left over"),

@@ -252,3 +252,20 @@ def test_p_m_is_fitted_to_the_unlabelled_inputs_before_dreams_go_by_it(spec, bar
         fitted_to.clear()
         phase.before()
         assert [x is bars.test.x for x in fitted_to] == [True] * before
+
+
+def test_dreams_end_where_their_learning_rate_does(spec, bars, monkeypatch):
+    """Whole epochs are as many steps as the cosine has."""
+    dreamt = []
+    monkeypatch.setattr(phases, "make_dreamer", lambda *args, steps, **how: dreamt.append(steps))
+    found = phases.phases_of(
+        SimpleNamespace(classifier=_model(spec)),
+        FinetuneConfig(warm_up=1001, sleep=1000, steps=51, batch_size=2),
+        clean=bars.train,
+        unlabelled=bars.test.x,
+        devices=run.Devices(),
+    )
+    lengths = [(phase.end - phase.begin) * phase.steps for phase in found]
+    assert lengths == [1002, 1000, 52]
+    assert dreamt == lengths[:2]
+    assert [phase.begin for phase in found] == [0, *(phase.end for phase in found[:-1])]

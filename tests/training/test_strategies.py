@@ -162,3 +162,13 @@ def test_two_machines_train_to_the_same_weights(tmp_path):
     for here, there in zip(rows, alone, strict=True):
         for name in ("loss", "kl_z", "val_loss", "val_accuracy"):
             assert here[name] == pytest.approx(there[name], rel=1e-4), name
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", '{"cluster": {"worker": ["localhost:1"]}, "task": {"type": "worker", "index": 3}}'],
+)
+def test_machines_that_are_none_are_one_clear_sentence(monkeypatch, text):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(InputError, match=r"TF_CONFIG='\{.* that is no list of machines"):
+        strategy.make("multi_worker")

@@ -99,17 +99,10 @@ class Attack(abc.ABC):
             adversarial = self._perturb(
                 prepared, tf.constant(x[rows]), tf.constant(y[rows]), seed=batch_seed
             )
-            found.append(self._project(classifier, np.asarray(adversarial), x[rows]))
+            found.append(into_ball(adversarial, x[rows], self.eps, classifier).numpy())
         adversarial = np.concatenate(found)
         moved = np.nan_to_num(np.abs(adversarial - x))  # what is missing stays missing
         return Attacked(adversarial, moved.reshape(len(x), -1).max(axis=1))
-
-    def _project(self, classifier: Classifier, x: np.ndarray, origin: np.ndarray) -> np.ndarray:
-        x = np.clip(x, origin - self.eps, origin + self.eps)
-        if classifier.bounds is not None:
-            x = np.clip(x, classifier.bounds.low, classifier.bounds.high)
-        mask = classifier.attack_mask
-        return x if mask is None else np.where(np.asarray(mask) > 0, x, origin)
 
     @property
     def _compiled_as(self) -> Hashable:

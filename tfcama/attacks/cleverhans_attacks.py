@@ -31,7 +31,7 @@ class _Scores:
     """
 
     def __init__(self, classifier: Classifier):
-        self._classifier = classifier
+        self.classifier = classifier
         self._seed = tf.Variable([0, 0], dtype=tf.int32, trainable=False)
         self._calls = tf.Variable(0, dtype=tf.int32, trainable=False)
         shape = [None, *classifier.input_shape]
@@ -45,10 +45,10 @@ class _Scores:
     @tf.autograph.experimental.do_not_convert  # CleverHans would, for seconds
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         draw = self._calls.assign_add(1)
-        mask = self._classifier.attack_mask
+        mask = self.classifier.attack_mask
         if mask is not None:
             x = tf.where(mask > 0, x, self._origin)
-        return self._classifier.log_scores(x, seed=random.fold_in(self._seed, draw))
+        return self.classifier.log_scores(x, seed=random.fold_in(self._seed, draw))
 
 
 def _in_cleverhans_order(loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]):
@@ -118,7 +118,7 @@ class ProjectedGradientDescent(_CleverHansAttack):
     def _perturb(self, prepared: _Scores, x, y, *, seed):
         from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
 
-        bounds = prepared._classifier.bounds
+        bounds = prepared.classifier.bounds
         prepared.reset(seed, x)
         tf.random.set_seed(int(seed[0]))  # CleverHans draws its start from the global generator
         step_size = self.step_size or max(0.01, 2.5 * self.eps / self.steps)

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcama import random
-from tfcama.attacks.base import Attack
+from tfcama.attacks.base import Attack, into_ball
 from tfcama.attacks.losses import margin
 from tfcama.errors import InputError
 from tfcama.types import Classifier
@@ -75,7 +75,7 @@ class Square(Attack):
         shape = (count, 1, x.shape[1], 1) if table else origin.shape
         _, height, width, channels = shape
         lowest, highest = (
-            self._project(classifier, origin + by, origin).reshape(shape)
+            into_ball(x + by, x, self.eps, classifier).numpy().reshape(shape)
             for by in (-self.eps, self.eps)
         )
         # Vertical stripes to start with, as published.

@@ -21,7 +21,12 @@ from tfcama.report.build import write_report
 from tfcama.report.pictures import Picture, to_png
 from tfcama.studies import steps
 from tfcama.training import run
-from tfcama.training.config import FinetuneConfig, comparable, default_finetuning
+from tfcama.training.config import (
+    FinetuneConfig,
+    check_free,
+    comparable,
+    default_finetuning,
+)
 from tfcama.training.finetune import adapted_config, check_has_m, seen_rows
 from tfcama.workdir import Workdir
 
@@ -115,7 +120,9 @@ def rank_mechanisms(
                 sleep=own.sleep and (config.sleep or own.sleep),
                 warm_up=own.warm_up and (config.warm_up or own.warm_up),
             )
-            run.build(adapted_config(trained.loaded, configs[mechanism]))
+            own_run = adapted_config(trained.loaded, configs[mechanism])
+            run.build(own_run)
+            check_free(steps.finetuned_workdir(base, configs[mechanism]), own_run)
         except InputError as error:
             raise InputError(f"candidate '{mechanism}': {error}") from None
     seen = seen_rows(len(trained.dataset.test), trained.loaded.config.adapted(config))

@@ -109,6 +109,9 @@ DREAMS = "dreams"  # what a run was adapted to that has seen nothing else
 class FinetuneConfig:
     """How a trained model is adapted to unlabelled manipulated inputs; a CAMA by Eq. 8.
 
+    Steps come in epochs of one length, which a checkpoint ends: up to fifty of Eq. 8 each, up
+    to five hundred of dreams. A number that does not divide so is rounded up, 601 to 13 x 47.
+
     Attributes:
       subject: what the inputs are, for people: "vertical_shift:0.5", "pgd eps 0.2".
       fraction: of the test images that are adapted on, from the front of a seeded permutation; 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -99,19 +100,25 @@ def phases_of(
             "Take posterior, or sleep=0."
         )
     ends = [0, *np.cumsum(epochs_by_phase(config)).tolist()]
+    spans = [
+        (begin, end, math.ceil(steps / max(1, end - begin)))
+        for steps, (begin, end) in zip(
+            (config.warm_up, config.sleep, config.steps), itertools.pairwise(ends), strict=True
+        )
+    ]  # first epoch, the one after the last, steps of each
 
-    def phase(place: int, title: str, steps: int, *how: Any) -> Phase:
-        begin, end = ends[place : place + 2]
-        return Phase(title, begin, end, math.ceil(steps / (end - begin)), *how)
+    def dreaming(title: str, place: int, *before: Callable[[], None]) -> Phase:
+        begin, end, steps = spans[place]
+        how = dreams((end - begin) * steps, fitted=bool(before))
+        return Phase(title, begin, end, steps, *how, *before)
 
     phases = []
     if config.warm_up:
-        phases.append(phase(0, "dream", config.warm_up, *dreams(config.warm_up, fitted=False)))
+        phases.append(dreaming("dream", 0))
     if config.sleep:
-        how = dreams(config.sleep, fitted=True)
-        phases.append(phase(1, f"dream of {config.subject}", config.sleep, *how, wake))
+        phases.append(dreaming(f"dream of {config.subject}", 1, wake))
     if config.steps:
-        phases.append(phase(2, f"fine-tune {seeing}", config.steps, trainer, eq8))
+        phases.append(Phase(f"fine-tune {seeing}", *spans[2], trainer, eq8))
     return phases
 
 

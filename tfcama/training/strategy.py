@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from typing import Any
 
 import tensorflow as tf
@@ -29,10 +30,20 @@ def make(name: str) -> tf.distribute.Strategy:
     if family == "mirrored" and not count:
         return tf.distribute.MirroredStrategy()
     if family == "multi_worker" and not count:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        return _multi_worker()
     if family == "mirrored_cpu" and count.isdigit() and int(count) > 0:
         return tf.distribute.MirroredStrategy(_logical_cpus(int(count)))
     raise unknown_name("strategy", name, _NAMES)
+
+
+def _multi_worker() -> tf.distribute.Strategy:
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"TF_CONFIG={os.environ.get('TF_CONFIG', '')!r} was given; that is no list of machines "
+            f"with one of them as this one ({error}). BUILD.md shows one."
+        ) from error
 
 
 def _logical_cpus(count: int) -> list[str]:
