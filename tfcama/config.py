@@ -170,6 +170,13 @@ def check_at_least(config: Any, **minima: float) -> None:
             raise InputError(f"{name}={value:g} was given; it must be at least {minimum:g}.")
 
 
+def check_fraction(config: Any, *names: str) -> None:
+    """Refuses fields outside [0, 1] with a sentence."""
+    for name in names:
+        if not 0.0 <= getattr(config, name) <= 1.0:
+            raise InputError(f"{name}={getattr(config, name):g} was given; it must be in [0, 1].")
+
+
 def check_positive(config: Any, *names: str) -> None:
     """Refuses fields that are not above zero with a sentence."""
     for name in names:

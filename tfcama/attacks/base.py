@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcama import random
+from tfcama.config import check_at_least
 from tfcama.errors import InputError
 from tfcama.types import Classifier
 
@@ -56,10 +57,7 @@ class Attack(abc.ABC):
     protocol: ClassVar[str]  # "paper", "strong" or "check", see BUILD.md, Attacks and honesty
 
     def __post_init__(self):
-        if self.eps < 0:
-            raise InputError(f"eps={self.eps:g} was given; it must be at least 0.")
-        if self.batch_size < 1:
-            raise InputError(f"batch_size={self.batch_size} was given; it must be at least 1.")
+        check_at_least(self, eps=0, batch_size=1)
 
     def __call__(
         self,

@@ -19,7 +19,7 @@ import tensorflow as tf
 from tfcama import random
 from tfcama.attacks.base import Attack
 from tfcama.attacks.losses import LOSSES
-from tfcama.errors import InputError
+from tfcama.config import check_at_least
 from tfcama.types import Classifier
 
 
@@ -109,11 +109,7 @@ class ProjectedGradientDescent(_CleverHansAttack):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.steps < 1 or self.step_size < 0:
-            raise InputError(
-                f"steps={self.steps} and step_size={self.step_size:g} were given; "
-                "at least 1 and at least 0 are needed."
-            )
+        check_at_least(self, steps=1, step_size=0)
 
     def _perturb(self, prepared: _Scores, x, y, *, seed):
         from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent

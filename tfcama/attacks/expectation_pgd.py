@@ -16,7 +16,7 @@ import tensorflow as tf
 from tfcama import random
 from tfcama.attacks.base import Attack, into_ball
 from tfcama.attacks.losses import LOSSES
-from tfcama.errors import InputError
+from tfcama.config import check_at_least
 from tfcama.types import Classifier
 
 
@@ -45,11 +45,7 @@ class ExpectationPgd(Attack):
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("steps", "draws", "restarts", "checks"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} was given; it must be at least 1.")
-        if self.step_size < 0:
-            raise InputError(f"step_size={self.step_size:g} was given; it must be at least 0.")
+        check_at_least(self, steps=1, draws=1, restarts=1, checks=1, step_size=0)
         LOSSES[self.loss]
 
     def _prepare(self, classifier: Classifier) -> Any:

@@ -28,6 +28,7 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from tfcama import random
+from tfcama.config import check_at_least, check_positive
 from tfcama.data.base import (
     BLOCK_ROWS,
     DataConfig,
@@ -76,12 +77,8 @@ class MeasurementConfig(DataConfig):
     declared: tuple[str, ...] = ()
 
     def __post_init__(self):
-        for name in ("train_rows", "validation_rows", "test_rows"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} was given; it must be at least 1.")
-        for name in ("noise_y", "noise_x"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name}={getattr(self, name):g} was given; it must be positive.")
+        check_at_least(self, train_rows=1, validation_rows=1, test_rows=1)
+        check_positive(self, "noise_y", "noise_x")
         self.roles()
 
     def roles(self) -> dict[str, tuple[str, ...]]:

@@ -17,6 +17,7 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from tfcama import random
+from tfcama.config import check_at_least
 from tfcama.errors import InputError
 from tfcama.models.cama_base import CamaBase
 from tfcama.models.cama_config import AT_TEST, CamaBaseConfig
@@ -50,8 +51,7 @@ class CamaConfig(CamaBaseConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.completions < 0:
-            raise InputError(f"completions={self.completions} was given; it must be at least 0.")
+        check_at_least(self, completions=0)
 
 
 @dataclasses.dataclass(frozen=True)

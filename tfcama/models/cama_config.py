@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from tfcama.config import check_at_least
 from tfcama.errors import InputError, unknown_name
 from tfcama.models.mechanisms.registry import check_mechanism
 from tfcama.networks.initializers import check_initializer
@@ -68,14 +69,8 @@ class CamaBaseConfig:
     max_decoder_rows: int = dataclasses.field(default=2048, metadata=AT_TEST)
 
     def __post_init__(self):
-        for minimum, names in (
-            (0, ("dim_z", "dim_m", "m_starts", "m_steps", "z_steps", "class_margin")),
-            (1, ("num_samples", "m_samples", "max_decoder_rows")),
-        ):
-            for name in names:
-                given = getattr(self, name)
-                if given < minimum:
-                    raise InputError(f"{name}={given:g} was given; it must be at least {minimum}.")
+        check_at_least(self, dim_z=0, dim_m=0, m_starts=0, m_steps=0, z_steps=0, class_margin=0)
+        check_at_least(self, num_samples=1, m_samples=1, max_decoder_rows=1)
         for name in ("p_untouched", "p_unseen"):
             given = getattr(self, name)
             if not 0.0 <= given < 1.0:

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from tfcama.config import check_at_least, check_positive
 from tfcama.errors import InputError, unknown_name
 from tfcama.models.cama_base import CamaBase
 from tfcama.models.cama_config import AT_TEST, CamaBaseConfig
@@ -55,12 +56,8 @@ class MeasurementCamaConfig(CamaBaseConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.hidden < 1:
-            raise InputError(f"hidden={self.hidden} was given; it must be at least 1.")
-        if not self.initial_scale > 0:
-            raise InputError(
-                f"initial_scale={self.initial_scale:g} was given; it must be positive."
-            )
+        check_at_least(self, hidden=1)
+        check_positive(self, "initial_scale")
         for name, allowed in (("scale", _SCALES), ("coparent_features", _COPARENT_FEATURES)):
             if getattr(self, name) not in allowed:
                 raise unknown_name(name, getattr(self, name), allowed)

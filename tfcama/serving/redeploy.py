@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcama import random
+from tfcama.config import check_fraction
 from tfcama.data.base import Split
 from tfcama.errors import InputError
 from tfcama.evaluation.predict import Predictor, gain, hits_of, mean_log_px, scores_by_group
@@ -50,10 +51,7 @@ class Conditions:
     def __post_init__(self):
         if not 0.0 < self.held_out < 1.0:
             raise InputError(f"held_out={self.held_out:g} was given; it must be inside (0, 1).")
-        if not 0.0 <= self.max_clean_drop <= 1.0:
-            raise InputError(
-                f"max_clean_drop={self.max_clean_drop:g} was given; it must be in [0, 1]."
-            )
+        check_fraction(self, "max_clean_drop")
 
 
 class Model(NamedTuple):

@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfcama import random
+from tfcama.config import check_at_least, check_positive
 from tfcama.data import pipeline
-from tfcama.errors import InputError
 from tfcama.models.batch_norm_classifier import BatchNormClassifier
 from tfcama.objectives.classification import entropy
 from tfcama.training import callbacks as callbacks_lib
@@ -66,8 +66,7 @@ class TargetStatistics(Adaptation):
     source_rows: float = 0.0
 
     def __post_init__(self):
-        if self.source_rows < 0:
-            raise InputError(f"source_rows={self.source_rows:g} was given; it must be at least 0.")
+        check_at_least(self, source_rows=0)
 
     def adapt(self, classifier, x, *, seed, callbacks=()):
         del seed, callbacks
@@ -93,15 +92,8 @@ class Tent(Adaptation):
     learning_rate: float = 1e-3
 
     def __post_init__(self):
-        for name, minimum in (("epochs", 1), ("batch_size", 2)):
-            if getattr(self, name) < minimum:
-                raise InputError(
-                    f"{name}={getattr(self, name)} was given; it must be at least {minimum}."
-                )
-        if not self.learning_rate > 0:
-            raise InputError(
-                f"learning_rate={self.learning_rate:g} was given; it must be positive."
-            )
+        check_at_least(self, epochs=1, batch_size=2)
+        check_positive(self, "learning_rate")
 
     def adapt(self, classifier, x, *, seed, callbacks=()):
         rows = min(self.batch_size, len(x))

@@ -77,7 +77,7 @@ class TrainingConfig:
             self, epochs=1, steps_per_epoch=0, batch_size=1, warmup_steps=0, weight_decay=0
         )
         config_lib.check_positive(self, "learning_rate")
-        _fraction(self, "augment_weight")
+        config_lib.check_fraction(self, "augment_weight")
         for name, allowed in (
             ("schedule", SCHEDULES),
             ("precision", PRECISIONS),
@@ -174,8 +174,7 @@ class FinetuneConfig:
             self, steps=0, m_samples=0, z_steps=0, dreams=0, warm_up=0, sleep=0, curriculum=0
         )
         config_lib.check_positive(self, "learning_rate")
-        _fraction(self, "alpha")
-        _fraction(self, "fraction")
+        config_lib.check_fraction(self, "alpha", "fraction")
         if bool(self.steps or self.sleep) != bool(self.fraction):
             raise InputError(
                 f"steps={self.steps}, sleep={self.sleep} and fraction={self.fraction:g} were "
@@ -220,7 +219,7 @@ class StreamConfig:
 
     def __post_init__(self):
         config_lib.check_at_least(self, arriving=1, steps_per_arrival=1, reservoir=1)
-        _fraction(self, "replay")
+        config_lib.check_fraction(self, "replay")
         if self.by not in FOLLOWED_BY:
             raise unknown_name("by", self.by, FOLLOWED_BY)
         streams.parse(self.segments)
@@ -541,8 +540,3 @@ def default_streaming(
     )
     proposes_well = config.dreams and not _is_table(base)
     return StreamConfig(segments, by=RWS if proposes_well else methods.EQ8), config
-
-
-def _fraction(config: Any, name: str) -> None:
-    if not 0.0 <= getattr(config, name) <= 1.0:
-        raise InputError(f"{name}={getattr(config, name):g} was given; it must be in [0, 1].")

@@ -9,8 +9,7 @@ from typing import Any, ClassVar, Protocol
 import tensorflow as tf
 
 from tfcama import random, specs
-from tfcama.config import check_at_least, check_positive
-from tfcama.errors import InputError
+from tfcama.config import check_at_least, check_fraction, check_positive
 from tfcama.objectives.classification import divergence, log_odds
 from tfcama.registry import Registry
 from tfcama.training.adversary import ADVERSARIES, Adversary, pgd
@@ -138,9 +137,7 @@ class AdversarialTraining(AttackingDefence):
 
     def __post_init__(self):
         super().__post_init__()
-        check_at_least(self, clean=0)
-        if self.clean > 1:
-            raise InputError(f"clean={self.clean:g} was given; it must be in [0, 1].")
+        check_fraction(self, "clean")
         ADVERSARIES[self.attack]
 
     @property
