@@ -151,7 +151,31 @@ def test_other_resources_leave_the_labels_where_they_are(tmp_path):
     assert call(*flags, "--cores=7").returncode == 0
     after = operations.read(out)
     assert (after.labels, after.cores) == ({"stable": 2, "canary": 3, "previous": 1}, 7)
-    assert call(*flags, "--stable=4").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("named", "labels"),
+    [
+        (["--canary=4"], {"stable": 2, "canary": 4, "previous": 1}),
+        (["--stable=2"], {"stable": 2, "canary": 3, "previous": 1}),
+        (["--stable=4"], {"stable": 4, "canary": 3, "previous": 2}),
+        (["--stable=3"], {"stable": 3, "previous": 2}),  # the canary has become stable
+        (["--stable=1", "--canary=4"], {"stable": 1, "canary": 4, "previous": 2}),
+    ],
+)
+def test_a_version_that_is_named_moves_no_other_label(tmp_path, named, labels):
+    found, out = base(tmp_path, 1, 2, 3, 4), tmp_path / "deploy"
+    operations.write(Deployment("cama", stable=2, canary=3, previous=1), out)
+    done = call("export.config", f"--model_base_path={found}", f"--out={out}", *named)
+    assert done.returncode == 0, done.stderr
+    assert operations.read(out).labels == labels
+
+
+def test_what_is_gone_does_not_become_previous(tmp_path):
+    found, out = base(tmp_path, 3, 4), tmp_path / "deploy"
+    operations.write(Deployment("cama", stable=2, previous=1), out)
+    done = call("export.config", f"--model_base_path={found}", f"--out={out}", "--stable=4")
+    assert done.returncode == 0, done.stderr
     assert operations.read(out).labels == {"stable": 4}
 
 
