@@ -5,6 +5,7 @@ import random
 import re
 import struct
 import threading
+import zlib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
@@ -255,9 +256,54 @@ def test_bmp_and_gif_files_are_read_in_colour_and_as_luminance(tmp_path, content
     np.testing.assert_array_equal(np.round(255.0 * grey[3]), 9)
 
 
+def with_alpha(alpha):
+    return np.concatenate([COLOURS, np.full([4, 6, 1], 255, np.uint8)], -1) & np.uint8(
+        [255, 255, 255, alpha]
+    )
+
+
+def with_key(content):
+    """A grey PNG whose pixels of value 0 are transparent, by a chunk tRNS."""
+    chunk = b"tRNS\0\0"
+    made = struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return content[:33] + made + content[33:]
+
+
+GREYS = np.arange(24, dtype=np.uint8).reshape(4, 6, 1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        tf.io.encode_png(np.concatenate([0 * GREYS, 10 * GREYS], -1)).numpy(),  # black ink
+        tf.io.encode_png(with_alpha(254)).numpy(),
+        with_key(tf.io.encode_png(GREYS).numpy()),
+        bmp(with_alpha(128)),
+        gif(INDICES, PALETTE, transparent=3),
+    ],
+    ids=["grey png", "png", "png with a transparent colour", "bmp", "gif"],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transparent_images_are_refused(tmp_path, content, channels):
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(InputError, match=r"x has transparent pixels, .*; save it without"):
+        client_files.read_image(tmp_path / "x", (4, 6, channels))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [tf.io.encode_png(with_alpha(255)).numpy(), bmp(with_alpha(255)), gif(INDICES, PALETTE)],
+    ids=["png", "bmp", "gif"],
+)
+def test_an_alpha_channel_that_hides_nothing_is_fine(tmp_path, content):
+    (tmp_path / "x").write_bytes(content)
+    image = client_files.read_image(tmp_path / "x", (4, 6, 3))
+    np.testing.assert_array_equal(np.round(255.0 * image), COLOURS)
+
+
 def test_a_bmp_whose_palette_lacks_a_colour_is_refused(tmp_path):
     (tmp_path / "x.bmp").write_bytes(bmp(np.ones([4, 6, 1], np.uint8), b"\0\0\0\0"))
-    with pytest.raises(InputError, match="x.bmp is no PNG, JPEG, BMP or GIF that can be read"):
+    with pytest.raises(InputError, match=r"x\.bmp is no PNG, JPEG, BMP or GIF that can be read"):
         client_files.read_image(tmp_path / "x.bmp", (4, 6, 1))
 
 

@@ -45,11 +45,17 @@ def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """One image file as [H, W, channels] float32 in [0, 1]; see `read_images`."""
     height, width, channels = shape
     try:
-        pixels = _decoded(path.expanduser().read_bytes(), channels)
+        content = path.expanduser().read_bytes()
+        pixels, transparent = _decoded(content, channels), _transparent(content)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}).") from None
     except (tf.errors.InvalidArgumentError, IndexError):
         raise InputError(f"{path} is no PNG, JPEG, BMP or GIF that can be read.") from None
+    if transparent:
+        raise InputError(
+            f"{path} has transparent pixels, and nobody knows on what background the model should "
+            "see them; save it without transparency."
+        )
     if pixels.shape[:2] != (height, width):
         raise InputError(
             f"{path} has {pixels.shape[1]} x {pixels.shape[0]} pixels; the model takes "
@@ -75,6 +81,30 @@ def _decoded(content: bytes, channels: int) -> np.ndarray:
     if channels == 1:
         return np.round(pixels @ _LUMINANCE).astype(np.uint8)[..., None]
     return pixels
+
+
+def _transparent(content: bytes) -> bool:
+    """Whether an image shows what is behind it; a GIF does if its first frame may."""
+    if content.startswith(b"\x89PNG"):
+        return bool((tf.io.decode_png(content, channels=4).numpy()[..., 3] < 255).any())
+    if content.startswith(b"BM"):
+        alpha = tf.io.decode_image(content).numpy()[..., 3:]
+        return bool((alpha < 255).any() and alpha.any())  # zeros alone: the byte is unused
+    return content.startswith(b"GIF") and _has_transparent_index(content)
+
+
+def _has_transparent_index(gif: bytes) -> bool:
+    """Whether the extensions before a GIF's first frame name one."""
+    palette = 3 << (gif[10] & 7) + 1 if gif[10] & 0x80 else 0
+    at = 13 + palette
+    while gif[at : at + 1] == b"!":
+        if gif[at + 1] == 0xF9 and gif[at + 3] & 1:  # Graphic Control
+            return True
+        at += 2
+        while gif[at]:  # the length of a block
+            at += gif[at] + 1
+        at += 1
+    return False
 
 
 def _palette(bitmap: bytes) -> np.ndarray:

@@ -35,8 +35,8 @@ def of_folder(directory: Path, spec: InputSpec) -> np.ndarray:
       spec: of the model's inputs.
 
     Raises:
-      InputError: the model takes a table, there is no image, or one cannot be read or has another
-        size.
+      InputError: the model takes a table, there is no image, or one cannot be read, has
+        transparent pixels or another size.
     """
     if spec.kind != "image":
         raise InputError("--inputs was given, but the model takes a table; give --csv or --log.")
