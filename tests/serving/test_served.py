@@ -135,6 +135,23 @@ def test_a_full_log_keeps_the_newest_requests_in_two_files(spec, images, path):
     np.testing.assert_array_equal(found, np.concatenate([images[6:], images[:1]]))
 
 
+@pytest.mark.parametrize("then", ["nothing", "an empty file", "another log"])
+def test_a_log_that_is_taken_away_is_begun_again(spec, images, path, log, then):
+    log.predicted(Version(), "serving_default", {"image": images[:1]})
+    path.rename(older(path))  # as logrotate does
+    if then == "an empty file":
+        path.touch()
+    elif then == "another log":
+        path.write_bytes(older(path).read_bytes())
+    for image in images[1:3]:
+        log.predicted(Version(), "serving_default", {"image": image[None]})
+    np.testing.assert_array_equal(served.of_log(path, spec, progress=quiet), images[:3])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.unlink()
+    log.predicted(Version(), "serving_default", {"image": images[3:4]})
+    np.testing.assert_array_equal(served.of_log(path, spec, progress=quiet), images[[0, 3]])
+
+
 def test_a_share_of_the_requests_is_kept(spec, images, path):
     log = RequestLog(path, sampling_rate=0.0)
     log.predicted(Version(), "serving_default", {"image": images})
