@@ -62,6 +62,8 @@ def test_versions_count_up_and_are_never_overwritten(small, tmp_path):
         publish(small, tmp_path / "file" / "cama")
     (tmp_path / "file").unlink()
     assert publish(small, tmp_path, version=9).name == "9"
+    for name in ("0077", "٧٧"):  # int() reads both
+        (tmp_path / name).mkdir()
     assert publish(small, tmp_path).name == "10"
     assert (tmp_path / "1" / "tfcama.json").read_bytes() == before
 

@@ -13,6 +13,7 @@ from tfcama.serving import batching, operations
 from tfcama.serving.answers import Answers
 from tfcama.serving.operations import Deployment
 from tfcama.serving.server import messages
+from tfcama.serving.server.manager import version_directories
 
 COMMITTED = Path(__file__).parents[2] / "export" / "config"
 DEMO = Deployment("cama", stable=1, rows=8)
@@ -137,6 +138,10 @@ def test_versions_are_those_of_the_base_path(tmp_path):
         operations.deployment(tmp_path / "nothing", stable=None, canary=None)
     (found / "3²").mkdir()
     (found / "3²" / "tfcama.json").touch()
+    for name in ("0011", "١٢"):  # int() reads both
+        (found / name).mkdir()
+        (found / name / "tfcama.json").write_text('{"limits": {"rows_together": 5}}')
+    assert operations.versions(found) == sorted(version_directories(found)) == [1, 2, 10]
     (tmp_path / "prod").symlink_to(found)
     assert operations.deployment(tmp_path / "prod", stable=None, canary=None).name == "prod"
     (found / "10" / "tfcama.json").write_text("{}")
@@ -274,7 +279,7 @@ def test_a_canary_that_no_server_would_take_is_refused(tmp_path):
     assert "version 4 is canary; --rollback it and wait" in done.stderr
     (found / "4" / "tfcama.json").unlink()
     done = call("export.rollout", f"--config={tmp_path / 'deploy'}", "--promote")
-    assert "has no version 4; it has 3." in done.stderr
+    assert "version 4 has no tfcama.json; export.export_saved_model makes it." in done.stderr
     assert operations.read(tmp_path / "deploy").stable == 3
 
 

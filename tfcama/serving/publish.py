@@ -143,8 +143,8 @@ def held_out(
 
 
 def _next_version(base: Path) -> int:
-    found = [path.name for path in base.glob("[0-9]*")] if base.exists() else []
-    return max((int(name) for name in found if name.isdecimal()), default=0) + 1
+    found = [description.number(path.name) for path in base.glob("[0-9]*")]
+    return max((number for number in found if number is not None), default=0) + 1
 
 
 def _taken(target: Path) -> InputError:
