@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import glob
 import json
 import os
 import re
@@ -277,19 +276,33 @@ def _beside(target: Path) -> Path:
     return target.with_name(f".{target.name}-{os.getpid()}")
 
 
-def _clear(target: Path) -> None:
-    """Removes what processes that were killed left beside `target`."""
-    for path in target.parent.glob(f".{glob.escape(target.name)}-*"):
-        pid = re.search(r"-(\d+)(-replaced)?$", path.name)
+def clear_unfinished(directory: Path, *, of: Callable[[str], bool]) -> None:
+    """Removes what processes that were killed left beside what they were to write.
+
+    What is younger than an hour stays: it may be a process's on another machine.
+
+    Args:
+      directory: nothing is done where it does not exist.
+      of: whether to do so for the name of a file or directory that was to be written.
+    """
+    for path in directory.glob(".*-*"):
+        left = re.fullmatch(r"\.(.+)-(\d+)(-replaced)?", path.name)
+        if left is None or not of(left[1]):
+            continue
         with contextlib.suppress(OSError):
-            if pid is None or time.time() - path.stat().st_mtime < _STALE or _runs(int(pid[1])):
+            if time.time() - path.stat().st_mtime < _STALE or _runs(int(left[2])):
                 continue
-            if pid[2] and not target.exists():
+            if left[3] and not path.with_name(left[1]).exists():
                 continue  # killed in between: it is all that is left
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
+
+
+def _clear(target: Path) -> None:
+    """Removes what processes that were killed left beside `target`."""
+    clear_unfinished(target.parent, of=lambda name: name == target.name)
 
 
 def _runs(pid: int) -> bool:

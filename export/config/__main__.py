@@ -8,8 +8,8 @@ The files beside this one are those of the demo's model, whose version 1 is stab
     python -m export.config --model_base_path=runs/demo/export/cama --out=export/config
 
 Afterwards `python -m export.rollout` moves the labels; given again, with other resources say, this
-command leaves them where they are, unless it names versions. A running server reads models.config
-again every 30 seconds.
+command leaves each where it is, unless it names its version. What was stable before another version
+is `previous`. A running server reads models.config again every 30 seconds.
 """
 
 from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
@@ -61,16 +61,9 @@ _REPLICAS = flags.DEFINE_integer(
 
 def main() -> None:
     base, out = Path(_BASE.value).expanduser(), Path(_OUT.value).expanduser()
-    stable, canary, previous = _STABLE.value, _CANARY.value, None
-    if stable is None and canary is None and (out / operations.STATE).exists():
-        before = operations.read(out)
-        if before.name == operations.absolute(base).name:
-            stable, canary, previous = before.stable, before.canary, before.previous
     served = operations.deployment(
         base,
-        stable=stable,
-        canary=canary,
-        previous=previous,
+        **_versions(base, out),
         models=_MODELS.value.rstrip("/") or "/",
         image=_IMAGE.value,
         cores=_CORES.value,
@@ -79,6 +72,22 @@ def main() -> None:
     )
     for path in operations.write(served, out):
         print(path)
+
+
+def _versions(base: Path, out: Path) -> dict[str, int | None]:
+    """The version of every label: the flags', else those of --out if it is of this model."""
+    stable, canary, previous = _STABLE.value, _CANARY.value, None
+    if (out / operations.STATE).exists():
+        before = operations.read(out)
+        if before.name == operations.absolute(base).name:
+            stable = before.stable if stable is None else stable
+            if canary is None and before.canary != stable:  # else it has become stable
+                canary = before.canary
+            previous = before.previous
+            if stable != before.stable:
+                known = before.stable in operations.versions(base)
+                previous = before.stable if known else None
+    return {operations.STABLE: stable, operations.CANARY: canary, operations.PREVIOUS: previous}
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 import json
 import random
 import re
+import struct
 import threading
+import zlib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
@@ -194,6 +196,115 @@ def test_images_are_read_in_order(tmp_path):
     images = client_files.read_images([tmp_path / "b.png", tmp_path / "a.png"], IMAGES)["image"]
     np.testing.assert_allclose(images, np.stack([b, a]) / 255.0, rtol=1e-6)
     assert images.dtype == np.float32
+
+
+RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 9, 9)
+COLOURS = np.array([[RED, GREEN, BLUE]] * 3 + [[GREY] * 3], np.uint8).repeat(2, axis=1)
+
+
+def bmp(pixels, palette=b""):
+    """A BMP file of [H, W, channels] pixels, four channels with alpha, one of indices."""
+    height, width, channels = pixels.shape
+    stored = pixels[..., [2, 1, 0, 3][:channels]] if channels > 1 else pixels
+    rows = stored.reshape(height, -1)[::-1]  # the lowest comes first
+    rows = np.pad(rows, [(0, 0), (0, -rows.shape[1] % 4)]).tobytes()
+    start = 54 + len(palette)
+    head = struct.pack("<2sIII", b"BM", start + len(rows), 0, start)
+    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8 * channels, 0, len(rows), 0, 0, 0, 0)
+    return head + info + palette + rows
+
+
+def gif(pixels, palette, *, transparent=None):
+    """A GIF file of [H, W] indices below 4, each a 3 bit code of its own; see GIF89a."""
+    height, width = pixels.shape
+    codes = [code for index in pixels.ravel() for code in (4, int(index))] + [5]  # clear, index
+    bits = sum(code << 3 * place for place, code in enumerate(codes))
+    packed = bits.to_bytes(-(-3 * len(codes) // 8), "little")
+    control = b""
+    if transparent is not None:
+        control = b"!\xf9\x04" + struct.pack("<BHBB", 1, 0, transparent, 0)
+    screen = struct.pack("<HHBBB", width, height, 0x81, 0, 0) + bytes(palette)
+    image = b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02"
+    return b"GIF89a" + screen + control + image + bytes([len(packed)]) + packed + b"\0;"
+
+
+INDICES = np.array([[0, 1, 2]] * 3 + [[3] * 3]).repeat(2, axis=1)  # COLOURS by the palette
+PALETTE = (*RED, *GREEN, *BLUE, *GREY)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        bmp(COLOURS),
+        bmp(np.concatenate([COLOURS, np.zeros([4, 6, 1], np.uint8)], -1)),  # unused, not alpha
+        bmp(
+            INDICES.astype(np.uint8)[..., None],
+            b"".join(bytes([*colour[::-1], 0]) for colour in (RED, GREEN, BLUE, GREY)),
+        ),
+        gif(INDICES, PALETTE),
+    ],
+    ids=["bmp", "bmp of 32 bits", "bmp with a palette", "gif"],
+)
+def test_bmp_and_gif_files_are_read_in_colour_and_as_luminance(tmp_path, content):
+    (tmp_path / "x").write_bytes(content)
+    colour = client_files.read_image(tmp_path / "x", (4, 6, 3))
+    np.testing.assert_array_equal(np.round(255.0 * colour), COLOURS)
+    grey = client_files.read_image(tmp_path / "x", (4, 6, 1))
+    (tmp_path / "x").write_bytes(tf.io.encode_png(COLOURS).numpy())
+    as_png = client_files.read_image(tmp_path / "x", (4, 6, 1))
+    np.testing.assert_allclose(grey, as_png, atol=1.01 / 255)  # which rounds down
+    np.testing.assert_array_equal(np.round(255.0 * grey[3]), 9)
+
+
+def with_alpha(alpha):
+    return np.concatenate([COLOURS, np.full([4, 6, 1], 255, np.uint8)], -1) & np.uint8(
+        [255, 255, 255, alpha]
+    )
+
+
+def with_key(content):
+    """A grey PNG whose pixels of value 0 are transparent, by a chunk tRNS."""
+    chunk = b"tRNS\0\0"
+    made = struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return content[:33] + made + content[33:]
+
+
+GREYS = np.arange(24, dtype=np.uint8).reshape(4, 6, 1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        tf.io.encode_png(np.concatenate([0 * GREYS, 10 * GREYS], -1)).numpy(),  # black ink
+        tf.io.encode_png(with_alpha(254)).numpy(),
+        with_key(tf.io.encode_png(GREYS).numpy()),
+        bmp(with_alpha(128)),
+        gif(INDICES, PALETTE, transparent=3),
+    ],
+    ids=["grey png", "png", "png with a transparent colour", "bmp", "gif"],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transparent_images_are_refused(tmp_path, content, channels):
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(InputError, match=r"x has transparent pixels, .*; save it without"):
+        client_files.read_image(tmp_path / "x", (4, 6, channels))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [tf.io.encode_png(with_alpha(255)).numpy(), bmp(with_alpha(255)), gif(INDICES, PALETTE)],
+    ids=["png", "bmp", "gif"],
+)
+def test_an_alpha_channel_that_hides_nothing_is_fine(tmp_path, content):
+    (tmp_path / "x").write_bytes(content)
+    image = client_files.read_image(tmp_path / "x", (4, 6, 3))
+    np.testing.assert_array_equal(np.round(255.0 * image), COLOURS)
+
+
+def test_a_bmp_whose_palette_lacks_a_colour_is_refused(tmp_path):
+    (tmp_path / "x.bmp").write_bytes(bmp(np.ones([4, 6, 1], np.uint8), b"\0\0\0\0"))
+    with pytest.raises(InputError, match=r"x\.bmp is no PNG, JPEG, BMP or GIF that can be read"):
+        client_files.read_image(tmp_path / "x.bmp", (4, 6, 1))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 import hashlib
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -62,8 +65,26 @@ def test_versions_count_up_and_are_never_overwritten(small, tmp_path):
         publish(small, tmp_path / "file" / "cama")
     (tmp_path / "file").unlink()
     assert publish(small, tmp_path, version=9).name == "9"
+    for name in ("0077", "٧٧"):  # int() reads both
+        (tmp_path / name).mkdir()
     assert publish(small, tmp_path).name == "10"
     assert (tmp_path / "1" / "tfcama.json").read_bytes() == before
+
+
+def test_what_killed_publishes_of_other_versions_left_goes_in_time(small, tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    old, young, running, other = (
+        tmp_path / name
+        for name in (f".2-{ended.pid}", f".3-{ended.pid}", f".4-{os.getppid()}", f".x-{ended.pid}")
+    )
+    for directory in (old, young, running, other):
+        directory.mkdir()
+        (directory / "saved_model.pb").touch()
+    for directory in (old, running, other):
+        os.utime(directory, (0, 0))
+    publish(small, tmp_path, version=5)
+    assert set(tmp_path.iterdir()) == {young, running, other, tmp_path / "5"}
 
 
 def test_of_two_that_publish_one_version_at_once_the_first_wins(small, tmp_path, monkeypatch):

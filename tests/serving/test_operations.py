@@ -13,6 +13,7 @@ from tfcama.serving import batching, operations
 from tfcama.serving.answers import Answers
 from tfcama.serving.operations import Deployment
 from tfcama.serving.server import messages
+from tfcama.serving.server.manager import version_directories
 
 COMMITTED = Path(__file__).parents[2] / "export" / "config"
 DEMO = Deployment("cama", stable=1, rows=8)
@@ -137,6 +138,10 @@ def test_versions_are_those_of_the_base_path(tmp_path):
         operations.deployment(tmp_path / "nothing", stable=None, canary=None)
     (found / "3²").mkdir()
     (found / "3²" / "tfcama.json").touch()
+    for name in ("0011", "١٢"):  # int() reads both
+        (found / name).mkdir()
+        (found / name / "tfcama.json").write_text('{"limits": {"rows_together": 5}}')
+    assert operations.versions(found) == sorted(version_directories(found)) == [1, 2, 10]
     (tmp_path / "prod").symlink_to(found)
     assert operations.deployment(tmp_path / "prod", stable=None, canary=None).name == "prod"
     (found / "10" / "tfcama.json").write_text("{}")
@@ -151,7 +156,31 @@ def test_other_resources_leave_the_labels_where_they_are(tmp_path):
     assert call(*flags, "--cores=7").returncode == 0
     after = operations.read(out)
     assert (after.labels, after.cores) == ({"stable": 2, "canary": 3, "previous": 1}, 7)
-    assert call(*flags, "--stable=4").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("named", "labels"),
+    [
+        (["--canary=4"], {"stable": 2, "canary": 4, "previous": 1}),
+        (["--stable=2"], {"stable": 2, "canary": 3, "previous": 1}),
+        (["--stable=4"], {"stable": 4, "canary": 3, "previous": 2}),
+        (["--stable=3"], {"stable": 3, "previous": 2}),  # the canary has become stable
+        (["--stable=1", "--canary=4"], {"stable": 1, "canary": 4, "previous": 2}),
+    ],
+)
+def test_a_version_that_is_named_moves_no_other_label(tmp_path, named, labels):
+    found, out = base(tmp_path, 1, 2, 3, 4), tmp_path / "deploy"
+    operations.write(Deployment("cama", stable=2, canary=3, previous=1), out)
+    done = call("export.config", f"--model_base_path={found}", f"--out={out}", *named)
+    assert done.returncode == 0, done.stderr
+    assert operations.read(out).labels == labels
+
+
+def test_what_is_gone_does_not_become_previous(tmp_path):
+    found, out = base(tmp_path, 3, 4), tmp_path / "deploy"
+    operations.write(Deployment("cama", stable=2, previous=1), out)
+    done = call("export.config", f"--model_base_path={found}", f"--out={out}", "--stable=4")
+    assert done.returncode == 0, done.stderr
     assert operations.read(out).labels == {"stable": 4}
 
 
@@ -250,7 +279,7 @@ def test_a_canary_that_no_server_would_take_is_refused(tmp_path):
     assert "version 4 is canary; --rollback it and wait" in done.stderr
     (found / "4" / "tfcama.json").unlink()
     done = call("export.rollout", f"--config={tmp_path / 'deploy'}", "--promote")
-    assert "has no version 4; it has 3." in done.stderr
+    assert "version 4 has no tfcama.json; export.export_saved_model makes it." in done.stderr
     assert operations.read(tmp_path / "deploy").stable == 3
 
 

@@ -58,6 +58,18 @@ class Thirds(tf.Module):
         }
 
 
+class Redness(tf.Module):
+    """Whether an image of 4 x 6 pixels is red."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 4, 6, 3], tf.float32, name="image")])
+    def predict(self, image):
+        red = tf.reduce_mean(image[..., 0], [1, 2])
+        return {
+            "probabilities": tf.stack([1.0 - red, red], 1),
+            "label": tf.cast(red > 0.5, tf.int32),
+        }
+
+
 def described(**changed):
     return {
         "input": {"kind": "image", "shape": [28, 28, 1], "bounds": [0.0, 1.0]},
@@ -73,7 +85,7 @@ def described(**changed):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Base paths: `thirds` with versions 1 and 2, `table` and `plain`, which has no tfcama.json."""
+    """Base paths: `thirds` with versions 1 and 2, `table`, `colour`; `plain` has no tfcama.json."""
     root = tmp_path_factory.mktemp("pages")
     adapted = {"finetuned": {"subject": "requests 12ab", "mechanism": "translation", "steps": 3}}
     for number in (1, 2):
@@ -85,6 +97,11 @@ def models(tmp_path_factory):
         told = described() if number == 1 else described(signatures=["serving_default"])
         told["config"] = {"finetuned": None} if number == 1 else adapted
         (path / "tfcama.json").write_text(json.dumps(told))
+    redness, path = Redness(), root / "colour" / "1"
+    tf.saved_model.save(redness, str(path), signatures={"serving_default": redness.predict})
+    shown = {"kind": "image", "shape": [4, 6, 3], "bounds": [0.0, 1.0]}
+    told = described(input=shown, class_names=["other", "red"], signatures=["serving_default"])
+    (path / "tfcama.json").write_text(json.dumps(told))
     for name in ("plain", "table"):
         (root / name).mkdir()
         save_tiny(root / name / "1", factor=1)
@@ -107,6 +124,7 @@ def endpoint(models):
         ("thirds", models / "thirds", f"{both} {labels}"),
         ("table", models / "table", ""),
         ("plain", models / "plain", both),
+        ("colour", models / "colour", ""),
     )
     with Server(served) as server:
         yield Endpoint("", f"http://127.0.0.1:{server.rest_port}")
@@ -125,8 +143,8 @@ def test_the_page_learns_of_models_versions_and_labels(endpoint):
     for outside in ("http://", "https://", "//cdn"):
         assert outside not in page  # nothing is loaded from elsewhere
     _, answer = ask(endpoint, "/models.json")
-    plain, table, thirds = answer["models"]
-    assert [m["name"] for m in answer["models"]] == ["plain", "table", "thirds"]
+    _, plain, table, thirds = answer["models"]
+    assert [m["name"] for m in answer["models"]] == ["colour", "plain", "table", "thirds"]
     assert thirds["labels"] == {"stable": 1, "canary": 2}
     assert [v["version"] for v in thirds["versions"]] == [2, 1]
     newest = thirds["versions"][0]["description"]
@@ -141,11 +159,15 @@ def test_the_page_learns_of_models_versions_and_labels(endpoint):
     assert (whole["state"], whole["error"], whole["description"]) == ("AVAILABLE", None, None)
 
 
-def sent(browser):
-    """The image that the page says it sends, [28, 28] in [0, 1]."""
-    script = """(() => { const c = document.getElementById('sent');
-      return Array.from(c.getContext('2d').getImageData(0, 0, 28, 28).data); })()"""
-    return np.array(browser.run(script), float).reshape(28, 28, 4)[:, :, 0] / 255.0
+def sent(browser, height=28, width=28):
+    """The image that the page says it sends, [H, W] in [0, 1]; of colours the red."""
+    script = f"""(() => {{ const c = document.getElementById('sent');
+      return Array.from(c.getContext('2d').getImageData(0, 0, {width}, {height}).data); }})()"""
+    return np.array(browser.run(script), float).reshape(height, width, 4)[:, :, 0] / 255.0
+
+
+def centres(browser):
+    return browser.run("document.getElementById('centre').checked")
 
 
 def asked(endpoint, version, image, signature="serving_default"):
@@ -238,6 +260,67 @@ def test_a_file_is_uploaded_and_ink_on_paper_is_inverted(endpoint, browser, tmp_
     browser.choose_file("#file", tmp_path / "no.png")
     browser.wait("!document.getElementById('problem').hidden")
     assert "no image that the browser can read" in browser.text("#problem")
+
+
+@needs_browser
+def test_only_drawings_and_examples_are_centred(endpoint, browser, tmp_path):
+    browser.open(f"{endpoint.rest}/#model=thirds&example=1")
+    assert centres(browser)
+    corner = np.zeros([28, 28, 1], np.uint8)
+    corner[20:26, 1:5] = 255
+    (tmp_path / "corner.png").write_bytes(tf.io.encode_png(corner).numpy())
+    browser.choose_file("#file", tmp_path / "corner.png")
+    browser.wait("!document.getElementById('centre').checked")
+    browser.answered()
+    np.testing.assert_array_equal(sent(browser), corner[..., 0] / 255.0)
+    choose(browser, "#example", "1")
+    assert centres(browser)
+    browser.run("document.getElementById('centre').click()")  # as somebody wants it
+    choose(browser, "#example", "7")
+    assert not centres(browser)
+    choose(browser, "#model", "colour")
+    browser.answered()
+    pixels = np.zeros([4, 6, 3], np.uint8)
+    pixels[0, :2, 0] = 255
+    (tmp_path / "red.png").write_bytes(tf.io.encode_png(pixels).numpy())
+    browser.choose_file("#file", tmp_path / "red.png")
+    browser.wait("document.getElementById('problem').hidden && state.source.some(v => v > 0)")
+    browser.answered()
+    assert not centres(browser)
+    np.testing.assert_array_equal(sent(browser, 4, 6), pixels[..., 0] / 255.0)
+
+
+@needs_browser
+def test_what_is_transparent_in_a_file_is_paper(endpoint, browser, tmp_path):
+    browser.open(f"{endpoint.rest}/#model=thirds")
+    ink = np.zeros([28, 28, 4], np.uint8)
+    ink[12:16, 8:20, 3] = 255
+    (tmp_path / "ink.png").write_bytes(tf.io.encode_png(ink).numpy())
+    browser.choose_file("#file", tmp_path / "ink.png")
+    browser.wait("document.getElementById('invert').checked")
+    browser.answered()
+    np.testing.assert_allclose(sent(browser), ink[..., 3] / 255.0, atol=0.01)
+
+
+@needs_browser
+def test_the_drawing_is_there_again_after_another_model(endpoint, browser):
+    browser.open(f"{endpoint.rest}/#model=thirds&example=7")
+    before = sent(browser)
+    choose(browser, "#model", "colour")
+    browser.answered()
+    assert not centres(browser)
+    assert not sent(browser, 4, 6).any()
+    choose(browser, "#model", "thirds")
+    browser.answered()
+    assert before.any()
+    np.testing.assert_array_equal(sent(browser), before)
+    assert centres(browser)
+
+
+@needs_browser
+def test_examples_of_no_digit_are_none(endpoint, browser):
+    browser.open(f"{endpoint.rest}/#model=thirds&example=__proto__")
+    assert not sent(browser).any()
 
 
 @needs_browser

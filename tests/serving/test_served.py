@@ -80,7 +80,27 @@ def test_a_log_of_several_models_needs_a_name(spec, images, path, log):
 
 def test_a_request_that_the_model_would_refuse_is_named(spec, images, path, log):
     log.predicted(Version(), "serving_default", {"image": images + 1.0})
-    with pytest.raises(InputError, match=r"record 0: image: every value must be in \[0, 1\]"):
+    with pytest.raises(InputError, match=r"record 0: image: every value must be in \[0, 1\]\.$"):
+        served.of_log(path, spec, progress=quiet)
+
+
+def test_a_request_with_nan_is_named_without_the_graphs_functions(spec, images, path, log):
+    log.predicted(Version(), "serving_default", {"image": np.nan * images})
+    with pytest.raises(InputError, match=r"record 0: image: every value must be finite[^;]*$"):
+        served.of_log(path, spec, progress=quiet)
+
+
+@pytest.mark.parametrize(
+    ("image", "given"),
+    [
+        (np.zeros([1, 14, 28, 1], np.float32), r"float32 \[1, 14, 28, 1\]"),
+        (np.zeros([1, 28, 28, 1], np.int32), r"int32 \[1, 28, 28, 1\]"),
+    ],
+)
+def test_an_input_of_another_shape_or_type_may_be_another_models(spec, path, log, image, given):
+    log.predicted(Version("other"), "serving_default", {"image": image})
+    sentence = rf"image is {given}, the model's is float32 \[None, 28, 28, 1\]; .*--model_name"
+    with pytest.raises(InputError, match=sentence):
         served.of_log(path, spec, progress=quiet)
 
 
@@ -133,6 +153,23 @@ def test_a_full_log_keeps_the_newest_requests_in_two_files(spec, images, path):
     again.predicted(Version(), "serving_default", {"image": images[1:2]})  # too late
     found = served.of_log(path, spec, progress=quiet)
     np.testing.assert_array_equal(found, np.concatenate([images[6:], images[:1]]))
+
+
+@pytest.mark.parametrize("then", ["nothing", "an empty file", "another log"])
+def test_a_log_that_is_taken_away_is_begun_again(spec, images, path, log, then):
+    log.predicted(Version(), "serving_default", {"image": images[:1]})
+    path.rename(older(path))  # as logrotate does
+    if then == "an empty file":
+        path.touch()
+    elif then == "another log":
+        path.write_bytes(older(path).read_bytes())
+    for image in images[1:3]:
+        log.predicted(Version(), "serving_default", {"image": image[None]})
+    np.testing.assert_array_equal(served.of_log(path, spec, progress=quiet), images[:3])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.unlink()
+    log.predicted(Version(), "serving_default", {"image": images[3:4]})
+    np.testing.assert_array_equal(served.of_log(path, spec, progress=quiet), images[[0, 3]])
 
 
 def test_a_share_of_the_requests_is_kept(spec, images, path):

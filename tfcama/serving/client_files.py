@@ -16,17 +16,20 @@ from tfcama.serving.inputs import IMAGE, input_name
 
 _ZOOM = 4  # pixels of the picture for one of an image
 _GAP = 2
+_LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue
 
 
 def read_images(paths: Sequence[Path], definition: Any) -> dict[str, np.ndarray]:
     """The inputs of a signature that takes images, values in [0, 1].
 
     Args:
-      paths: PNG, JPEG, BMP or GIF files; of colour images a grey model sees the luminance.
+      paths: PNG, JPEG, BMP or GIF files; of colour images a grey model sees the luminance, of
+        animations every model the first frame.
       definition: the SignatureDef.
 
     Raises:
-      InputError: the model takes no images, or a file cannot be read or has another size.
+      InputError: the model takes no images, or a file cannot be read, has transparent pixels or
+        another size.
     """
     if set(definition.inputs) != {IMAGE}:
         raise InputError(
@@ -42,19 +45,74 @@ def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """One image file as [H, W, channels] float32 in [0, 1]; see `read_images`."""
     height, width, channels = shape
     try:
-        pixels = tf.io.decode_image(
-            path.expanduser().read_bytes(), channels=channels, expand_animations=False
-        ).numpy()
+        content = path.expanduser().read_bytes()
+        pixels, transparent = _decoded(content, channels), _transparent(content)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}).") from None
-    except tf.errors.InvalidArgumentError:
+    except (tf.errors.InvalidArgumentError, IndexError):
         raise InputError(f"{path} is no PNG, JPEG, BMP or GIF that can be read.") from None
+    if transparent:
+        raise InputError(
+            f"{path} has transparent pixels, and nobody knows on what background the model should "
+            "see them; save it without transparency."
+        )
     if pixels.shape[:2] != (height, width):
         raise InputError(
             f"{path} has {pixels.shape[1]} x {pixels.shape[0]} pixels; the model takes "
             f"{width} x {height}."
         )
     return pixels.astype(np.float32) / 255.0
+
+
+def _decoded(content: bytes, channels: int) -> np.ndarray:
+    """A file's pixels [H, W, channels], uint8.
+
+    Raises:
+      InvalidArgumentError: it is no image.
+      IndexError: a BMP's palette lacks a colour.
+    """
+    if not content.startswith((b"BM", b"GIF")):
+        return tf.io.decode_image(content, channels=channels, expand_animations=False).numpy()
+    # Of these decode_image makes no grey images.
+    pixels = tf.io.decode_image(content, expand_animations=False).numpy()
+    if pixels.shape[-1] == 1:  # a BMP of indices
+        pixels = _palette(content)[pixels[..., 0]]
+    pixels = pixels[..., :3]
+    if channels == 1:
+        return np.round(pixels @ _LUMINANCE).astype(np.uint8)[..., None]
+    return pixels
+
+
+def _transparent(content: bytes) -> bool:
+    """Whether an image shows what is behind it; a GIF does if its first frame may."""
+    if content.startswith(b"\x89PNG"):
+        return bool((tf.io.decode_png(content, channels=4).numpy()[..., 3] < 255).any())
+    if content.startswith(b"BM"):
+        alpha = tf.io.decode_image(content).numpy()[..., 3:]
+        return bool((alpha < 255).any() and alpha.any())  # zeros alone: the byte is unused
+    return content.startswith(b"GIF") and _has_transparent_index(content)
+
+
+def _has_transparent_index(gif: bytes) -> bool:
+    """Whether the extensions before a GIF's first frame name one."""
+    palette = 3 << (gif[10] & 7) + 1 if gif[10] & 0x80 else 0
+    at = 13 + palette
+    while gif[at : at + 1] == b"!":
+        if gif[at + 1] == 0xF9 and gif[at + 3] & 1:  # Graphic Control
+            return True
+        at += 2
+        while gif[at]:  # the length of a block
+            at += gif[at] + 1
+        at += 1
+    return False
+
+
+def _palette(bitmap: bytes) -> np.ndarray:
+    """The colours of a BMP of indices, [N, 3]: what is between its header and its pixels."""
+    end, header = (int.from_bytes(bitmap[at : at + 4], "little") for at in (10, 14))
+    colours = bitmap[14 + header : end]
+    blue_first = np.frombuffer(colours[: len(colours) // 4 * 4], np.uint8).reshape(-1, 4)
+    return blue_first[:, 2::-1]
 
 
 def read_rows(path: Path, definition: Any) -> dict[str, np.ndarray]:

@@ -18,6 +18,20 @@ SAVED_MODEL = "saved_model.pb"
 CHECKSUM = "saved_model_sha256"  # key of tfcama.json
 
 
+def number(name: str) -> int | None:
+    """The version that a directory of this name is; None for one that is none.
+
+    A version has one name. TensorFlow Serving takes 007 for 7 as well, where two could be meant.
+
+    Example:
+      >>> [number(name) for name in ("7", "007", "7-old", str(2**63))]
+      [7, None, None, None]
+    """
+    if not (name.isascii() and name.isdecimal() and str(int(name)) == name):
+        return None
+    return int(name) if int(name) < 2**63 else None  # no message holds a higher one
+
+
 def read(version: Path) -> dict[str, Any] | None:
     """A version directory's tfcama.json; None where there is none, as others' exports have none.
 

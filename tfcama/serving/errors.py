@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import tensorflow as tf
 from grpc import StatusCode as Code
 
 _LONGEST = 2000  # characters: gRPC sends the sentence in a header, which is limited to 8 KiB
+_FUNCTIONS = re.compile(r"^(\{\{function_node .*?\}\}\s*)+")  # that an error came through
 _BY_NUMBER = {code.value[0]: code for code in Code}
 _HTTP = {
     Code.OK: 200,
@@ -70,8 +73,12 @@ def of_tensorflow(error: tf.errors.OpError) -> ServingError:
       >>> text = "Graph execution error:\n\nassertion failed: [x: too large.]\n\t [[{{node A}}]]"
       >>> of_tensorflow(tf.errors.InvalidArgumentError(None, None, text))
       ServingError('x: too large.')
+      >>> text = "{{function_node __inference_<lambda>_7}} x: too large."
+      >>> of_tensorflow(tf.errors.InvalidArgumentError(None, None, text))
+      ServingError('x: too large.')
     """
     text = error.message.removeprefix("Graph execution error:").strip()
+    text = _FUNCTIONS.sub("", text)
     # What a function says of where the node was made comes first.
     text = text[max(0, text.find("assertion failed: [")) :].partition("\n")[0]
     if text.startswith("assertion failed: [") and text.endswith("]"):

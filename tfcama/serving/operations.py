@@ -172,8 +172,8 @@ class Deployment:
 
 def versions(base: Path) -> list[int]:
     """The whole versions that a model's base path has, in ascending order."""
-    found = (path.parent.name for path in base.glob(f"*/{description.FILE}"))
-    return sorted(int(name) for name in found if name.isdecimal())
+    found = (description.number(path.parent.name) for path in base.glob(f"*/{description.FILE}"))
+    return sorted(number for number in found if number is not None)
 
 
 def absolute(base: Path) -> Path:
@@ -185,6 +185,11 @@ def check_version(base: Path, version: int) -> None:
     """Raises InputError unless a model's base path has this whole version."""
     known = versions(base)
     if version not in known:
+        if (base / str(version)).is_dir():
+            raise InputError(
+                f"{base}: version {version} has no {description.FILE}; "
+                "export.export_saved_model makes it."
+            )
         found = ", ".join(map(str, known)) or "none"
         raise InputError(f"{base} has no version {version}; it has {found}.")
 

@@ -23,7 +23,14 @@ from tfcama.serving.module import ServingModule, serving_seed
 from tfcama.training import run
 from tfcama.training.run import LoadedRun
 from tfcama.types import Generative
-from tfcama.workdir import Workdir, atomic_directory, is_disk_full, write_json, write_text
+from tfcama.workdir import (
+    Workdir,
+    atomic_directory,
+    clear_unfinished,
+    is_disk_full,
+    write_json,
+    write_text,
+)
 
 MAX_CLEAN = 1000  # rows that `detect` compares with; more cost time and say little more
 _TOLERANCE = 1e-5
@@ -42,7 +49,7 @@ def publish(
     The module is saved beside its place and reloaded; its answers to random inputs, and to the
     requests that a server will warm up with, are compared with those of the classifier in this
     process. Only then is it renamed. TF-Serving ignores the unfinished one, whose name is no
-    number.
+    number; one that a killed process left goes, of whatever version.
 
     Args:
       loaded: a finished run.
@@ -78,6 +85,7 @@ def publish(
         false_alarms=false_alarms,
     )
     name = base.resolve().name
+    clear_unfinished(base, of=lambda other: description.number(other) is not None)
     try:
         with atomic_directory(target, replace=False) as temporary:
             tf.saved_model.save(module, str(temporary), signatures=module.functions)
@@ -143,8 +151,8 @@ def held_out(
 
 
 def _next_version(base: Path) -> int:
-    found = [path.name for path in base.glob("[0-9]*")] if base.exists() else []
-    return max((int(name) for name in found if name.isdecimal()), default=0) + 1
+    found = [description.number(path.name) for path in base.glob("[0-9]*")]
+    return max((number for number in found if number is not None), default=0) + 1
 
 
 def _taken(target: Path) -> InputError:

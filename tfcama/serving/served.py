@@ -35,8 +35,8 @@ def of_folder(directory: Path, spec: InputSpec) -> np.ndarray:
       spec: of the model's inputs.
 
     Raises:
-      InputError: the model takes a table, there is no image, or one cannot be read or has another
-        size.
+      InputError: the model takes a table, there is no image, or one cannot be read, has
+        transparent pixels or another size.
     """
     if spec.kind != "image":
         raise InputError("--inputs was given, but the model takes a table; give --csv or --log.")
@@ -101,6 +101,7 @@ def _requests(
     """The features of each request in one file, [B, *shape]."""
     features = traced(lambda *values: inputs.features(values), inputs.signature)
     for place, content in enumerate(_records(path, progress)):
+        hint = ""
         try:
             log = prediction_log_pb2.PredictionLog.FromString(content)
             kind = log.WhichOneof("log_type")
@@ -108,11 +109,14 @@ def _requests(
             if request is None:
                 raise ValueError("it is no PredictionLog of a request")
             if model_name is None or request.model_spec.name == model_name:
-                yield features(*_values(kind, request, inputs)).numpy()
+                hint = "; if the log is of several models, --model_name chooses one"
+                values = _values(kind, request, inputs)
+                hint = ""  # names, types and shapes are this model's
+                yield features(*values).numpy()
         except tf.errors.OpError as error:
-            raise _unfit(path, place, of_tensorflow(error).sentence) from None
+            raise _unfit(path, place, of_tensorflow(error).sentence, hint) from None
         except Exception as error:  # protobuf's DecodeError and what a wrong tensor leads to
-            raise _unfit(path, place, str(error)) from None
+            raise _unfit(path, place, str(error), hint) from None
 
 
 def distinct(x: np.ndarray) -> np.ndarray:
@@ -158,11 +162,15 @@ def _values(kind: str, request: Any, inputs: Inputs) -> tuple[tf.Tensor, ...]:
             f"its inputs are {', '.join(sorted(names)) or 'none'}, the model's are "
             f"{', '.join(inputs.names)}"
         )
-    return tuple(tf.constant(tf.make_ndarray(request.inputs[name])) for name in inputs.names)
+    values = tuple(tf.constant(tf.make_ndarray(request.inputs[name])) for name in inputs.names)
+    for wanted, value in zip(inputs.signature, values, strict=True):
+        if not wanted.is_compatible_with(value):
+            raise ValueError(
+                f"{wanted.name} is {value.dtype.name} {list(value.shape)}, the model's is "
+                f"{wanted.dtype.name} {list(wanted.shape)}"
+            )
+    return values
 
 
-def _unfit(path: Path, place: int, why: str) -> InputError:
-    return InputError(
-        f"{path}, record {place}: {why.rstrip('.')}; if the log is of several models, "
-        "--model_name chooses one."
-    )
+def _unfit(path: Path, place: int, why: str, hint: str) -> InputError:
+    return InputError(f"{path}, record {place}: {why.rstrip('.')}{hint}.")

@@ -14,6 +14,7 @@ from typing import Any
 from tensorflow_serving.apis import get_model_status_pb2
 from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, ModelServerConfig
 
+from tfcama.serving import description
 from tfcama.serving.errors import Code, ServingError, invalid
 from tfcama.serving.server import inference
 from tfcama.serving.server.config import Batching, Limits, problem
@@ -339,12 +340,8 @@ class ModelManager:
 
 def version_directories(base: Path) -> dict[int, Path]:
     """The children of a base path that are versions: directories named by an int64."""
-    return {
-        int(child.name): child
-        for child in base.iterdir()
-        if child.name.isascii() and child.name.isdecimal() and int(child.name) < 2**63
-        if child.is_dir()
-    }
+    numbered = {description.number(child.name): child for child in base.iterdir()}
+    return {n: child for n, child in numbered.items() if n is not None and child.is_dir()}
 
 
 def aspired(policy: Any, found: Iterable[int]) -> set[int]:

@@ -32,6 +32,7 @@ class RequestLog:
 
     Only requests that were answered are kept. A full file becomes `older(path)`, and the one that
     was there goes, so that there are never more than two and the newest requests are always there.
+    One that was moved away or deleted is followed by a new one.
     Logging never fails a request: when the disk does not take more, logging ends and a line says
     so.
 
@@ -71,6 +72,7 @@ class RequestLog:
         self._lock = threading.Lock()
         self._writer: tf.io.TFRecordWriter | None = None
         self._bytes = 0
+        self._file: tuple[int, int] | None = None  # that is written to: device and inode
         self._ended = False
 
     def predicted(self, version: LoadedVersion, signature: str, inputs: Mapping[str, Any]) -> None:
@@ -121,17 +123,26 @@ class RequestLog:
                 self._log(f"{self._path}: requests are logged no more ({error}).")
 
     def _write(self, content: bytes) -> None:
-        if self._writer is not None and self._bytes + len(content) > self._max_bytes:
+        if self._bytes + len(content) > self._max_bytes or self._file != self._there():
             self._close_file()
         if self._writer is None:
-            if self._path.exists():
+            if self._path.exists() and self._path.stat().st_size:
                 os.replace(self._path, older(self._path))
+            self._path.unlink(missing_ok=True)  # an empty one, of logrotate perhaps
             self._path.touch(_PRIVATE)
             self._writer = tf.io.TFRecordWriter(str(self._path))
-            self._bytes = 0
+            self._bytes, self._file = 0, self._there()
         self._writer.write(content)
         self._writer.flush()  # a log is there to be read while the server runs
         self._bytes += len(content)
+
+    def _there(self) -> tuple[int, int] | None:
+        """Device and inode of what is at the path; None where nothing is."""
+        try:
+            status = os.stat(self._path)
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino
 
     def _close_file(self) -> None:
         if self._writer is not None:
