@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import PIL.Image
 import tensorflow as tf
 
 from tfcama.data import tables
@@ -16,7 +18,6 @@ from tfcama.serving.inputs import IMAGE, input_name
 
 _ZOOM = 4  # pixels of the picture for one of an image
 _GAP = 2
-_LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue
 
 
 def read_images(paths: Sequence[Path], definition: Any) -> dict[str, np.ndarray]:
@@ -47,10 +48,12 @@ def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     try:
         content = path.expanduser().read_bytes()
         pixels, transparent = _decoded(content, channels), _transparent(content)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}).") from None
-    except (tf.errors.InvalidArgumentError, IndexError):
+    except PIL.UnidentifiedImageError:
         raise InputError(f"{path} is no PNG, JPEG, BMP or GIF that can be read.") from None
+    except tf.errors.InvalidArgumentError:
+        raise InputError(f"{path} is no PNG, JPEG, BMP or GIF that can be read.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}).") from None
     if transparent:
         raise InputError(
             f"{path} has transparent pixels, and nobody knows on what background the model should "
@@ -65,54 +68,22 @@ def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _decoded(content: bytes, channels: int) -> np.ndarray:
-    """A file's pixels [H, W, channels], uint8.
-
-    Raises:
-      InvalidArgumentError: it is no image.
-      IndexError: a BMP's palette lacks a colour.
-    """
-    if not content.startswith((b"BM", b"GIF")):
+    """A file's pixels [H, W, channels], uint8."""
+    if not content.startswith((b"BM", b"GIF")):  # as the server's predict_png, 16 bit as well
         return tf.io.decode_image(content, channels=channels, expand_animations=False).numpy()
     # Of these decode_image makes no grey images.
-    pixels = tf.io.decode_image(content, expand_animations=False).numpy()
-    if pixels.shape[-1] == 1:  # a BMP of indices
-        pixels = _palette(content)[pixels[..., 0]]
-    pixels = pixels[..., :3]
-    if channels == 1:
-        return np.round(pixels @ _LUMINANCE).astype(np.uint8)[..., None]
-    return pixels
+    with PIL.Image.open(io.BytesIO(content)) as image:
+        pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def _transparent(content: bytes) -> bool:
-    """Whether an image shows what is behind it; a GIF does if its first frame may."""
-    if content.startswith(b"\x89PNG"):
-        return bool((tf.io.decode_png(content, channels=4).numpy()[..., 3] < 255).any())
-    if content.startswith(b"BM"):
-        alpha = tf.io.decode_image(content).numpy()[..., 3:]
-        return bool((alpha < 255).any() and alpha.any())  # zeros alone: the byte is unused
-    return content.startswith(b"GIF") and _has_transparent_index(content)
-
-
-def _has_transparent_index(gif: bytes) -> bool:
-    """Whether the extensions before a GIF's first frame name one."""
-    palette = 3 << (gif[10] & 7) + 1 if gif[10] & 0x80 else 0
-    at = 13 + palette
-    while gif[at : at + 1] == b"!":
-        if gif[at + 1] == 0xF9 and gif[at + 3] & 1:  # Graphic Control
-            return True
-        at += 2
-        while gif[at]:  # the length of a block
-            at += gif[at] + 1
-        at += 1
-    return False
-
-
-def _palette(bitmap: bytes) -> np.ndarray:
-    """The colours of a BMP of indices, [N, 3]: what is between its header and its pixels."""
-    end, header = (int.from_bytes(bitmap[at : at + 4], "little") for at in (10, 14))
-    colours = bitmap[14 + header : end]
-    blue_first = np.frombuffer(colours[: len(colours) // 4 * 4], np.uint8).reshape(-1, 4)
-    return blue_first[:, 2::-1]
+    """Whether an image shows what is behind it."""
+    with PIL.Image.open(io.BytesIO(content)) as image:
+        if not image.has_transparency_data:
+            return False
+        lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
+    return lowest < 255
 
 
 def read_rows(path: Path, definition: Any) -> dict[str, np.ndarray]:
