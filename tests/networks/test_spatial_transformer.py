@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from tfcama.networks.spatial_transformer import SpatialTransformer, resampled
-from tfcama.networks.warp import pixel_grid, sample_bilinear
+from tfcama.warp import pixel_grid, sample_bilinear
 
 IDENTITY = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
 

@@ -65,6 +65,10 @@ def row(**changes):
             "CAMA, fine-tuned on PGD (steps=9) eps 0.1 round 1, what it adapted to",
         ),
         (
+            {"experiment": "attack_adaptive_clean", "finetuned_on": "fgsm eps 0.1 round 1"},
+            "CAMA, fine-tuned on FGSM eps 0.1 round 1 (clean inputs)",
+        ),
+        (
             {
                 "experiment": "attack_malicious",
                 "finetuned_on": "0.05 of fgsm from cnn eps 0.1 on 40 inputs",
@@ -239,8 +243,8 @@ def test_an_adaptive_attacker_re_runs_the_adaptation(studied):
     ]
     # What was made for a round's model is scored before it is adapted to; nothing was for the last.
     assert [[row.experiment for row in rows] for rows in kept] == [
-        ["attack_adaptive", "attack"],
-        ["attack_adaptive"],
+        ["attack_adaptive", "attack_adaptive_clean", "attack"],
+        ["attack_adaptive", "attack_adaptive_clean"],
     ]
     (said,) = [line for line in lines if ", adaptive: " in line]
     (static,) = [line for line in lines if line.startswith("fgsm eps 0.1, adapted: attacked")]

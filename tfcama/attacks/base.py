@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcama import random
+from tfcama.ball import into_ball
 from tfcama.config import check_at_least
 from tfcama.errors import InputError
 from tfcama.types import Classifier
@@ -26,17 +27,6 @@ class Attacked(NamedTuple):
 
     x: np.ndarray
     linf: np.ndarray
-
-
-def into_ball(
-    x: tf.Tensor, origin: tf.Tensor, eps: float | tf.Tensor, classifier: Classifier
-) -> tf.Tensor:
-    """Inputs [B, *shape] as near to their origin as an attack may go: ball, bounds and mask."""
-    x = tf.clip_by_value(x, origin - eps, origin + eps)
-    if classifier.bounds is not None:
-        x = tf.clip_by_value(x, classifier.bounds.low, classifier.bounds.high)
-    mask = classifier.attack_mask
-    return x if mask is None else tf.where(mask > 0, x, origin)
 
 
 @dataclasses.dataclass(frozen=True)

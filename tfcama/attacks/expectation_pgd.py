@@ -14,8 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfcama import random
-from tfcama.attacks.base import Attack, into_ball
+from tfcama.attacks.base import Attack
 from tfcama.attacks.losses import LOSSES
+from tfcama.ball import into_ball
 from tfcama.config import check_at_least
 from tfcama.types import Classifier
 

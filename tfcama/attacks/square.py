@@ -13,8 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from tfcama import random
-from tfcama.attacks.base import Attack, into_ball
+from tfcama.attacks.base import Attack
 from tfcama.attacks.losses import margin
+from tfcama.ball import into_ball
 from tfcama.errors import InputError
 from tfcama.types import Classifier
 

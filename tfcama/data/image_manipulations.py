@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfcama import random
 from tfcama.data.manipulation_base import Manipulated, Manipulation, choice
 from tfcama.errors import InputError
-from tfcama.networks.warp import pixel_grid, sample_bilinear
+from tfcama.warp import pixel_grid, sample_bilinear
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfcama.networks.warp import pixel_grid, sample_bilinear
+from tfcama.warp import pixel_grid, sample_bilinear
 
 _CHANNELS = (16, 32)
 _UNITS = 32

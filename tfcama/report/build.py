@@ -299,7 +299,7 @@ _CLEAN = "clean"
 
 
 def _condition(row: Row) -> tuple[str, float]:
-    if row.experiment in (labels.STATIC_CLEAN, labels.MATCHED_CLEAN):
+    if row.experiment in labels.CLEAN:
         return _CLEAN, 0.0
     if row.attack and row.eps > 0:
         return f"{labels.attack_name(row.attack)} eps", row.eps

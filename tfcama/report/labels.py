@@ -35,7 +35,9 @@ _ATTACKS = {
 }
 WORST = "worst of "  # several attacks, input by input
 STATIC_CLEAN = "attack_static_clean"  # clean inputs, after fine-tuning on attacked ones
+ADAPTIVE_CLEAN = "attack_adaptive_clean"  # the same, of an attacker who re-runs the adaptation
 MATCHED_CLEAN = "matched_clean"  # clean inputs, after fine-tuning on manipulated ones
+CLEAN = (STATIC_CLEAN, ADAPTIVE_CLEAN, MATCHED_CLEAN)
 # Every point was fine-tuned at its own level or eps:
 _MATCHED = {
     "matched": "range",
@@ -108,7 +110,7 @@ def line_of(row: Row) -> Line:
         finetuned_on=finetuned_on,
         matched=matched,
         held_out=row.experiment.endswith(_HELD_OUT),
-        clean=row.experiment in (STATIC_CLEAN, MATCHED_CLEAN),
+        clean=row.experiment in CLEAN,
         variant=row.variant,
         how=_how(row.experiment.removesuffix(_HELD_OUT)),
     )

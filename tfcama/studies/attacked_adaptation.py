@@ -88,8 +88,8 @@ class AttackedAdaptation:
 
         Attack and adaptation take turns: a round attacks the model that was adapted to the round
         before, and the trained model is adapted anew to what that gave; round 0 is `static`. Rows
-        of a round's model: "attack_adaptive" on what it was adapted to, and "attack" on what was
-        then made for it, its weights frozen.
+        of a round's model: "attack_adaptive" on what it was adapted to, "attack_adaptive_clean" on
+        the clean inputs, and "attack" on what was then made for it, its weights frozen.
 
         Args:
           rounds: at least 1.
@@ -112,10 +112,12 @@ class AttackedAdaptation:
             name = f"{self._name} round {number}"
             adapted = self._adapted(x, name)
             row = self._row(adapted, x, "attack_adaptive", self.attack)
-            results.save_rows(adapted.workdir, "attack_adaptive", [row])
+            clean = self._row(adapted, self.subject.test.x, "attack_adaptive_clean", self.attack)
+            results.save_rows(adapted.workdir, "attack_adaptive", [row, clean])
             found.append((self._judged(adapted, x), row.accuracy))
             self.progress(
-                f"{name}: {frozen.accuracy:.4f} before it is adapted to, {row.accuracy:.4f} after"
+                f"{name}: {frozen.accuracy:.4f} before it is adapted to, {row.accuracy:.4f} after, "
+                f"clean {clean.accuracy:.4f}"
             )
         worst = int(np.argmin([judged for judged, _ in found]))
         _, accuracy = found[worst]

@@ -63,7 +63,7 @@ class Profile(NamedTuple):
       finetune_steps: of each fine-tuning.
       radii: of the attacks.
       adapted_radii: at which CAMA is fine-tuned on the attacked rows.
-      strong_radii: of the strong protocol's attacks, on fewer rows.
+      strong_radii: of stronger attacks than the papers', on fewer rows.
       strong_seeds: that are attacked so.
       misdeclared: how many children are declared co-parents, of `measurement`.
       graphs: other wrong graphs, name -> MeasurementConfig.declared.
@@ -393,7 +393,8 @@ def table_figures(
         caption = "Children and co-parents move, parents never. " + (
             "In the form of ICLR's and NeurIPS' Figure 13."
             if attack in _ATTACKS
-            else "The strong protocol; scored by ten noise draws that the attack did not see."
+            else "Stronger attacks than the papers', if few draws and starts for the strong "
+            "protocol; scored by ten noise draws that they did not see."
         )
         caption += f" {figures.band_caption(group)}"
         pictures.append(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tfcama import random
-from tfcama.attacks.base import into_ball
+from tfcama.ball import into_ball
 from tfcama.config import check_at_least, check_positive
 from tfcama.registry import Registry
 from tfcama.types import Classifier

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfcama.models.mechanisms.base import Context, Parameter
 from tfcama.models.mechanisms.parametric import ParametricMechanism
-from tfcama.networks.warp import pixel_grid, sample_bilinear, sample_upright
+from tfcama.warp import pixel_grid, sample_bilinear, sample_upright
 
 OUTSIDE = -9.0  # logit of what comes into the frame from outside: black, with p = 1e-4
 

@@ -1,7 +1,7 @@
 import numpy as np
 import tensorflow as tf
 
-from tfcama.networks.warp import sample_bilinear, sample_upright
+from tfcama.warp import sample_bilinear, sample_upright
 
 GENERATOR = np.random.default_rng(0)
 
