@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from tests.doubles import ROW
+from tfcama import provenance
 from tfcama.errors import InputError
 from tfcama.evaluation import results
-from tfcama.workdir import Workdir
+from tfcama.workdir import Workdir, write_json
 
 
 def test_wilson_is_the_formula():
@@ -70,3 +71,16 @@ def test_a_file_that_holds_no_rows_is_named(tmp_path):
     (workdir.results / "a.rows.json").write_text('[{"accuracy": 1}]')
     with pytest.raises(InputError, match=r"a\.rows\.json holds no rows"):
         results.load_rows(workdir)
+
+
+def test_rows_and_checkpoints_tell_which_commits_made_them(tmp_path, monkeypatch):
+    workdir = Workdir(tmp_path)
+    assert results.commits(workdir) == []
+    for name, commit in (("a", "b" * 40), ("b", "a" * 40)):
+        monkeypatch.setattr(provenance, "commit", lambda commit=commit: commit)
+        results.save_rows(workdir, name, [])
+    assert results.commits(workdir) == ["a" * 40, "b" * 40]
+    write_json(tmp_path / "results" / "old.rows.json", {"asked": {}, "rows": []})
+    meta = {"epoch": 1, "score": [0.0, 0.0], "logs": {}, "commit": "c" * 40}
+    write_json(tmp_path / "checkpoints" / "00001" / "meta.json", meta)
+    assert results.commits(workdir) == ["a" * 40, "b" * 40, "c" * 40]

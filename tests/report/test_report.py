@@ -9,12 +9,13 @@ import pytest
 from matplotlib import image as mpl_image
 
 from tests.doubles import ROW
+from tfcama import provenance
 from tfcama.errors import InputError
 from tfcama.evaluation import results, robustness
 from tfcama.evaluation.subject import load_subject
 from tfcama.models.registry import MODELS
 from tfcama.report import build as build_lib
-from tfcama.report import figures, labels, pictures, provenance
+from tfcama.report import figures, labels, pictures
 from tfcama.report.build import _summary, build
 from tfcama.report.schema import Report
 from tfcama.studies import steps
@@ -392,7 +393,10 @@ def test_a_report_holds_json_pictures_and_a_page(studied, tmp_path):
     value = json.loads((target / "report.json").read_text())
     assert value["schema"] == "tfcama.report/1"
     assert set(value) == {"schema", "run", "results"}
-    assert set(value["run"]) == {"config", "commit", "versions", "seed", "seconds"}
+    assert set(value["run"]) == {"config", "commit", "versions", "seed", "seconds", "made_by"}
+    for made_by in value["run"]["made_by"].values():
+        assert made_by == [provenance.commit()]
+    assert value["run"]["made_by"].keys() == value["run"]["config"].keys()
     assert set(value["run"]["config"]) == {
         "dnn",
         "cama",

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from tfcama import provenance
 from tfcama.errors import InputError
+from tfcama.training import checkpoints
 from tfcama.workdir import Workdir, write_json
 
 _CONFIDENCE = 0.95
@@ -97,8 +99,20 @@ def save_rows(
         can hold.
     """
     path = _rows_file(workdir, name)
-    write_json(path, {"asked": asked or {}, "rows": [dataclasses.asdict(row) for row in rows]})
+    kept = [dataclasses.asdict(row) for row in rows]
+    write_json(path, {"asked": asked or {}, "commit": provenance.commit(), "rows": kept})
     return path
+
+
+def commits(workdir: Workdir) -> list[str]:
+    """Of the sources that made a run's checkpoints and rows, as far as that was kept, sorted.
+
+    Raises:
+      InputError: a file that is no list of rows, or a checkpoint that cannot be read.
+    """
+    of_rows = {_read(path)["commit"] for path in workdir.results.glob(_ROWS.format("*"))}
+    of_checkpoints = {checkpoint.commit for checkpoint in checkpoints.listed(workdir.checkpoints)}
+    return sorted(filter(None, of_rows | of_checkpoints))
 
 
 def has_rows(workdir: Workdir, name: str, *, asked: Mapping[str, Any] | None = None) -> bool:
@@ -136,7 +150,8 @@ def _read(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text())
         if isinstance(found, list):
             found = {"asked": None, "rows": found}
-        return {"asked": found["asked"], "rows": [Row(**row) for row in found["rows"]]}
+        rows = [Row(**row) for row in found["rows"]]
+        return {"asked": found["asked"], "commit": found.get("commit", ""), "rows": rows}
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} holds no rows of results ({error}); delete it.") from None
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import jinja2
 
+from tfcama import provenance
 from tfcama.data.manipulations import MANIPULATIONS
 from tfcama.errors import InputError
 from tfcama.evaluation.over_seeds import OverSeeds
-from tfcama.evaluation.results import Row, load_rows, one_a_seed
+from tfcama.evaluation.results import Row, commits, load_rows, one_a_seed
 from tfcama.evaluation.robustness import Check, load_checks
 from tfcama.evaluation.subject import load_spec
-from tfcama.report import figures, labels, provenance
+from tfcama.report import figures, labels
 from tfcama.report.pictures import Picture, load_all, slug, to_png
 from tfcama.report.schema import Report
 from tfcama.training.config import RunConfig
@@ -104,6 +105,7 @@ def write_report(
         seed=configs[0].seed,
         seconds=round(sum(_seconds(workdir) for workdir in workdirs), 1),
         rows=tuple(rows),
+        made_by={_name(w, workdirs): commits(w) for w in workdirs},
     )
     with atomic_directory(target) as temporary:
         write_json(temporary / _REPORT, report.to_json())

@@ -9,7 +9,7 @@ from tfcama.errors import InputError
 from tfcama.evaluation.results import Row
 
 SCHEMA = "tfcama.report/1"
-_RUN_KEYS = ("config", "commit", "versions", "seed", "seconds")
+_RUN_KEYS = ("config", "commit", "versions", "seed", "seconds", "made_by")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +18,13 @@ class Report:
 
     Attributes:
       config: of every run in it, by name.
-      commit: of the source.
+      commit: of the source that wrote it.
       versions: of Python and the packages.
       seed: of the first run.
       seconds: spent training and fine-tuning, all runs together.
       rows: the results.
+      made_by: commits of the sources that trained and scored each run, by name, where they are
+        known.
     """
 
     config: dict[str, Any]
@@ -31,6 +33,7 @@ class Report:
     seed: int
     seconds: float
     rows: tuple[Row, ...]
+    made_by: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {

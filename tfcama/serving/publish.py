@@ -11,11 +11,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
+from tfcama import provenance
 from tfcama.data.base import Split
 from tfcama.errors import InputError
 from tfcama.evaluation.predict import hits_of
-from tfcama.evaluation.results import load_rows
-from tfcama.report import provenance
+from tfcama.evaluation.results import commits, load_rows
 from tfcama.serving import batching, description, ops, png, warmup
 from tfcama.serving.detector import FALSE_ALARMS, rows_needed
 from tfcama.serving.inputs import inputs_of
@@ -239,6 +239,7 @@ def _of_run(loaded: LoadedRun) -> dict[str, Any]:
         "results": [row.__dict__ for row in load_rows(workdir)],
         "config": config.to_json(),
         "commit": provenance.commit(),
+        "made_by": commits(workdir),
         "versions": provenance.versions(),
         "seed": config.seed,
     }

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from tfcama import provenance
 from tfcama.errors import InputError
 from tfcama.models.base import ClassifierModel
 from tfcama.workdir import atomic_directory, is_disk_full, write_json
@@ -35,12 +36,14 @@ class Checkpoint(NamedTuple):
       epoch: epochs finished.
       score: what is compared, larger is better: validation accuracy, then the validation objective.
       logs: the epoch's metrics.
+      commit: of the source that made it, see provenance; "" where it was not kept yet.
     """
 
     path: Path
     epoch: int
     score: tuple[float, float]
     logs: dict[str, float]
+    commit: str = ""
 
 
 def save(
@@ -62,7 +65,8 @@ def save(
     try:
         with atomic_directory(target) as temporary:
             state.write(str(temporary / _STATE))
-            write_json(temporary / "meta.json", {"epoch": epoch, "score": score, "logs": logs})
+            meta = {"epoch": epoch, "score": score, "logs": logs, "commit": provenance.commit()}
+            write_json(temporary / "meta.json", meta)
     except (OSError, tf.errors.OpError) as error:
         if is_disk_full(error):
             raise InputError(
@@ -89,7 +93,9 @@ def listed(directory: Path) -> list[Checkpoint]:
     for path in sorted(path for path in directory.glob("[0-9]*") if path.is_dir()):
         try:
             meta = json.loads((path / "meta.json").read_text())
-            found.append(Checkpoint(path, meta["epoch"], tuple(meta["score"]), meta["logs"]))
+            commit = meta.get("commit", "")
+            score = tuple(meta["score"])
+            found.append(Checkpoint(path, meta["epoch"], score, meta["logs"], commit))
         except (OSError, ValueError, KeyError, TypeError) as error:
             if path.exists():  # else the run itself dropped it meanwhile
                 raise _corrupt(path, error) from None

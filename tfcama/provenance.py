@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import platform
 import subprocess
@@ -18,8 +19,12 @@ _PACKAGES = (
 )
 
 
+@functools.cache
 def commit() -> str:
-    """The git commit of the source, with "+changes" where files differ from it; or "unknown"."""
+    """The git commit of the source, with "+changes" where files differ from it; or "unknown".
+
+    As it was when a process asked first: later edits are not what runs.
+    """
     here = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
