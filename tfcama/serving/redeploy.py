@@ -27,7 +27,7 @@ from tfcama.serving import description, operations
 from tfcama.serving.operations import Deployment
 from tfcama.serving.publish import fingerprint, held_out, publish
 from tfcama.training import run
-from tfcama.training.config import FinetuneConfig, RunConfig, comparable
+from tfcama.training.config import FinetuneConfig, RunConfig, comparable, set_at_test
 from tfcama.training.finetune import finetune, is_finished
 from tfcama.types import Generative
 from tfcama.workdir import Workdir, plain
@@ -306,9 +306,12 @@ def _measured(
     model: Model, at_test: Sequence[str], clean: Split, served: np.ndarray, seed: int
 ) -> tuple[Measured, list[np.ndarray]]:
     """A model's numbers, and log p(x, y = c) of the served inputs, see scores_by_group."""
-    scores = Predictor(model.classifier, seed=seed).log_scores(clean.x)
-    other = run.answering_by(at_test, model.config, model.classifier)
-    of_served = scores_by_group(Predictor(other, seed=seed), served)
+    predictor = Predictor(model.classifier, seed=seed)
+    scores = predictor.log_scores(clean.x)
+    if set_at_test(model.config, at_test) != model.config:
+        other = run.answering_by(at_test, model.config, model.classifier)
+        predictor = Predictor(other, seed=seed)
+    of_served = scores_by_group(predictor, served)
     measured = Measured(
         float(hits_of(scores, clean.y).mean()), mean_log_px([scores]), mean_log_px(of_served)
     )
