@@ -26,8 +26,7 @@ class Mlp(keras.layers.Layer):
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """[..., features] -> [..., sizes[-1]]."""
         if x.shape[-1] == 0:  # oneDNN ends the process at a fused product over nothing
-            x = tf.zeros(tf.concat([tf.shape(x)[:-1], [1]], axis=0), x.dtype)
-            x = tf.ensure_shape(x, [*[None] * (x.shape.rank - 1), 1])
+            x = tf.pad(x, [[0, 0]] * (x.shape.rank - 1) + [[0, 1]])
         for layer in self._layers_:
             x = layer(x)
         return x

@@ -48,9 +48,7 @@ def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     try:
         content = path.expanduser().read_bytes()
         pixels, transparent = _decoded(content, channels), _transparent(content)
-    except PIL.UnidentifiedImageError:
-        raise InputError(f"{path} is no PNG, JPEG, BMP or GIF that can be read.") from None
-    except tf.errors.InvalidArgumentError:
+    except (PIL.UnidentifiedImageError, tf.errors.InvalidArgumentError):
         raise InputError(f"{path} is no PNG, JPEG, BMP or GIF that can be read.") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}).") from None

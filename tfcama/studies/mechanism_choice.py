@@ -23,6 +23,7 @@ from tfcama.studies import steps
 from tfcama.training import run
 from tfcama.training.config import (
     FinetuneConfig,
+    RunConfig,
     check_free,
     comparable,
     default_finetuning,
@@ -108,23 +109,7 @@ def rank_mechanisms(
             )
     trained = load_subject(base, data_dir=data_dir, limit=limit)
     check_has_m(trained.loaded, base)
-    configs = {}
-    for mechanism in mechanisms:
-        try:
-            own = default_finetuning(trained.loaded.config, mechanism=mechanism)
-            configs[mechanism] = dataclasses.replace(
-                config,
-                **{name: getattr(own, name) for name in _OWN},
-                subject=manipulation,
-                steps=own.steps and config.steps,
-                sleep=own.sleep and (config.sleep or own.sleep),
-                warm_up=own.warm_up and (config.warm_up or own.warm_up),
-            )
-            own_run = adapted_config(trained.loaded, configs[mechanism])
-            run.build(own_run)
-            check_free(steps.finetuned_workdir(base, configs[mechanism]), own_run)
-        except InputError as error:
-            raise InputError(f"candidate '{mechanism}': {error}") from None
+    planned = _planned(trained, manipulation, mechanisms, config)
     seen = seen_rows(len(trained.dataset.test), trained.loaded.config.adapted(config))
     rows = np.setdiff1d(np.arange(len(trained.test)), seen)
     if len(rows) < 2:
@@ -135,11 +120,9 @@ def rank_mechanisms(
         )
     adapted = {
         mechanism: steps.finetuned(base, own, data_dir=data_dir)
-        for mechanism, own in configs.items()
+        for mechanism, (own, _) in planned.items()
     }
-    at_test = comparable(
-        trained.loaded.config, *(adapted_config(trained.loaded, own) for own in configs.values())
-    )
+    at_test = comparable(trained.loaded.config, *(after for _, after in planned.values()))
     scores = {}
     for mechanism, workdir in {**adapted, TRAINED: base}.items():
         subject = load_subject(workdir, data_dir=data_dir, limit=limit, at_test=at_test)
@@ -162,6 +145,31 @@ def rank_mechanisms(
         )
         for name in order
     ]
+
+
+def _planned(
+    trained: Subject, manipulation: str, mechanisms: Sequence[str], config: FinetuneConfig
+) -> dict[str, tuple[FinetuneConfig, RunConfig]]:
+    """How each candidate is made, and what run it becomes; refuses what would not do, at once."""
+    found = {}
+    for mechanism in mechanisms:
+        try:
+            own = default_finetuning(trained.loaded.config, mechanism=mechanism)
+            own = dataclasses.replace(
+                config,
+                **{name: getattr(own, name) for name in _OWN},
+                subject=manipulation,
+                steps=own.steps and config.steps,
+                sleep=own.sleep and (config.sleep or own.sleep),
+                warm_up=own.warm_up and (config.warm_up or own.warm_up),
+            )
+            after = adapted_config(trained.loaded, own)
+            run.build(after)
+            check_free(steps.finetuned_workdir(trained.workdir, own), after)
+        except InputError as error:
+            raise InputError(f"candidate '{mechanism}': {error}") from None
+        found[mechanism] = own, after
+    return found
 
 
 def write_ranking(ranking: Sequence[Candidate], manipulation: str, target: Path) -> Path:
