@@ -1,14 +1,16 @@
 r"""Attacks a trained classifier and writes a report.
 
     python -m trainers.attack --workdir=runs/mnist --attack=fgsm,pgd --eps=0:0.5:0.1 --limit=500
-    python -m trainers.attack --workdir=runs/mnist --attack=pgd_eot:draws=20:restarts=10 --eps=0.1
+    python -m trainers.attack --workdir=runs/mnist --attack=strong --eps=0.1 --limit=25 --sanity
     python -m trainers.attack --workdir=runs/mnist --attack=pgd --eps=0.1 --finetune --sanity
     python -m trainers.attack --workdir=runs/mnist --attack=pgd --eps=0.1,0.2 --adaptive_rounds=2 \
         --mechanism=photometric
 
-fgsm and pgd are CleverHans' (the papers' protocol), pgd_eot and square belong to the strong
-protocol, noise is a control; where one of several attacks is strong the worst of them, input by
-input, is told as well. Rows, pictures and the page go to <workdir>/report/.
+fgsm and pgd are CleverHans' (the papers' protocol), pgd_eot, square and spsa belong to the strong
+protocol, noise is a control; strong names the whole of that protocol (pgd_eot by 20 draws, ten
+starts and two losses, square, spsa), which takes about 40,000 gradients an input. Where one of
+several attacks is strong the worst of them, input by input, is told as well. Rows, pictures and the
+page go to <workdir>/report/.
 """
 
 from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
@@ -36,7 +38,8 @@ from trainers.shared_flags import DATA_DIR, WORKDIR
 _ATTACK = flags.DEFINE_list(
     "attack",
     ["fgsm", "pgd"],
-    f"One or several of {', '.join(ATTACKS)}, with options. Example: --attack=fgsm,pgd:steps=20",
+    f"One or several of {', '.join(ATTACKS)}, with options, or strong. "
+    "Example: --attack=fgsm,pgd:steps=20",
 )
 _EPS = flags.DEFINE_string(
     "eps",
@@ -89,9 +92,10 @@ _SANITY = flags.DEFINE_bool(
 def main() -> None:
     workdir = Workdir(WORKDIR.value)
     radii = specs.parse_range(_EPS.value, flag="--eps")
-    if not _ATTACK.value:
+    attacks = registry.chosen(_ATTACK.value)
+    if not attacks:
         raise InputError(f"--attack= was given; name one or several of {', '.join(ATTACKS)}.")
-    parsed = [registry.parse(attack, eps=max(radii)) for attack in _ATTACK.value]  # bad ones first
+    parsed = [registry.parse(attack, eps=max(radii)) for attack in attacks]  # bad ones first
     adapts = bool(_FINETUNE.value or _ADAPTIVE.value or _MALICIOUS.value)
     for flag, value in (("mechanism", _MECHANISM.value), ("set", _SET.value)):
         if value and not adapts:
@@ -114,7 +118,7 @@ def main() -> None:
                 )
         check_has_m(subject.loaded, workdir)
         made_for = source.named_to(subject) if source else ""
-        for attack, eps in itertools.product(_ATTACK.value, radii):
+        for attack, eps in itertools.product(attacks, radii):
             x = subject.test.x  # until it is attacked
             study = AttackedAdaptation(subject, attack, eps, adaptation, x, print, made_for)
             if _ADAPTIVE.value or _FINETUNE.value:
@@ -123,7 +127,7 @@ def main() -> None:
                 study.check(share=_MALICIOUS.value)
             studies[attack, eps] = study
     found = {}
-    for attack in _ATTACK.value:
+    for attack in attacks:
         found[attack] = steps.attack(subject, attack, radii, source=source, progress=print)
         for eps in radii if adapts else ():
             x = found[attack][eps].x

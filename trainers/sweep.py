@@ -18,6 +18,7 @@ from pathlib import Path
 from absl import flags
 
 from tfcama import specs
+from tfcama.attacks import registry
 from tfcama.errors import InputError
 from tfcama.report.build import check_target
 from tfcama.studies.sweep import Sweep
@@ -45,7 +46,7 @@ def main() -> None:
         root=Path(WORKDIR.value).expanduser(),
         base=run_flags.run_config(),
         grid=_grid(_GRID.value),
-        attacks=[*dict.fromkeys(_ATTACK.value)],
+        attacks=registry.chosen(_ATTACK.value),
         eps=[*dict.fromkeys(specs.parse_range(_EPS.value, flag="--eps"))],
         limit=_LIMIT.value,
         data_dir=DATA_DIR.value,

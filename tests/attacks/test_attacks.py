@@ -4,15 +4,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.doubles import Linear, binary
+from tests.doubles import Linear, Masked, binary
 from tfcama import random
 from tfcama.attacks import losses
-from tfcama.attacks.registry import ATTACKS, parse
+from tfcama.attacks.registry import ATTACKS, STRONG, chosen, parse
 from tfcama.errors import InputError
 from tfcama.types import Bounds
 
 EPS = 0.05
-FEW = {"pgd": "pgd:steps=12", "pgd_eot": "pgd_eot:steps=12:draws=4", "square": "square:queries=80"}
+FEW = {
+    "pgd": "pgd:steps=12",
+    "pgd_eot": "pgd_eot:steps=12:draws=4",
+    "square": "square:queries=80",
+    "spsa": "spsa:steps=20:directions=16",
+}
 WHITE_BOX = ("fgsm", "pgd", "pgd_eot")
 
 
@@ -81,6 +86,47 @@ def test_square_gets_near_it_without_gradients():
     assert np.all(gained > 0.6 * EPS * np.abs(w).sum())
 
 
+def test_spsa_finds_what_a_masked_gradient_hides():
+    _, w = binary()
+    model = Masked(np.stack([np.zeros(16), w.ravel()], axis=1), shape=(4, 4, 1))
+    x, y = inputs(), np.array([0, 1, 0, 1, 0, 1])
+    stuck = parse("pgd_eot:steps=20", eps=EPS)(model, x, y, seed=0)
+    found = parse("spsa:steps=20:directions=64", eps=EPS)(model, x, y, seed=0)
+    np.testing.assert_array_equal(stuck.x, x)
+    gained = margins(model, found.x, y) - margins(model, x, y)
+    assert np.all(gained > 0.95 * EPS * np.abs(w).sum())
+
+
+def test_spsa_s_first_step_goes_its_one_direction_to_the_side_that_gains():
+    """Adam's first step is as long as its rate in every pixel, whatever the estimate's size."""
+    model, w = binary()
+    x, y = inputs(), np.ones(6, np.int32)
+    found = parse("spsa:steps=1:directions=1:learning_rate=0.02", eps=EPS)(model, x, y, seed=0).x
+    signs = (found - x) / 0.02
+    np.testing.assert_allclose(np.abs(signs), 1.0, rtol=1e-3)
+    assert np.all(signs.reshape(6, 16) @ w.ravel() < 0)
+    assert len(np.unique(np.sign(signs.reshape(6, 16)), axis=0)) > 1  # each input has its own
+
+
+def test_spsa_asks_inside_the_ball_and_both_sides_under_one_draw():
+    asked = []
+
+    class Told(Linear):
+        def log_scores(self, x, *, seed):
+            tf.py_function(lambda x, seed: asked.append((x.numpy(), seed.numpy())), [x, seed], [])
+            return super().log_scores(x, seed=seed)
+
+    model, x = Told(np.eye(16)[:, :2], shape=(4, 4, 1), noise=1.0), inputs()
+    parse("spsa:steps=2:directions=3:delta=0.2", eps=EPS)(model, x, np.zeros(6, np.int32), seed=0)
+    sides = [(found, tuple(seed)) for found, seed in asked if len(found) == 12]
+    assert len(sides) == 6
+    assert len({seed for _, seed in sides}) == 6
+    assert all(np.abs(found - np.tile(x, (2, 1, 1, 1))).max() <= EPS + 1e-6 for found, _ in sides)
+    held_out = [tuple(seed) for found, seed in asked if len(found) == 6]
+    assert len(held_out) == 30
+    assert len(set(held_out)) == 10
+
+
 class Offset(Linear):
     """Every draw moves the scores of all inputs by far more than any attack does."""
 
@@ -95,11 +141,12 @@ def offset():
     return Offset(kernel, shape=(4, 4, 1), noise=1.0), quiet, w
 
 
-def test_a_lucky_draw_does_not_stop_square():
+@pytest.mark.parametrize("text", ["square:queries=800", FEW["spsa"]])
+def test_a_lucky_draw_does_not_stop_what_asks_for_scores(text):
     """Compared across draws, one of them wins."""
     model, quiet, w = offset()
     x, y = inputs(), np.array([0, 1, 0, 1, 0, 1])
-    found = parse("square:queries=800", eps=EPS)(model, x, y, seed=0)
+    found = parse(text, eps=EPS)(model, x, y, seed=0)
     gained = margins(quiet, found.x, y) - margins(quiet, x, y)
     assert np.all(gained > 0.6 * EPS * np.abs(w).sum())
 
@@ -351,6 +398,8 @@ def test_margin_and_dlr_are_their_formulas():
         ("fgsm:loss=ce", 0.1, "unknown attack loss 'ce'"),
         ("pgd_eot:draws=0", 0.1, "draws=0 was given; it must be at least 1"),
         ("square:share=0", 0.1, "share=0"),
+        ("spsa:delta=0", 0.1, "delta=0 was given; it must be above 0"),
+        ("spsa:directions=0", 0.1, "directions=0 was given; it must be at least 1"),
         ("fgsm", -0.1, "eps=-0.1 was given; it must be at least 0"),
         ("fgsm:batch_size=0", 0.1, "batch_size=0"),
         ("pgd_eot:step_size=-0.1", 0.1, "step_size=-0.1 was given; it must be at least 0"),
@@ -360,6 +409,14 @@ def test_margin_and_dlr_are_their_formulas():
 def test_bad_choices_are_one_clear_sentence(text, eps, sentence):
     with pytest.raises(InputError, match=sentence):
         parse(text, eps=eps)
+
+
+def test_strong_names_the_whole_protocol():
+    assert chosen(["pgd", "strong", "spsa"]) == ["pgd", *STRONG]
+    attacks = [parse(text, eps=EPS) for text in STRONG]
+    assert {attack.protocol for attack in attacks} == {"strong"}
+    kinds = {type(attack) for attack in attacks}
+    assert kinds == {cls for cls in ATTACKS.values() if cls.protocol == "strong"}
 
 
 def test_bad_inputs_are_one_clear_sentence():

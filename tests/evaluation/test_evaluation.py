@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests.doubles import Linear, Masked, subject_of
+from tfcama import random
 from tfcama.attacks.base import Attacked
 from tfcama.data.base import Dataset, Split
 from tfcama.errors import InputError
@@ -198,6 +199,28 @@ def test_hidden_gradients_are_noticed(halves):
     assert "gradients are not zero" in failed
     assert "an unbounded attack reaches chance" in failed
     assert "black-box is not stronger than white-box" in failed
+
+
+def test_noise_that_hides_the_gradient_is_noticed(halves):
+    """One draw's gradient points half astray; the mean over draws shows the way."""
+
+    class NoisyGradient(Linear):
+        def log_scores(self, x, *, seed):
+            away = x - tf.stop_gradient(x)  # zero, but for its gradient
+            noise = random.normal(tf.shape(x), seed)
+            turned = tf.reduce_sum(tf.reshape(away * noise, [tf.shape(x)[0], -1]), axis=1)
+            return super().log_scores(x, seed=seed) + tf.stack([turned, -turned], axis=1)
+
+    checks = robustness.sanity_checks(
+        subject_of(half_classifier(NoisyGradient, noise=1e-3), halves), eps=0.06
+    )
+    assert len(checks) == 11
+    failed = {check.name for check in checks if not check.passed}
+    assert failed >= {
+        "noise that is known is no shelter",
+        "gradients in the mean over draws are not much stronger",
+    }
+    assert "twice the draws change little" not in failed
 
 
 def test_softmax_outputs_are_noticed(halves):

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tfcama import random
 from tfcama.attacks.base import Attack
+from tfcama.attacks.draws import expected_loss, mean_over_draws
 from tfcama.attacks.losses import LOSSES
 from tfcama.ball import into_ball
 from tfcama.config import check_at_least
@@ -61,20 +62,9 @@ def _compiled(attack: ExpectationPgd, classifier: Classifier) -> Callable[..., t
     draws = attack.draws if classifier.stochastic else 1
     per_check = -(-attack.steps // attack.checks)
     loss = LOSSES[attack.loss]
-
-    def over_draws(value, seed: tf.Tensor) -> tf.Tensor:
-        # One draw at a time, so that a tape never holds more than one. map_fn and not `total +=`
-        # in a loop: Grappler rewrites that sum, nested in two more loops, into an op that fails.
-        seeds = tf.stack(random.split(seed, draws))
-        values = tf.map_fn(value, seeds, fn_output_signature=tf.float32, parallel_iterations=1)
-        return tf.reduce_mean(values, axis=0)
+    expected = expected_loss(classifier, attack.loss, draws=attack.draws)
 
     # AutoGraph is for the loops of `perturb` alone: to convert a model takes it seconds.
-    @tf.autograph.experimental.do_not_convert
-    def expected_loss(x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        found = over_draws(lambda draw: loss(classifier.log_scores(x, seed=draw), y), seed)
-        return tf.where(tf.math.is_nan(found), np.inf, found)  # scores of no class are no hit
-
     @tf.autograph.experimental.do_not_convert
     def gradient(x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         def one_draw(draw: tf.Tensor) -> tf.Tensor:
@@ -84,12 +74,12 @@ def _compiled(attack: ExpectationPgd, classifier: Classifier) -> Callable[..., t
             found = tape.gradient(value, x)
             return tf.where(tf.math.is_nan(found), tf.zeros_like(found), found)  # no direction
 
-        return over_draws(one_draw, seed)
+        return mean_over_draws(one_draw, seed, draws=draws)
 
     @tf.function(reduce_retracing=True)
     def perturb(origin: tf.Tensor, y: tf.Tensor, seed: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
         held_out = random.fold_in(seed, 1)
-        best, best_loss = origin, expected_loss(origin, y, held_out)
+        best, best_loss = origin, expected(origin, y, held_out)
         step_size = attack.step_size or eps * max(0.25, 2.5 / attack.steps)
         shape = tf.shape(origin)
         lead = tf.concat([shape[:1], tf.ones([tf.rank(origin) - 1], tf.int32)], axis=0)
@@ -103,7 +93,7 @@ def _compiled(attack: ExpectationPgd, classifier: Classifier) -> Callable[..., t
                 draw = random.fold_in(random.fold_in(seed, 0), restart * attack.steps + step)
                 x = into_ball(x + size * tf.sign(gradient(x, y, draw)), origin, eps, classifier)
                 if (step + 1) % per_check == 0 or step + 1 == attack.steps:
-                    reached = expected_loss(x, y, held_out)
+                    reached = expected(x, y, held_out)
                     better = reached > best_loss
                     best = tf.where(tf.reshape(better, lead), x, best)
                     best_loss = tf.maximum(best_loss, reached)

@@ -15,11 +15,13 @@ from tfcama.attacks.base import Attack, Attacked
 from tfcama.errors import InputError
 from tfcama.evaluation.results import Row, scored
 from tfcama.evaluation.subject import Subject
+from tfcama.types import Classifier
 from tfcama.workdir import Workdir, write_json
 
 _CHECKS = "sanity.checks.json"
 _BATCH = 50
 SCORING_DRAWS = 10  # independent draws that score a stochastic model
+_CHECKED_DRAWS = 5  # of a gradient's noise, and twice as many
 
 
 def attack_curve(
@@ -159,7 +161,7 @@ def sanity_checks(
 ) -> list[Check]:
     """Whether gradient attacks on this model can be believed.
 
-    Run it on few rows: it attacks them about ten times.
+    Run it on few rows: it attacks them about ten times, and 15 times more where answers are drawn.
 
     Args:
       subject: a finished run.
@@ -226,6 +228,8 @@ def sanity_checks(
             f"the scores {'sum' if on_softmax else 'do not sum'} to one",
         ),
     ]
+    if subject.classifier.stochastic:
+        checks += _noise_checks(subject, eps=eps, steps=steps, iterated=iterated, slack=slack)
     if transfer_from is not None:
         black = accuracy(pgd, eps, transfer_from)
         checks.append(
@@ -236,6 +240,67 @@ def sanity_checks(
             )
         )
     return checks
+
+
+def _noise_checks(
+    subject: Subject, *, eps: float, steps: int, iterated: float, slack: float
+) -> list[Check]:
+    """Whether a stochastic model's noise, and not the model, is what stops PGD.
+
+    Args:
+      subject: answers by draws.
+      eps: the radius of interest.
+      steps: of PGD.
+      iterated: accuracy under PGD with a fresh draw at every step.
+      slack: a difference of accuracies that is none.
+    """
+    seed = subject.loaded.config.seed
+    known = dataclasses.replace(subject, scorer=_KnownNoise(subject.classifier, seed=seed))
+
+    def accuracy(attacked: Subject, attack: str) -> float:
+        made = registry.parse(attack, eps=eps)
+        draws = SCORING_DRAWS if attacked.classifier.stochastic else 1
+        return float(attacked_hits(attacked, craft(attacked, made).x, draws=draws).mean())
+
+    fixed = accuracy(known, f"pgd:steps={steps}")
+    few, many = (
+        accuracy(subject, f"pgd_eot:draws={draws}:steps={steps}")
+        for draws in (_CHECKED_DRAWS, 2 * _CHECKED_DRAWS)
+    )
+    return [
+        Check(
+            "noise that is known is no shelter",
+            fixed <= iterated + slack,
+            f"PGD {fixed:.3f} where the noise is fixed and known, {iterated:.3f} where it is fresh",
+        ),
+        Check(
+            "gradients in the mean over draws are not much stronger",
+            iterated - few <= 0.05 + slack,
+            f"PGD {iterated:.3f}, in the mean over {_CHECKED_DRAWS} draws {few:.3f}",
+        ),
+        Check(
+            "twice the draws change little",
+            few - many <= 0.05 + slack,
+            f"{_CHECKED_DRAWS} draws {few:.3f}, {2 * _CHECKED_DRAWS} draws {many:.3f}",
+        ),
+    ]
+
+
+class _KnownNoise:
+    """A stochastic classifier whose noise is fixed and known: what it would be without chance."""
+
+    stochastic = False
+
+    def __init__(self, classifier: Classifier, *, seed: int):
+        self._classifier = classifier
+        self._noise = random.stream(seed, "sanity")
+
+    def __getattr__(self, name: str):
+        return getattr(self._classifier, name)
+
+    def log_scores(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
+        del seed
+        return self._classifier.log_scores(x, seed=tf.constant(self._noise))
 
 
 def zero_gradient_share(subject: Subject) -> float:

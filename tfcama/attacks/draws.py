@@ -1,0 +1,47 @@
+"""What attacks on stochastic models ascend: the mean over draws of the model's noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tfcama import random
+from tfcama.attacks.losses import LOSSES
+from tfcama.types import Classifier
+
+
+def mean_over_draws(
+    value: Callable[[tf.Tensor], tf.Tensor], seed: tf.Tensor, *, draws: int
+) -> tf.Tensor:
+    """The mean of value(seed of a draw) over so many draws, one after another."""
+    # One draw at a time, so that a tape never holds more than one. map_fn and not `total +=` in a
+    # loop: Grappler rewrites that sum, nested in two more loops, into an op that fails.
+    seeds = tf.stack(random.split(seed, draws))
+    values = tf.map_fn(value, seeds, fn_output_signature=tf.float32, parallel_iterations=1)
+    return tf.reduce_mean(values, axis=0)
+
+
+def expected_loss(
+    classifier: Classifier, loss: str, *, draws: int
+) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
+    """(x, y, seed) -> [B], the loss in the mean over draws; inf where it is no number.
+
+    Args:
+      classifier: what is attacked.
+      loss: a key of LOSSES.
+      draws: of its noise; 1 for deterministic models, whatever is said.
+    """
+    one = LOSSES[loss]
+    draws = draws if classifier.stochastic else 1
+
+    # AutoGraph is for the loops of attacks alone: to convert a model takes it seconds.
+    @tf.autograph.experimental.do_not_convert
+    def expected(x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        found = mean_over_draws(
+            lambda draw: one(classifier.log_scores(x, seed=draw), y), seed, draws=draws
+        )
+        return tf.where(tf.math.is_nan(found), np.inf, found)  # scores of no class are no hit
+
+    return expected
