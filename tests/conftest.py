@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -46,6 +47,22 @@ def pictures(monkeypatch, no_pictures):
     monkeypatch.setattr(_CamaTrainer, "summary_images", _PICTURES)
 
 
+@contextlib.contextmanager
+def eager_functions():
+    """Functions are not compiled, for what is called once or twice: to compile takes longer."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture(scope="session")
+def eagerly():
+    """What to enter for that, in fixtures of any scope."""
+    return eager_functions
+
+
 @pytest.fixture(scope="session")
 def spec() -> InputSpec:
     """MNIST's promise with three classes: enumerating ten costs time and shows no more."""
@@ -83,7 +100,9 @@ def bars_everywhere(bars, monkeypatch) -> Dataset:
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """Slow files first."""
+    """Slow files first; where functions run eagerly, those of tf.data stay compiled, and say so."""
+    for item in items:
+        item.add_marker(pytest.mark.filterwarnings("ignore:Even though the `tf.config"))
 
     def place(item) -> int:
         return next((i for i, part in enumerate(_SLOW) if part in item.nodeid), len(_SLOW))

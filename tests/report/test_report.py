@@ -130,11 +130,17 @@ def test_a_seed_that_was_scored_twice_is_one_point_of_most_inputs():
 
 
 @pytest.fixture(scope="module")
-def studied(tmp_path_factory, bars):
+def studied(tmp_path_factory, bars, eagerly):
     """A DNN, a CAMA and its fine-tuning, evaluated and attacked on `bars`."""
     patch = pytest.MonkeyPatch()
     patch.setattr(run, "load_data", lambda config, *, data_dir: bars)
-    root = tmp_path_factory.mktemp("studied")
+    with eagerly():
+        made = _studied(tmp_path_factory.mktemp("studied"))
+    yield made
+    patch.undo()
+
+
+def _studied(root):
     workdirs = []
     lines = []
     for model in ("dnn", "cama"):
@@ -168,8 +174,7 @@ def studied(tmp_path_factory, bars):
     robustness.save_checks(
         workdirs[1], [robustness.Check("good", True, "1"), robustness.Check("bad", False, "2")]
     )
-    yield root, workdirs, lines
-    patch.undo()
+    return root, workdirs, lines
 
 
 def test_runs_are_named_by_what_tells_them_apart(tmp_path):

@@ -1,17 +1,14 @@
-"""Studies in miniature call every function once or twice: to compile them takes longer."""
+"""Studies in miniature: every function is called once or twice, few samples and steps answer."""
 
 import pytest
-import tensorflow as tf
 
-
-def pytest_collection_modifyitems(items) -> None:
-    for item in items:
-        if "tests/studies/" in item.nodeid:  # tf.data's own functions stay compiled, and say so
-            item.add_marker(pytest.mark.filterwarnings("ignore:Even though the `tf.config"))
+from tfcama.training import config
 
 
 @pytest.fixture(scope="package", autouse=True)
-def eagerly():
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+def in_miniature(eagerly):
+    with pytest.MonkeyPatch.context() as patched, eagerly():
+        patched.setattr(config, "_M_SAMPLES", 2)
+        patched.setattr(config, "_VERSATILE_M_SAMPLES", 4)
+        patched.setattr(config, "_Z_STEPS", 1)
+        yield

@@ -103,7 +103,6 @@ def test_a_demo_is_done_once(tmp_path, bars_everywhere, monkeypatch, no_training
     monkeypatch.setattr(demo_lib, "_ATTACKED_ROWS", 4)
     monkeypatch.setattr(demo_lib, "_CHECKED_ROWS", 4)
     monkeypatch.setattr(demo_lib, "_PGD", "pgd:steps=2")
-    monkeypatch.setattr(demo_lib, "_Z_STEPS", 1)
     # What these do is tested beside them, and takes a minute and a half.
     checked = [Check("gradients are not zero", True, "0 %")]
     monkeypatch.setattr(demo_lib.robustness, "sanity_checks", lambda *a, **k: checked)
