@@ -212,9 +212,10 @@ def test_noise_that_hides_the_gradient_is_noticed(halves):
             return super().log_scores(x, seed=seed) + tf.stack([turned, -turned], axis=1)
 
     checks = robustness.sanity_checks(
-        subject_of(half_classifier(NoisyGradient, noise=1e-3), halves), eps=0.06
+        subject_of(half_classifier(NoisyGradient, noise=1e-3), halves), eps=0.06, noise_rows=20
     )
     assert len(checks) == 11
+    assert any(check.detail.endswith("of 20 inputs") for check in checks)
     failed = {check.name for check in checks if not check.passed}
     assert failed >= {
         "noise that is known is no shelter",

@@ -25,7 +25,7 @@ _M_SAMPLES = 4  # half of the default: attacks take half the time
 _Z_STEPS = 0  # the default gains a point on shifts of 0.5 and takes five minutes
 _RADII = (0.0, 0.05, 0.1)
 _ATTACKED_ROWS = 100
-_CHECKED_ROWS = 30
+_CHECKED_ROWS, _NOISE_ROWS = 30, 10
 _PGD = "pgd:steps=20"
 
 
@@ -144,7 +144,9 @@ def _checks(cama: Subject, *, transfer_from: Subject, progress: Progress) -> Non
     if robustness.load_checks(cama.workdir):
         return
     subject, source = (each.first(_CHECKED_ROWS) for each in (cama, transfer_from))
-    checks = robustness.sanity_checks(subject, eps=0.1, transfer_from=source, steps=10)
+    checks = robustness.sanity_checks(
+        subject, eps=0.1, transfer_from=source, steps=10, noise_rows=_NOISE_ROWS
+    )
     robustness.save_checks(subject.workdir, checks)
     for check in checks:
         progress(f"{'pass' if check.passed else 'FAIL'}  {check.name}: {check.detail}")
