@@ -8,10 +8,8 @@ PYTHON ?= $(shell for v in 3.11 3.12 3.13 3.10; do \
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
-# Whole files go to a process each, the slow ones first (tests/conftest.py). One process more than
-# there are cores, up to four: some wait for others, or for what they have started.
-PROCESSES = $(shell $(BIN)/python -c 'import os; print(min(4, 1 + os.cpu_count()))')
-PYTEST = $(BIN)/python -m pytest -n $(PROCESSES) --dist=loadfile --no-loadscope-reorder
+# Whole files go to a process each, the slow ones first (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 .PHONY: help demo test coverage format lint type unit setup clean
 

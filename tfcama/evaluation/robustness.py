@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 
@@ -172,13 +173,7 @@ def sanity_checks(
       noise_rows: the checks of a stochastic model's noise, three quarters of the time, are made of
         the first so many rows; None for all.
     """
-    draws = SCORING_DRAWS if subject.classifier.stochastic else 1
-
-    def accuracy(attack: str, radius: float, source: Subject | None = None) -> float:
-        made = registry.parse(attack, eps=radius)
-        x = craft(subject, made, on=source).x
-        return float(attacked_hits(subject, x, draws=draws).mean())
-
+    accuracy = functools.partial(_accuracy_under, subject)
     pgd = f"pgd:steps={steps}"
     slack = 1.0 / len(subject.test)  # one input either way is no finding
     clean = accuracy("noise", 0.0)
@@ -246,6 +241,15 @@ def sanity_checks(
     return checks
 
 
+def _accuracy_under(
+    subject: Subject, attack: str, eps: float, source: Subject | None = None
+) -> float:
+    """The mean over `SCORING_DRAWS` draws, whatever the attack's protocol."""
+    x = craft(subject, registry.parse(attack, eps=eps), on=source).x
+    draws = SCORING_DRAWS if subject.classifier.stochastic else 1
+    return float(attacked_hits(subject, x, draws=draws).mean())
+
+
 def _noise_checks(subject: Subject, *, eps: float, steps: int) -> list[Check]:
     """Whether a stochastic model's noise, and not the model, is what stops PGD.
 
@@ -257,15 +261,10 @@ def _noise_checks(subject: Subject, *, eps: float, steps: int) -> list[Check]:
     seed = subject.loaded.config.seed
     known = dataclasses.replace(subject, scorer=_KnownNoise(subject.classifier, seed=seed))
 
-    def accuracy(attacked: Subject, attack: str) -> float:
-        made = registry.parse(attack, eps=eps)
-        draws = SCORING_DRAWS if attacked.classifier.stochastic else 1
-        return float(attacked_hits(attacked, craft(attacked, made).x, draws=draws).mean())
-
     slack = 1.0 / len(subject.test)
-    fixed, fresh = (accuracy(each, f"pgd:steps={steps}") for each in (known, subject))
+    fixed, fresh = (_accuracy_under(each, f"pgd:steps={steps}", eps) for each in (known, subject))
     few, many = (
-        accuracy(subject, f"pgd_eot:draws={draws}:steps={steps}")
+        _accuracy_under(subject, f"pgd_eot:draws={draws}:steps={steps}", eps)
         for draws in (_CHECKED_DRAWS, 2 * _CHECKED_DRAWS)
     )
     return [
