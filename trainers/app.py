@@ -3,6 +3,7 @@ r"""What every binary shares: quiet start-up, and one clear sentence for bad inp
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -46,6 +47,8 @@ _GONE = (
 
 def run(main: Callable[[], None]) -> None:
     """Parses the flags and runs `main`; bad input ends in a sentence and a non-zero status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a log is read while the job goes on
+        sys.stdout.reconfigure(line_buffering=True)
     _explain_shared_flags(sys.modules["__main__"])
     app.run(lambda argv: _guarded(main, argv), flags_parser=_parse)
 

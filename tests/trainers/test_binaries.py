@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -218,6 +219,22 @@ def test_a_process_from_scratch_says_one_sentence_and_nothing_of_tensorflow():
     assert (result.returncode, result.stdout) == (2, "")
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: unknown model 'camma'")
+
+
+def test_a_pipe_is_told_at_once():
+    """What is printed to a log is there while the job goes on, and if it is killed."""
+    code = """
+import os
+from trainers import app
+def main():
+    print("told")
+    os._exit(0)
+app.run(main)
+"""
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    words = [sys.executable, "-c", code]
+    result = subprocess.run(words, cwd=ROOT, env=buffered, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "told\n")
 
 
 def test_bad_input_is_one_clear_sentence_and_leaves_nothing(trained, half, table, tmp_path):
