@@ -23,6 +23,9 @@ tf.config.set_logical_device_configuration(_CPU, [tf.config.LogicalDeviceConfigu
 # Files of few and long tests: begun last, one of them would run alone at the end.
 _SLOW = ("studies/", "trainers/", "training/", "test_conformance", "report/", "serving/")
 
+# Where functions run eagerly, those of tf.data stay compiled, and say so.
+TF_DATA_IS_COMPILED = pytest.mark.filterwarnings("ignore:Even though the `tf.config")
+
 TFDS = os.path.join(os.path.dirname(__file__), "..", "..", "shared", "tfds")
 
 needs_tfds = pytest.mark.skipif(
@@ -48,19 +51,13 @@ def pictures(monkeypatch, no_pictures):
 
 
 @contextlib.contextmanager
-def eager_functions():
+def eagerly():
     """Functions are not compiled, for what is called once or twice: to compile takes longer."""
     tf.config.run_functions_eagerly(True)
     try:
         yield
     finally:
         tf.config.run_functions_eagerly(False)
-
-
-@pytest.fixture(scope="session")
-def eagerly():
-    """What to enter for that, in fixtures of any scope."""
-    return eager_functions
 
 
 @pytest.fixture(scope="session")
@@ -100,9 +97,7 @@ def bars_everywhere(bars, monkeypatch) -> Dataset:
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """Slow files first; where functions run eagerly, those of tf.data stay compiled, and say so."""
-    for item in items:
-        item.add_marker(pytest.mark.filterwarnings("ignore:Even though the `tf.config"))
+    """Slow files first."""
 
     def place(item) -> int:
         return next((i for i, part in enumerate(_SLOW) if part in item.nodeid), len(_SLOW))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib import image as mpl_image
 
+from tests.conftest import TF_DATA_IS_COMPILED, eagerly
 from tests.doubles import ROW
 from tfcama import provenance
 from tfcama.errors import InputError
@@ -24,6 +25,8 @@ from tfcama.training import run
 from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig
 from tfcama.training.finetune import finetune_on_manipulation
 from tfcama.workdir import Workdir
+
+pytestmark = TF_DATA_IS_COMPILED
 
 
 def row(**changes):
@@ -130,7 +133,7 @@ def test_a_seed_that_was_scored_twice_is_one_point_of_most_inputs():
 
 
 @pytest.fixture(scope="module")
-def studied(tmp_path_factory, bars, eagerly):
+def studied(tmp_path_factory, bars):
     """A DNN, a CAMA and its fine-tuning, evaluated and attacked on `bars`."""
     patch = pytest.MonkeyPatch()
     patch.setattr(run, "load_data", lambda config, *, data_dir: bars)

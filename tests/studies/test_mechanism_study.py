@@ -335,7 +335,7 @@ def test_mechanisms_are_ranked_by_unseen_inputs(study, tmp_path, bars_everywhere
     assert [row["accuracy"] for row in rows] == [line["accuracy"] for line in written]
     assert (page.parent / "ranking.png").exists()
     # All were compared by as many samples, without a search, on inputs that none saw.
-    assert set(asked) == {"num_samples=10,m_samples=2,z_steps=0,m_starts=0,m_steps=0"}
+    assert set(asked) == {"num_samples=10,m_samples=8,z_steps=0,m_starts=0,m_steps=0"}
     for found in ranking:
         log_px, behind = scored[found.mechanism], scored[found.mechanism] - scored[ranking[0][0]]
         assert found.log_px == pytest.approx(log_px.mean(), rel=1e-5)

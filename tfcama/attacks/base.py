@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -104,3 +104,14 @@ class Attack(abc.ABC):
     @abc.abstractmethod
     def _perturb(self, prepared, x: tf.Tensor, y: tf.Tensor, *, seed: np.ndarray) -> tf.Tensor:
         """Adversarial [B, *shape] for inputs [B, *shape] and labels [B]; eps > 0."""
+
+
+class CompiledAttack(Attack):
+    """An attack that is one graph, (x, y, seed, eps) -> adversarial x, the same at every radius."""
+
+    @abc.abstractmethod
+    def _prepare(self, classifier: Classifier) -> Callable[..., tf.Tensor]:
+        """That graph."""
+
+    def _perturb(self, prepared: Callable[..., tf.Tensor], x, y, *, seed):
+        return prepared(x, y, tf.constant(seed), tf.constant(self.eps, tf.float32))

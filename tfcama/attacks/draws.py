@@ -1,4 +1,4 @@
-"""What attacks on stochastic models ascend: the mean over draws of the model's noise."""
+"""Over draws of a stochastic model: the loss that attacks ascend, and the iterate they keep."""
 
 from __future__ import annotations
 
@@ -45,3 +45,17 @@ def expected_loss(
         return tf.where(tf.math.is_nan(found), np.inf, found)  # scores of no class are no hit
 
     return expected
+
+
+def better_of(
+    x: tf.Tensor, loss: tf.Tensor, best: tf.Tensor, best_loss: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Of every row [*shape] the iterate of the higher loss, and that loss, [B]."""
+    better = loss > best_loss
+    return tf.where(over_values(better, x), x, best), tf.maximum(loss, best_loss)
+
+
+def over_values(rows: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """[B] as [B, 1, ..., 1], to be broadcast over the values of x's rows."""
+    ones = tf.ones([tf.rank(x) - 1], tf.int32)
+    return tf.reshape(rows, tf.concat([tf.shape(rows), ones], axis=0))

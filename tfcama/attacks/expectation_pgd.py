@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import tensorflow as tf
 
 from tfcama import random
-from tfcama.attacks.base import Attack
-from tfcama.attacks.draws import expected_loss, mean_over_draws
+from tfcama.attacks.base import CompiledAttack
+from tfcama.attacks.draws import better_of, expected_loss, mean_over_draws
 from tfcama.attacks.losses import LOSSES
 from tfcama.ball import into_ball
 from tfcama.config import check_at_least
@@ -23,7 +23,7 @@ from tfcama.types import Classifier
 
 
 @dataclasses.dataclass(frozen=True)
-class ExpectationPgd(Attack):
+class ExpectationPgd(CompiledAttack):
     """Ascends a loss averaged over noise draws, from several starts.
 
     Attributes:
@@ -50,11 +50,8 @@ class ExpectationPgd(Attack):
         check_at_least(self, steps=1, draws=1, restarts=1, checks=1, step_size=0)
         LOSSES[self.loss]
 
-    def _prepare(self, classifier: Classifier) -> Any:
+    def _prepare(self, classifier: Classifier) -> Callable[..., tf.Tensor]:
         return _compiled(self, classifier)
-
-    def _perturb(self, prepared: Any, x, y, *, seed):
-        return prepared(x, y, tf.constant(seed), tf.constant(self.eps, tf.float32))
 
 
 def _compiled(attack: ExpectationPgd, classifier: Classifier) -> Callable[..., tf.Tensor]:
@@ -82,7 +79,6 @@ def _compiled(attack: ExpectationPgd, classifier: Classifier) -> Callable[..., t
         best, best_loss = origin, expected(origin, y, held_out)
         step_size = attack.step_size or eps * max(0.25, 2.5 / attack.steps)
         shape = tf.shape(origin)
-        lead = tf.concat([shape[:1], tf.ones([tf.rank(origin) - 1], tf.int32)], axis=0)
         for restart in tf.range(attack.restarts):
             start = random.uniform(shape, random.fold_in(seed, 2 + restart), -1.0, 1.0) * eps
             start = tf.where(restart == 0, tf.zeros_like(start), start)
@@ -93,10 +89,7 @@ def _compiled(attack: ExpectationPgd, classifier: Classifier) -> Callable[..., t
                 draw = random.fold_in(random.fold_in(seed, 0), restart * attack.steps + step)
                 x = into_ball(x + size * tf.sign(gradient(x, y, draw)), origin, eps, classifier)
                 if (step + 1) % per_check == 0 or step + 1 == attack.steps:
-                    reached = expected(x, y, held_out)
-                    better = reached > best_loss
-                    best = tf.where(tf.reshape(better, lead), x, best)
-                    best_loss = tf.maximum(best_loss, reached)
+                    best, best_loss = better_of(x, expected(x, y, held_out), best, best_loss)
         return best
 
     return perturb

@@ -7,14 +7,14 @@ under Keras 3.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import ClassVar
 
 import tensorflow as tf
 
 from tfcama import random
-from tfcama.attacks.base import Attack
-from tfcama.attacks.draws import expected_loss
+from tfcama.attacks.base import CompiledAttack
+from tfcama.attacks.draws import better_of, expected_loss, over_values
 from tfcama.attacks.losses import LOSSES
 from tfcama.ball import into_ball
 from tfcama.config import check_at_least
@@ -26,7 +26,7 @@ _HELD_OUT = 10  # draws of a stochastic model on which iterates are compared
 
 
 @dataclasses.dataclass(frozen=True)
-class Spsa(Attack):
+class Spsa(CompiledAttack):
     """Simultaneous perturbation stochastic approximation (Spall, 1992), ascended by Adam.
 
     Of each direction v of random signs it asks for the loss at x + delta v and x - delta v, both
@@ -35,7 +35,8 @@ class Spsa(Attack):
     iterates is chosen, by held-out draws where answers are drawn.
 
     Attributes:
-      steps: of Adam, each 2 * directions + 1 queries an input (+ 10 of a stochastic model).
+      steps: of Adam, each 2 * directions queries an input, and one more to compare iterates, ten
+        of a stochastic model.
       directions: an estimate is the mean of.
       delta: half the distance of the two sides of a difference, in units of the input.
       learning_rate: of Adam, in units of the input; 0 takes eps * max(0.05, 2.5 / steps).
@@ -57,15 +58,8 @@ class Spsa(Attack):
             raise InputError(f"delta={self.delta:g} was given; it must be above 0.")
         LOSSES[self.loss]
 
-    @property
-    def _compiled_as(self) -> Hashable:
-        return dataclasses.replace(self, eps=0.0)
-
-    def _prepare(self, classifier: Classifier) -> Any:
+    def _prepare(self, classifier: Classifier) -> Callable[..., tf.Tensor]:
         return _compiled(self, classifier)
-
-    def _perturb(self, prepared: Any, x, y, *, seed):
-        return prepared(x, y, tf.constant(seed), tf.constant(self.eps, tf.float32))
 
 
 def _compiled(attack: Spsa, classifier: Classifier) -> Callable[..., tf.Tensor]:
@@ -88,7 +82,7 @@ def _compiled(attack: Spsa, classifier: Classifier) -> Callable[..., tf.Tensor]:
             losses = loss(classifier.log_scores(asked, seed=noise_seed), twice)
             gained = losses[:rows] - losses[rows:]
             gained = tf.where(tf.math.is_finite(gained), gained, 0.0)  # no direction
-            return _as(gained, x) * signs
+            return over_values(gained, x) * signs
 
         seeds = tf.stack(random.split(seed, attack.directions))
         estimates = tf.map_fn(
@@ -111,16 +105,7 @@ def _compiled(attack: Spsa, classifier: Classifier) -> Callable[..., tf.Tensor]:
             mean = first / (1.0 - tf.pow(_BETA_1, taken))
             spread = tf.sqrt(second / (1.0 - tf.pow(_BETA_2, taken)))
             x = into_ball(x + learning_rate * mean / (spread + _TINY), origin, eps, classifier)
-            reached = expected(x, y, held_out)
-            better = reached > best_loss
-            best = tf.where(_as(better, x), x, best)
-            best_loss = tf.where(better, reached, best_loss)
+            best, best_loss = better_of(x, expected(x, y, held_out), best, best_loss)
         return best
 
     return perturb
-
-
-def _as(of_rows: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """[B] with x's rank, to be broadcast over its rows."""
-    lead = tf.concat([tf.shape(of_rows), tf.ones([tf.rank(x) - 1], tf.int32)], axis=0)
-    return tf.reshape(of_rows, lead)
