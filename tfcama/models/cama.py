@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import keras
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
@@ -24,6 +23,7 @@ from tfcama.models.cama_config import AT_TEST, CamaBaseConfig
 from tfcama.models.mechanisms.base import Mechanism
 from tfcama.networks.heads import NormalHead, moments, normal
 from tfcama.networks.likelihoods import LIKELIHOODS, Likelihood
+from tfcama.networks.self_building import SelfBuilding
 from tfcama.networks.sum_dense import SumDense
 from tfcama.networks.towers import ConvTower, DeconvTower, Mlp
 from tfcama.types import InputSpec, VariableGroups
@@ -98,7 +98,7 @@ _SIZES = {
 }
 
 
-class DecoderP(keras.layers.Layer):
+class DecoderP(SelfBuilding):
     """p(x | y, z, m) before the mechanism acts: NNpY, NNpZ, NNpmerge. Returns logits."""
 
     def __init__(self, sizes: _Sizes, *, mechanism: Mechanism, config: CamaConfig, spec: InputSpec):
@@ -144,7 +144,7 @@ class DecoderP(keras.layers.Layer):
         return tf.reshape(logits, tf.concat([lead, self._image_shape], axis=0))
 
 
-class EncoderM(keras.layers.Layer):
+class EncoderM(SelfBuilding):
     """q(m | x) = N(m; NNqM(x))."""
 
     def __init__(self, sizes: _Sizes, *, dim_m: int, config: CamaConfig):
@@ -164,7 +164,7 @@ class EncoderM(keras.layers.Layer):
         return self._head(self._hidden(features))
 
 
-class EncoderZ(keras.layers.Layer):
+class EncoderZ(SelfBuilding):
     """q(z | x, y, m) = N(z; NNqZ(x, y, m)); x is encoded once, y and m are added after."""
 
     def __init__(

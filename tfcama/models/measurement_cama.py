@@ -25,6 +25,7 @@ from tfcama.models.cama_config import AT_TEST, CamaBaseConfig
 from tfcama.models.mechanisms.base import Mechanism
 from tfcama.networks.children import ChildrenDistribution
 from tfcama.networks.heads import NormalHead
+from tfcama.networks.self_building import SelfBuilding
 from tfcama.networks.sum_dense import SumDense
 from tfcama.networks.towers import Mlp
 from tfcama.types import CHILD, COPARENT, PARENT, InputSpec, VariableGroups
@@ -63,7 +64,7 @@ class MeasurementCamaConfig(CamaBaseConfig):
                 raise unknown_name(name, getattr(self, name), allowed)
 
 
-class ParentsP(keras.layers.Layer):
+class ParentsP(SelfBuilding):
     """p(y | a), logits [B, C]; without parents p(y), logits [1, C]: the classes' frequencies."""
 
     def __init__(self, spec: InputSpec, config: MeasurementCamaConfig):
@@ -86,7 +87,7 @@ class ParentsP(keras.layers.Layer):
         return tf.cast(self._logits(self._hidden(a)), tf.float32)
 
 
-class ChildrenP(keras.layers.Layer):
+class ChildrenP(SelfBuilding):
     """p(x | y, c, z, m) before the mechanism acts: NNpY, NNpC, NNpZ, NNpmerge."""
 
     def __init__(self, spec: InputSpec, *, mechanism: Mechanism, config: MeasurementCamaConfig):
@@ -153,7 +154,7 @@ def _quadratic(c: tf.Tensor) -> tf.Tensor:
     return tf.concat([c, products], axis=1)
 
 
-class EncoderZ(keras.layers.Layer):
+class EncoderZ(SelfBuilding):
     """q(z | x, y, m, a, c) = N(z; NNqZ(x, y, m, a, c))."""
 
     def __init__(
@@ -182,7 +183,7 @@ class EncoderZ(keras.layers.Layer):
         return self._head(self._hidden(tf.nn.relu(self.combined(tuple(parts)))))
 
 
-class EncoderM(keras.layers.Layer):
+class EncoderM(SelfBuilding):
     """q(m | x) = N(m; NNqM(x)); q(m|x) = p(m) until it learns, where `gated`."""
 
     def __init__(self, *, dim_m: int, config: MeasurementCamaConfig):

@@ -8,13 +8,14 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from tfcama.networks.self_building import SelfBuilding
 from tfcama.networks.towers import Mlp
 from tfcama.registry import Registry
 
 _LOG_VARIANCE_RANGE = (-14.0, 14.0)  # keeps exp() finite: a scale from 1e-3 to 1e3
 
 
-class NormalHead(keras.layers.Layer):
+class NormalHead(SelfBuilding):
     """Features to N(loc, diag(scale^2)), by a mean and a log-variance (both papers' appendix C).
 
     Args:
@@ -41,7 +42,7 @@ SCALES: Registry[Callable[[tf.Tensor], tf.Tensor]] = Registry(
 either sign, as the CausalIB authors do: N(loc, s^2) is N(loc, (-s)^2)."""
 
 
-class MeanAndScaleHead(keras.layers.Layer):
+class MeanAndScaleHead(SelfBuilding):
     """Features to N(loc, diag(scale^2)), the mean and the scale by networks of their own.
 
     Args:

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfcama.networks.self_building import SelfBuilding
 from tfcama.warp import pixel_grid, sample_bilinear
 
 _CHANNELS = (16, 32)
@@ -13,7 +14,7 @@ _UNITS = 32
 _IDENTITY = np.array([1.0, 0.0, 0.0, 0.0, 1.0, 0.0], np.float32)
 
 
-class SpatialTransformer(keras.layers.Layer):
+class SpatialTransformer(SelfBuilding):
     """Images seen through an affine map of their own, the identity at the start (section 3, Eq. 1).
 
     The output's pixel p shows the input at A p + t * h; p is (column, row) in pixels from the

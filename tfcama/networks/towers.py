@@ -5,10 +5,12 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from tfcama.networks.self_building import SelfBuilding
+
 KERNEL = 3
 
 
-class Mlp(keras.layers.Layer):
+class Mlp(SelfBuilding):
     """A stack of Dense + ReLU over the last axis.
 
     Args:
@@ -32,7 +34,7 @@ class Mlp(keras.layers.Layer):
         return x
 
 
-class ConvTower(keras.layers.Layer):
+class ConvTower(SelfBuilding):
     """Blocks of {convolution, ReLU, max-pool by 2}, SAME padding, then flattened.
 
     Args:
@@ -69,7 +71,7 @@ class ConvTower(keras.layers.Layer):
         return tf.reshape(x, [tf.shape(x)[0], x.shape[1] * x.shape[2] * x.shape[3]])
 
 
-class DeconvTower(keras.layers.Layer):
+class DeconvTower(SelfBuilding):
     """Transposed convolutions, SAME padding; ReLU after all but the last.
 
     Args:

@@ -5,22 +5,11 @@ from __future__ import annotations
 import abc
 from typing import Protocol
 
-import keras
 import tensorflow as tf
 
 from tfcama.errors import InputError
+from tfcama.networks.self_building import SelfBuilding
 from tfcama.types import InputSpec
-
-
-class SelfBuilding(keras.layers.Layer):
-    """A layer whose parts build themselves when they are first called.
-
-    Keras would trace `call` symbolically first, once a level of nesting, which takes seconds for
-    the deep ones.
-    """
-
-    def build(self, input_shape) -> None:
-        """Nothing."""
 
 
 class Backbone(SelfBuilding, abc.ABC):

@@ -14,8 +14,9 @@ import tensorflow as tf
 
 from tfcama.config import check_at_least
 from tfcama.errors import InputError
-from tfcama.networks.backbones.base import Backbone, SelfBuilding, check_images
+from tfcama.networks.backbones.base import Backbone, check_images
 from tfcama.networks.norms import NORMS
+from tfcama.networks.self_building import SelfBuilding
 from tfcama.types import InputSpec
 
 _SMALLEST = 8  # pixels; three stages halve
