@@ -18,7 +18,26 @@ from tfcama.report import figures, labels
 from tfcama.report.pictures import Picture, slug, to_png
 
 PROJECTIONS: Registry[type] = Registry("projection", {"pca": PCA, "tsne": TSNE})
+_NAMES = {"pca": "PCA", "tsne": "t-SNE"}
 _COLUMNS = 12
+_FEWEST = 10  # test inputs, below which there is no cloud to see
+
+
+def of_model(subject: Subject) -> list[Picture]:
+    """What a bottleneck keeps: its codes in every projection, and the information plane.
+
+    [] for models without one; no codes of fewer than two dimensions or of very few inputs, and no
+    plane of runs whose training did not measure it, such as adapted ones.
+    """
+    model = subject.loaded.classifier
+    if not isinstance(model, Vib):
+        return []
+    shown = []
+    if model.config.dim_z > 1 and len(subject.test) >= _FEWEST:
+        shown = [latent_scatter(subject, projection=name) for name in PROJECTIONS]
+    if _history(subject):
+        shown.append(information_plane([subject]))
+    return shown
 
 
 def latent_scatter(subject: Subject, *, projection: str = "pca", limit: int = 1000) -> Picture:
@@ -34,7 +53,10 @@ def latent_scatter(subject: Subject, *, projection: str = "pca", limit: int = 10
         raise TypeError(f"{type(model).__name__} has no code.")
     x, y = subject.test.x[:limit], subject.test.y[:limit]
     seed = {"random_state": subject.loaded.config.seed}
-    codes = PROJECTIONS[projection](2, **seed).fit_transform(model.q_z(x).mean().numpy())
+    made = PROJECTIONS[projection](2, **seed)
+    if isinstance(made, TSNE):  # a third of the inputs may be a neighbourhood, no more
+        made.set_params(perplexity=min(made.perplexity, len(x) / 3))
+    codes = made.fit_transform(model.q_z(x).mean().numpy())
     figure = Figure(figsize=(5.6, 4.6), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     for label, name in enumerate(subject.dataset.spec.class_names):
@@ -42,13 +64,15 @@ def latent_scatter(subject: Subject, *, projection: str = "pca", limit: int = 10
         across, up = codes[y == label].T
         axes.scatter(across, up, s=6, color=colour, label=name, linewidths=0)
     who = labels.model_name(subject.loaded.config.model)
-    axes.set(xticks=[], yticks=[], title=f"{who}: codes of {len(x)} test inputs ({projection})")
+    axes.set(
+        xticks=[], yticks=[], title=f"{who}: codes of {len(x)} test inputs ({_NAMES[projection]})"
+    )
     axes.legend(fontsize=7, frameon=False, bbox_to_anchor=(1.0, 1.0), loc="upper left")
     return Picture(
         name=f"latent_{projection}",
         section="model",
-        title=f"The bottleneck of {who}",
-        caption="Means of q(z|x), a colour a class.",
+        title=f"The bottleneck of {who} ({_NAMES[projection]})",
+        caption="Means of q(z|x) of test inputs, a colour a class.",
         png=to_png(figure),
     )
 
@@ -62,8 +86,7 @@ def information_plane(subjects: Sequence[Subject]) -> Picture:
     figure = Figure(figsize=(5.6, 4.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     for place, subject in enumerate(subjects):
-        lines = subject.workdir.metrics_file.read_text().splitlines()
-        history = [json.loads(line) for line in lines]
+        history = _history(subject)
         shares = np.bincount(subject.dataset.validation.y) / len(subject.dataset.validation)
         entropy = -np.sum(shares[shares > 0] * np.log(shares[shares > 0]))
         rate = [epoch["val_rate"] for epoch in history]
@@ -87,6 +110,14 @@ def information_plane(subjects: Sequence[Subject]) -> Picture:
         "KL(q(z|x) || N(0, I)). Up: H(Y) minus the distortion.",
         png=to_png(figure),
     )
+
+
+def _history(subject: Subject) -> list[dict[str, float]]:
+    """What training measured of rate and distortion on held-out rows, an entry an epoch."""
+    file = subject.workdir.metrics_file
+    lines = file.read_text().splitlines() if file.is_file() else []
+    history = [json.loads(line) for line in lines]
+    return [epoch for epoch in history if {"val_rate", "val_distortion"} <= set(epoch)]
 
 
 def adversarial_side_by_side(subjects: Sequence[Subject], attack: str, eps: float) -> Picture:

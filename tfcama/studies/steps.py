@@ -11,7 +11,7 @@ from tfcama.evaluation import curves, results, robustness
 from tfcama.evaluation.recovered import Recovered, recover
 from tfcama.evaluation.results import Row
 from tfcama.evaluation.subject import Subject
-from tfcama.report import labels, pictures
+from tfcama.report import bottleneck, labels, pictures
 from tfcama.report.pictures import slug, slugs
 from tfcama.training import run
 from tfcama.training.config import DREAMS, FinetuneConfig, RunConfig, default_finetuning
@@ -75,7 +75,7 @@ def evaluate(
     progress: Progress,
     pictured_level: float | None = None,
 ) -> list[Row]:
-    """Accuracy along a manipulation, the model's explanations and samples, saved in the workdir.
+    """Accuracy along a manipulation, and pictures of the model, saved in the workdir.
 
     Args:
       subject: a finished run.
@@ -90,8 +90,8 @@ def evaluate(
     level = levels[len(levels) // 2] if pictured_level is None else pictured_level
     explain(subject, manipulation, level)
     samples = pictures.samples_by_class(subject)
-    if samples is not None:
-        pictures.save(subject.workdir, samples)
+    for picture in (*([] if samples is None else [samples]), *bottleneck.of_model(subject)):
+        pictures.save(subject.workdir, picture)
     return rows
 
 
