@@ -65,13 +65,15 @@ def latent_scatter(subject: Subject, *, projection: str = "pca", limit: int = 10
         axes.scatter(across, up, s=6, color=colour, label=name, linewidths=0)
     who = labels.model_name(subject.loaded.config.model)
     axes.set(
-        xticks=[], yticks=[], title=f"{who}: codes of {len(x)} test inputs ({_NAMES[projection]})"
+        xticks=[],
+        yticks=[],
+        title=f"{who}: codes of {len(x)} test inputs ({_NAMES.get(projection, projection)})",
     )
     axes.legend(fontsize=7, frameon=False, bbox_to_anchor=(1.0, 1.0), loc="upper left")
     return Picture(
         name=f"latent_{projection}",
         section="model",
-        title=f"The bottleneck of {who} ({_NAMES[projection]})",
+        title=f"The bottleneck of {who} ({_NAMES.get(projection, projection)})",
         caption="Means of q(z|x) of test inputs, a colour a class.",
         png=to_png(figure),
     )
