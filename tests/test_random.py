@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import tensorflow as tf
 from scipy import stats
 
@@ -51,3 +52,32 @@ def test_shuffled_is_a_permutation_that_a_seed_decides():
     assert sorted(order) == list(range(50))
     assert not np.array_equal(order, np.arange(50))
     np.testing.assert_array_equal(order, random.shuffled(50, random.stream(0, "a")))
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "xla"])
+def test_draws_are_those_of_tf_random_wherever_they_are_made(compiled):
+    """To the bit: what was trained before goes on as it began."""
+
+    def mine(seed):
+        return (
+            random.normal([3, 2], seed),
+            random.uniform(tf.stack([2, tf.shape(seed)[0]]), seed),
+            random.fold_in(seed, 7),
+            *random.split(seed, 3),
+        )
+
+    def theirs(seed):
+        return (
+            tf.random.stateless_normal([3, 2], seed=seed, alg="philox"),
+            tf.random.stateless_uniform([2, 2], seed=seed, alg="philox"),
+            tf.random.fold_in(seed, 7, alg="philox"),
+            *tf.unstack(tf.random.split(seed, 3, alg="philox")),
+        )
+
+    if compiled:
+        mine, theirs = (tf.function(draws, jit_compile=True) for draws in (mine, theirs))
+    for root in range(20):
+        seed = tf.constant(random.stream(root, "a"))
+        for found, expected in zip(mine(seed), theirs(seed), strict=True):
+            assert found.dtype == expected.dtype
+            np.testing.assert_array_equal(found, expected)

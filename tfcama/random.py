@@ -2,7 +2,8 @@
 
 A `Seed` is an int32 tensor of shape [2], as TensorFlow's stateless ops take it. The algorithm is
 always named (philox), for the default differs between devices and under XLA; but for gammas, whose
-op takes none.
+op takes none. The values are those of tf.random's functions under alg="philox", by a third of their
+ops.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import tensorflow as tf
 
 Seed: TypeAlias = tf.Tensor
 
-_PHILOX = "philox"
+_PHILOX = tf.random.Algorithm.PHILOX.value
+_KEY = 0x02461E293EC8F720  # core/kernels/stateless_random_ops.cc
 _TINY = 1e-30
 
 
@@ -43,23 +45,24 @@ def stream(root: int, *names: str | int) -> np.ndarray:
 
 def fold_in(seed: Seed, data: int | tf.Tensor) -> Seed:
     """A new seed from a seed and an integer (a step, an epoch, a restart)."""
-    return tf.random.fold_in(seed, tf.cast(data, tf.int32), alg=_PHILOX)
+    return tf.stack([_integers([], seed), tf.cast(data, tf.int32)])
 
 
 def split(seed: Seed, num: int = 2) -> list[Seed]:
     """`num` independent seeds."""
-    return tf.unstack(tf.random.split(seed, num=num, alg=_PHILOX))
+    return tf.unstack(_integers([num, 2], seed))
 
 
 def normal(shape, seed: Seed) -> tf.Tensor:
     """float32 N(0, 1) draws."""
-    return tf.random.stateless_normal(shape, seed=seed, alg=_PHILOX)
+    return tf.raw_ops.StatelessRandomNormalV2(
+        shape=_shape(shape), **_key_and_counter(seed), alg=_PHILOX, dtype=tf.float32
+    )
 
 
 def uniform(shape, seed: Seed, low=0.0, high=1.0) -> tf.Tensor:
     """float32 draws from [low, high)."""
-    draws = tf.random.stateless_uniform(shape, seed=seed, alg=_PHILOX)
-    return low + (high - low) * draws
+    return low + (high - low) * _shares(shape, seed)
 
 
 def shuffled(size: int, seed: Seed) -> tf.Tensor:
@@ -67,6 +70,37 @@ def shuffled(size: int, seed: Seed) -> tf.Tensor:
     return tf.random.experimental.stateless_shuffle(
         tf.range(size, dtype=tf.int64), seed=seed, alg=_PHILOX
     )
+
+
+def _integers(shape, seed: Seed) -> tf.Tensor:
+    """int32 draws, all of them equally likely."""
+    return tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=_shape(shape), **_key_and_counter(seed), alg=_PHILOX, dtype=tf.int32
+    )
+
+
+def _shares(shape, seed: Seed) -> tf.Tensor:
+    """float32 draws from [0, 1)."""
+    return tf.raw_ops.StatelessRandomUniformV2(
+        shape=_shape(shape), **_key_and_counter(seed), alg=_PHILOX, dtype=tf.float32
+    )
+
+
+def _shape(shape) -> tf.Tensor:
+    return tf.convert_to_tensor(shape, tf.int32)
+
+
+def _key_and_counter(seed: Seed) -> dict[str, tf.Tensor]:
+    """What tf.random mixes a seed into, under XLA too: there the op that does it takes no name."""
+    mixed = tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=[2, 2],
+        key=tf.constant([_KEY], tf.uint64),
+        counter=tf.cast(seed, tf.uint64),
+        alg=_PHILOX,
+        dtype=tf.uint32,
+    )
+    pair = tf.bitcast(mixed, tf.uint64)
+    return {"key": tf.slice(pair, [0], [1]), "counter": pair * tf.constant([0, 1], tf.uint64)}
 
 
 def seed_everything(root: int) -> None:
@@ -103,7 +137,7 @@ class RowDraws(NamedTuple):
         """
         whole = (self.num_rows, *shape)
         size = math.prod(whole)
-        pairs = tf.random.stateless_uniform([2, -(-size // 2)], seed=self.seed, alg=_PHILOX)
+        pairs = _shares([2, -(-size // 2)], self.seed)
         radius = tf.sqrt(-2.0 * tf.math.log(1.0 - pairs[0]))  # 1 - [0, 1) has no zero
         angle = 2.0 * math.pi * pairs[1]
         draws = tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], axis=0)
