@@ -25,6 +25,7 @@ from tfcama.models.cama_config import AT_TEST, CamaBaseConfig
 from tfcama.models.mechanisms.base import Mechanism
 from tfcama.networks.children import ChildrenDistribution
 from tfcama.networks.heads import NormalHead
+from tfcama.networks.rows import over_rows
 from tfcama.networks.self_building import SelfBuilding
 from tfcama.networks.sum_dense import SumDense
 from tfcama.networks.towers import Mlp
@@ -144,7 +145,7 @@ class ChildrenP(SelfBuilding):
         merged = tf.nn.relu(self.merge(tuple(parts)))
         if self._outputs is None:
             return tf.cast(merged[..., :0], tf.float32)
-        return tf.cast(self._outputs(merged), tf.float32)
+        return tf.cast(over_rows(self._outputs, merged), tf.float32)
 
 
 def _quadratic(c: tf.Tensor) -> tf.Tensor:

@@ -15,6 +15,7 @@ from tfcama.config import check_at_least, check_positive
 from tfcama.models.backbone_classifier import BackboneConfig
 from tfcama.models.base import ClassifierModel
 from tfcama.networks.heads import SCALES, MeanAndScaleHead
+from tfcama.networks.rows import over_rows
 from tfcama.registry import Registry
 from tfcama.types import InputSpec, VariableGroups
 
@@ -106,7 +107,7 @@ class Vib(ClassifierModel):
 
     def q_y(self, z: tf.Tensor) -> tf.Tensor:
         """Logits of q(y|z), [..., C] float32, of codes [..., Z]."""
-        return tf.cast(self._decoder(z), tf.float32)
+        return tf.cast(over_rows(self._decoder, z), tf.float32)
 
     def shared_noise(self, seed: tf.Tensor) -> tf.Tensor:
         """N(0, 1) for K samples of z, the same for every row: [K, 1, Z]."""

@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from tfcama.networks.rows import over_rows
 from tfcama.networks.self_building import SelfBuilding
 from tfcama.networks.towers import Mlp
 from tfcama.registry import Registry
@@ -29,7 +30,7 @@ class NormalHead(SelfBuilding):
 
     def call(self, features: tf.Tensor) -> tfd.Independent:
         """[..., features] -> a distribution of batch shape [...] and event shape [dim]."""
-        parameters = tf.cast(self._parameters(features), tf.float32)
+        parameters = tf.cast(over_rows(self._parameters, features), tf.float32)
         loc, log_variance = tf.split(parameters, 2, axis=-1)
         log_variance = tf.clip_by_value(log_variance, *_LOG_VARIANCE_RANGE)
         return tfd.Independent(tfd.Normal(loc, tf.exp(0.5 * log_variance)), 1)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from tfcama.networks.rows import over_rows
 
 
 class SumDense(keras.layers.Layer):
@@ -49,7 +52,7 @@ class SumDense(keras.layers.Layer):
         kernels = tf.split(tf.convert_to_tensor(self.kernel), list(self._sizes.values()), axis=0)
         total = tf.convert_to_tensor(self.bias)
         for part, kernel in zip(parts, kernels, strict=True):
-            total = total + tf.tensordot(part, kernel, axes=1)
+            total = total + over_rows(functools.partial(tf.matmul, b=kernel), part)
         return total
 
     def adopt(self, other: SumDense) -> None:

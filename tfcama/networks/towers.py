@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from tfcama.networks.rows import over_rows
 from tfcama.networks.self_building import SelfBuilding
 
 KERNEL = 3
@@ -29,6 +30,9 @@ class Mlp(SelfBuilding):
         """[..., features] -> [..., sizes[-1]]."""
         if x.shape[-1] == 0:  # oneDNN ends the process at a fused product over nothing
             x = tf.pad(x, [[0, 0]] * (x.shape.rank - 1) + [[0, 1]])
+        return over_rows(self._through, x)
+
+    def _through(self, x: tf.Tensor) -> tf.Tensor:
         for layer in self._layers_:
             x = layer(x)
         return x
