@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.conftest import TF_DATA_IS_COMPILED, eagerly
 from tfcama import random
 from tfcama.attacks.registry import parse as parse_attack
 from tfcama.data import tables
@@ -74,7 +75,8 @@ CASES = [
     (name, shape, SMALL.get(name, {}))
     for name, shapes in MODEL_CATALOGUE.items()
     for shape in shapes
-] + [
+]
+DEEP = [
     (model, shape, {"backbone": backbone})
     for name, (model, shape, backbone) in BACKBONE_CATALOGUE.items()
     if name != "mlp"  # with every model above
@@ -139,6 +141,19 @@ def test_a_model_is_called_as_any_keras_model(name, shapes, precision):
 
 @pytest.mark.parametrize(("name", "shape", "architecture"), CASES)
 def test_train_save_restore_score_attack_export(name, shape, architecture, tmp_path, monkeypatch):
+    whole_life(name, shape, architecture, tmp_path, monkeypatch)
+
+
+@TF_DATA_IS_COMPILED
+@pytest.mark.parametrize(("name", "shape", "architecture"), DEEP)
+def test_a_deep_backbone_lives_as_long(name, shape, architecture, tmp_path, monkeypatch):
+    """Eagerly, but for the export: what compiles its model is that of a small backbone above."""
+    with eagerly():
+        whole_life(name, shape, architecture, tmp_path, monkeypatch)
+
+
+def whole_life(name, shape, architecture, tmp_path, monkeypatch):
+    """Trained, restored, scored, attacked, exported and served."""
     data = tiny(shape)
     monkeypatch.setattr(run, "load_data", lambda config, *, data_dir: data)
     workdir = Workdir(tmp_path / "run")
