@@ -81,3 +81,22 @@ def test_draws_are_those_of_tf_random_wherever_they_are_made(compiled):
         for found, expected in zip(mine(seed), theirs(seed), strict=True):
             assert found.dtype == expected.dtype
             np.testing.assert_array_equal(found, expected)
+
+
+def test_a_draw_in_a_loop_has_the_shape_that_is_known_outside():
+    """Or a loop's variables change their shape, which TensorFlow refuses."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 3, 1]), tf.TensorSpec([2], tf.int32)])
+    def walked(x, seed):
+        shape = tf.shape(x)
+        for step in tf.range(2):
+            x += random.uniform(shape, random.fold_in(seed, step))
+            x += random.normal(tf.concat([[1], shape], 0), seed)[0]
+        return x
+
+    seed = random.stream(0, "a")
+    expected = np.zeros([4, 3, 1], np.float32)
+    for step in range(2):
+        expected += random.uniform([4, 3, 1], random.fold_in(seed, step))
+        expected += random.normal([1, 4, 3, 1], seed)[0]
+    np.testing.assert_array_equal(walked(tf.zeros([4, 3, 1]), seed), expected)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import keras
@@ -55,9 +56,7 @@ def split(seed: Seed, num: int = 2) -> list[Seed]:
 
 def normal(shape, seed: Seed) -> tf.Tensor:
     """float32 N(0, 1) draws."""
-    return tf.raw_ops.StatelessRandomNormalV2(
-        shape=_shape(shape), **_key_and_counter(seed), alg=_PHILOX, dtype=tf.float32
-    )
+    return _drawn(tf.raw_ops.StatelessRandomNormalV2, shape, seed, tf.float32)
 
 
 def uniform(shape, seed: Seed, low=0.0, high=1.0) -> tf.Tensor:
@@ -74,20 +73,21 @@ def shuffled(size: int, seed: Seed) -> tf.Tensor:
 
 def _integers(shape, seed: Seed) -> tf.Tensor:
     """int32 draws, all of them equally likely."""
-    return tf.raw_ops.StatelessRandomUniformFullIntV2(
-        shape=_shape(shape), **_key_and_counter(seed), alg=_PHILOX, dtype=tf.int32
-    )
+    return _drawn(tf.raw_ops.StatelessRandomUniformFullIntV2, shape, seed, tf.int32)
 
 
 def _shares(shape, seed: Seed) -> tf.Tensor:
     """float32 draws from [0, 1)."""
-    return tf.raw_ops.StatelessRandomUniformV2(
-        shape=_shape(shape), **_key_and_counter(seed), alg=_PHILOX, dtype=tf.float32
-    )
+    return _drawn(tf.raw_ops.StatelessRandomUniformV2, shape, seed, tf.float32)
 
 
-def _shape(shape) -> tf.Tensor:
-    return tf.convert_to_tensor(shape, tf.int32)
+def _drawn(op: Callable[..., tf.Tensor], shape, seed: Seed, dtype: tf.DType) -> tf.Tensor:
+    shape = tf.convert_to_tensor(shape, tf.int32)
+    draws = op(shape=shape, **_key_and_counter(seed), alg=_PHILOX, dtype=dtype)
+    if not draws.shape.is_fully_defined():
+        # The op does not see through what a loop's body took from outside; tf.zeros does.
+        draws.set_shape(tf.zeros(shape).shape)
+    return draws
 
 
 def _key_and_counter(seed: Seed) -> dict[str, tf.Tensor]:
