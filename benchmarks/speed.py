@@ -27,6 +27,7 @@ from tfcama.attacks.registry import parse as parse_attack
 from tfcama.data import datasets, manipulations, pipeline
 from tfcama.data.base import Split
 from tfcama.models.cama import Cama, CamaConfig
+from tfcama.models.cama_base import CamaBase
 from tfcama.models.discriminative import DiscriminativeConfig, dnn, measurement_dnn
 from tfcama.models.measurement_cama import MeasurementCama, MeasurementCamaConfig
 from tfcama.models.registry import MODELS
@@ -87,6 +88,21 @@ def _steps(trainer, stream, *, defence: str = "") -> Callable[[], object]:
     return lambda: tf.nest.map_structure(np.asarray, step(batch))
 
 
+def _finetuner(
+    model: CamaBase, *, clean_do_m0: bool = True, dreams: float = 0.0
+) -> FinetuneTrainer:
+    return FinetuneTrainer(
+        model,
+        num_rows=64,
+        seed=_SEED,
+        groups=("p_m", "q_m"),
+        alpha=0.5,
+        clean_do_m0=clean_do_m0,
+        num_samples=1,
+        dreams=dreams,
+    )
+
+
 def train() -> Iterator[Timing]:
     """A training step at batch 128."""
     clean = pipeline.training_stream(_rows(512), batch_size=128, seed=_SEED)
@@ -130,16 +146,8 @@ def finetune() -> Iterator[Timing]:
     stream = pipeline.finetuning_stream(rows, rows.x, batch_size=64, seed=_SEED)
     for mechanism in ("additive", "translation", "affine+photometric"):
         for precision in _PRECISIONS:
-            trainer = FinetuneTrainer(
-                _cama(precision, mechanism=mechanism),
-                num_rows=64,
-                seed=_SEED,
-                groups=("p_m", "q_m"),
-                alpha=0.5,
-                clean_do_m0=True,
-                num_samples=1,
-                dreams=0.0 if mechanism == "additive" else 1.0,
-            )
+            dreams = 0.0 if mechanism == "additive" else 1.0
+            trainer = _finetuner(_cama(precision, mechanism=mechanism), dreams=dreams)
             name = f"CAMA, K = 1, {mechanism}, {precision}"
             yield Timing(name, 128, _time(_steps(trainer, stream)))
 
@@ -218,15 +226,7 @@ def tables() -> Iterator[Timing]:
     baseline = measurement_dnn(spec, DiscriminativeConfig())
     trainer = DiscriminativeTrainer(baseline, num_rows=64, seed=_SEED)
     yield Timing("training step, DNN", 64, _time(_steps(trainer, clean)))
-    trainer = FinetuneTrainer(
-        MeasurementCama(spec, MeasurementCamaConfig()),
-        num_rows=64,
-        seed=_SEED,
-        groups=("p_m", "q_m"),
-        alpha=0.5,
-        clean_do_m0=False,
-        num_samples=1,
-    )
+    trainer = _finetuner(MeasurementCama(spec, MeasurementCamaConfig()), clean_do_m0=False)
     pairs = pipeline.finetuning_stream(source.train, source.test.x, batch_size=64, seed=_SEED)
     yield Timing("fine-tuning step (Eq. 8), CAMA", 128, _time(_steps(trainer, pairs)))
     for name, made in (("CAMA, K = 10", model), ("DNN", baseline)):
@@ -263,16 +263,7 @@ def start() -> Iterator[Timing]:
         _steps(CamaTrainer(model, num_rows=128, seed=_SEED), clean)()
 
     def finetuned():
-        trainer = FinetuneTrainer(
-            model,
-            num_rows=64,
-            seed=_SEED,
-            groups=("p_m", "q_m"),
-            alpha=0.5,
-            clean_do_m0=True,
-            num_samples=1,
-        )
-        _steps(trainer, pairs)()
+        _steps(_finetuner(model), pairs)()
 
     def predicted():
         score = tf.function(lambda x: model.log_scores(x, seed=tf.constant(_SEED)))
