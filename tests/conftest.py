@@ -60,6 +60,17 @@ def eagerly():
         tf.config.run_functions_eagerly(False)
 
 
+@pytest.fixture
+def no_rewriting():
+    """Grappler is off: two compilations of a training step are then equal to the bit.
+
+    With it, one in sixty sums in another order (BUILD.md, "Test suite").
+    """
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
 @pytest.fixture(scope="session")
 def spec() -> InputSpec:
     """MNIST's promise with three classes: enumerating ten costs time and shows no more."""

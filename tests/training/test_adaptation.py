@@ -130,6 +130,7 @@ def test_an_epoch_of_tent_leaves_no_row_out(trained, bars, size, steps, monkeypa
     assert asked == [steps]
 
 
+@pytest.mark.usefixtures("no_rewriting")
 def test_the_seed_decides_what_tent_finds(trained, bars):
     found = []
     for seed in (0, 0, 1):
@@ -171,6 +172,7 @@ def test_an_adapted_model_is_a_run_of_its_own(tmp_path, trained, bars, method):
     assert checkpoints.newest(target.checkpoints).path.stat().st_mtime_ns == saved
 
 
+@pytest.mark.usefixtures("no_rewriting")
 def test_a_killed_adaptation_begins_again(tmp_path, trained, bars):
     class Kill(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):

@@ -69,6 +69,7 @@ class KillAt(run.keras.callbacks.Callback):
             raise KilledError
 
 
+@pytest.mark.usefixtures("no_rewriting")
 @pytest.mark.parametrize("model", ["dnn", "cama"])
 def test_a_killed_run_continues_to_the_same_numbers(tmp_path, model):
     config = configuration(model, augment="vertical_shift:0.3" if model == "cama" else "")
@@ -95,6 +96,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     assert not run.is_finished(Workdir(tmp_path / "none"), configuration())
 
 
+@pytest.mark.usefixtures("no_rewriting")
 def test_the_seed_decides_the_numbers(tmp_path):
     seeds = [0, 0, 1]
     found = []
@@ -338,6 +340,7 @@ def test_a_clean_model_takes_another_mechanism(tmp_path, trained, bars, pictures
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.usefixtures("no_rewriting")
 def test_a_killed_fine_tuning_continues_to_the_same_numbers(tmp_path, trained, bars):
     config = FinetuneConfig(steps=100, batch_size=4, subject="given")
     arguments = {"clean": bars.train, "unlabelled": bars.test.x}
