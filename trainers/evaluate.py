@@ -73,6 +73,7 @@ def main() -> None:
         subject = augmented(subject, _AUGMENTATION.value, copies=_COPIES.value)
     for manipulation in _MANIPULATION.value:
         steps.evaluate(subject, manipulation, levels, progress=print)
+    steps.picture_model(subject)
     build([workdir], workdir.report, title=f"tfcama: {workdir.root.name}")
     print(f"report: {workdir.report / 'index.html'}")
 

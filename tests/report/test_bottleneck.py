@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.conftest import eagerly
+from tests.conftest import TF_DATA_IS_COMPILED, eagerly
 from tfcama.evaluation.subject import load_subject
 from tfcama.models.registry import MODELS
 from tfcama.report import bottleneck
@@ -14,6 +14,9 @@ from tfcama.studies import steps
 from tfcama.training import run
 from tfcama.training.config import RunConfig, TrainingConfig
 from tfcama.workdir import Workdir
+
+pytestmark = TF_DATA_IS_COMPILED
+SMALL = {"backbone": "mlp:units=8", "num_samples": 2}
 
 
 @pytest.fixture
@@ -29,19 +32,16 @@ def trained(tmp_path, bars_everywhere):
             architecture=MODELS[model].config_class(**architecture),
             training=TrainingConfig(epochs=2, batch_size=32),
         )
-        with eagerly(), pytest.warns(UserWarning, match="tf.data"):
+        with eagerly():
             run.train(config, workdir)
         return load_subject(workdir, data_dir=None)
 
     return of
 
 
-SMALL = {"backbone": "mlp:units=8", "num_samples": 2}
-
-
-def test_an_evaluation_pictures_what_a_bottleneck_keeps(trained):
+def test_a_bottleneck_shows_what_it_keeps(trained):
     subject = trained("vib", dim_z=3, **SMALL)
-    steps.evaluate(subject, "vertical_shift", [0.0], progress=lambda line: None)
+    steps.picture_model(subject)
     found = {picture.name: picture for picture in load_all(subject.workdir)}
     assert set(found) == {"latent_pca", "latent_tsne", "information_plane"}
     assert found["latent_pca"].png != found["latent_tsne"].png

@@ -165,6 +165,7 @@ def _studied(root):
     for workdir in workdirs:
         subject = load_subject(workdir, data_dir=None, limit=None)
         steps.evaluate(subject, "vertical_shift", [0.0, 0.3], progress=lines.append)
+        steps.picture_model(subject)
         few = load_subject(workdir, data_dir=None, limit=4)
         found.append(steps.attack(few, "fgsm", [0.0, 0.1], progress=lines.append))
     few = load_subject(workdirs[1], data_dir=None, limit=4)

@@ -25,6 +25,7 @@ from tfcama.models.base import ClassifierModel
 from tfcama.models.cama_config import BY_CLASS, LEARNED, STANDARD, CamaBaseConfig
 from tfcama.models.mechanisms.base import Context
 from tfcama.models.mechanisms.registry import make_mechanism
+from tfcama.networks.rows import product
 from tfcama.types import InputSpec, LogWeights
 
 _LOC_UNIT, _LOG_SCALE_UNIT = 30.0, 3.0  # of a learned prior's variables
@@ -82,9 +83,7 @@ class PriorM(keras.layers.Layer):
         if not self._variables or y is None:
             return tfd.Independent(tfd.Normal(tf.zeros([1, 1, self._dim_m]), 1.0), 1)
         which = tf.ones([1, 1, 1]) if self._number == 1 else y
-        loc, log_scale = (
-            tf.tensordot(which, tf.convert_to_tensor(v), axes=1) for v in self._variables
-        )
+        loc, log_scale = (product(which, tf.convert_to_tensor(v)) for v in self._variables)
         return tfd.Independent(tfd.Normal(_LOC_UNIT * loc, tf.exp(_LOG_SCALE_UNIT * log_scale)), 1)
 
 

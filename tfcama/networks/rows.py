@@ -1,7 +1,8 @@
-"""Layers of rows, applied to more than one leading axis."""
+"""What works on rows, applied to more than one leading axis."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -27,3 +28,8 @@ def over_rows(function: Callable[[tf.Tensor], tf.Tensor], x: tf.Tensor) -> tf.Te
     if lead.count(None) > 1:
         return tf.reshape(found, tf.concat([tf.shape(x)[:-1], [found.shape[-1]]], axis=0))
     return tf.reshape(found, [*(-1 if n is None else n for n in lead), found.shape[-1]])
+
+
+def product(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """[..., features] times [features, units], as tf.tensordot over one axis, see over_rows."""
+    return over_rows(functools.partial(tf.matmul, b=kernel), x)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfcama.networks.rows import over_rows
+from tfcama.networks.rows import product
 
 
 class SumDense(keras.layers.Layer):
@@ -52,7 +51,7 @@ class SumDense(keras.layers.Layer):
         kernels = tf.split(tf.convert_to_tensor(self.kernel), list(self._sizes.values()), axis=0)
         total = tf.convert_to_tensor(self.bias)
         for part, kernel in zip(parts, kernels, strict=True):
-            total = total + over_rows(functools.partial(tf.matmul, b=kernel), part)
+            total = total + product(part, kernel)
         return total
 
     def adopt(self, other: SumDense) -> None:

@@ -64,16 +64,13 @@ def latent_scatter(subject: Subject, *, projection: str = "pca", limit: int = 10
         across, up = codes[y == label].T
         axes.scatter(across, up, s=6, color=colour, label=name, linewidths=0)
     who = labels.model_name(subject.loaded.config.model)
-    axes.set(
-        xticks=[],
-        yticks=[],
-        title=f"{who}: codes of {len(x)} test inputs ({_NAMES.get(projection, projection)})",
-    )
+    how = _NAMES.get(projection, projection)
+    axes.set(xticks=[], yticks=[], title=f"{who}: codes of {len(x)} test inputs ({how})")
     axes.legend(fontsize=7, frameon=False, bbox_to_anchor=(1.0, 1.0), loc="upper left")
     return Picture(
         name=f"latent_{projection}",
         section="model",
-        title=f"The bottleneck of {who} ({_NAMES.get(projection, projection)})",
+        title=f"The bottleneck of {who} ({how})",
         caption="Means of q(z|x) of test inputs, a colour a class.",
         png=to_png(figure),
     )

@@ -18,6 +18,7 @@ from tfcama.training import run
 from tfcama.training.config import RunConfig, TrainingConfig
 from tfcama.workdir import Workdir
 
+_MOVED = ("vertical_shift", "horizontal_shift")
 _SHIFTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 _ADAPTED_TO, _MECHANISM = "vertical_shift:0.2", "translation"
 _WARM_UP, _SLEEP = 2000, 1000
@@ -116,11 +117,11 @@ def _image_demo(
     workdirs = [trained["dnn"], trained["cama"], adapted]
     subjects = [load_subject(workdir, data_dir=data_dir) for workdir in workdirs]
     for workdir, subject in zip(workdirs, subjects, strict=True):
-        for manipulation in ("vertical_shift", "horizontal_shift"):
-            if not steps.is_evaluated(workdir, manipulation, _SHIFTS):
-                steps.evaluate(
-                    subject, manipulation, _SHIFTS, progress=progress, pictured_level=0.2
-                )
+        left = [name for name in _MOVED if not steps.is_evaluated(workdir, name, _SHIFTS)]
+        for manipulation in left:
+            steps.evaluate(subject, manipulation, _SHIFTS, progress=progress, pictured_level=0.2)
+        if left:
+            steps.picture_model(subject)
         attacked = subject.first(_ATTACKED_ROWS)
         for attack in ("fgsm", _PGD):
             if not steps.is_attacked(workdir, attack, _RADII, limit=_ATTACKED_ROWS):

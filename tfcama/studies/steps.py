@@ -75,7 +75,7 @@ def evaluate(
     progress: Progress,
     pictured_level: float | None = None,
 ) -> list[Row]:
-    """Accuracy along a manipulation, and pictures of the model, saved in the workdir.
+    """Accuracy along a manipulation and the model's explanations, saved in the workdir.
 
     Args:
       subject: a finished run.
@@ -89,10 +89,16 @@ def evaluate(
     results.save_rows(subject.workdir, name, rows, asked=curve_asked(levels, subject.limit))
     level = levels[len(levels) // 2] if pictured_level is None else pictured_level
     explain(subject, manipulation, level)
-    samples = pictures.samples_by_class(subject)
-    for picture in (*([] if samples is None else [samples]), *bottleneck.of_model(subject)):
-        pictures.save(subject.workdir, picture)
     return rows
+
+
+def picture_model(subject: Subject) -> None:
+    """Saves in the workdir what the model shows without a manipulation: samples, codes."""
+    samples = pictures.samples_by_class(subject)
+    if samples is not None:
+        pictures.save(subject.workdir, samples)
+    for picture in bottleneck.of_model(subject):
+        pictures.save(subject.workdir, picture)
 
 
 def curve_asked(levels: Sequence[float], limit: int | None) -> dict[str, Any]:
