@@ -6,7 +6,7 @@ r"""Measures a trained classifier on manipulated test images and writes a report
     python -m trainers.evaluate --workdir=runs/cnn --manipulation=rotation --levels=0,30,60 \
         --test_time_augmentation=rotation:60
     python -m trainers.evaluate --workdir=runs/adapted --manipulation=rotation --levels=0,30,60 \
-        --set m_starts=8 --set m_steps=10
+        --set m_starts=8 --set m_steps=10 --draws=10
 
 Rows, pictures and the page go to <workdir>/report/.
 """
@@ -35,6 +35,13 @@ _LEVELS = flags.DEFINE_string(
 )
 _LIMIT = flags.DEFINE_integer(
     "limit", None, "Score the first so many test images only. Example: --limit=1000"
+)
+_DRAWS = flags.DEFINE_integer(
+    "draws",
+    1,
+    "Score a stochastic model by so many independent draws of its noise: the mean, and the "
+    "standard deviation over them. Example: --draws=10",
+    lower_bound=1,
 )
 _AUGMENTATION = flags.DEFINE_string(
     "test_time_augmentation",
@@ -72,7 +79,7 @@ def main() -> None:
     if _AUGMENTATION.value:
         subject = augmented(subject, _AUGMENTATION.value, copies=_COPIES.value)
     for manipulation in _MANIPULATION.value:
-        steps.evaluate(subject, manipulation, levels, progress=print)
+        steps.evaluate(subject, manipulation, levels, draws=_DRAWS.value, progress=print)
     steps.picture_model(subject)
     build([workdir], workdir.report, title=f"tfcama: {workdir.root.name}")
     print(f"report: {workdir.report / 'index.html'}")

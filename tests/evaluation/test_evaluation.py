@@ -10,6 +10,7 @@ from tests.doubles import Linear, Masked, subject_of
 from tfcama import random
 from tfcama.attacks.base import Attacked
 from tfcama.data.base import Dataset, Split
+from tfcama.data.manipulations import manipulate, parse
 from tfcama.errors import InputError
 from tfcama.evaluation import curves, robustness
 from tfcama.evaluation.predict import Predictor, gain, scores_by_group
@@ -78,6 +79,22 @@ def test_a_curve_is_right_where_the_truth_is_known(halves):
     assert rows[0].n == ROWS
     assert (rows[1].manipulation, rows[1].level) == ("vertical_shift:mode=fixed:fill=wrap", 0.5)
     assert {row.experiment for row in rows} == {"manipulation"}
+
+
+def test_several_draws_are_each_of_all_rows(halves):
+    subject = subject_of(half_classifier(noise=0.05), halves)
+    (one,) = curves.manipulation_curve(subject, "vertical_shift", [0.2])
+    (row,) = curves.manipulation_curve(subject, "vertical_shift", [0.2], draws=4)
+    x = manipulate(subject.test, parse("vertical_shift", level=0.2).fit(halves), seed=0).x
+    by_draw = [(subject.predictor.labels(x, draw=d) == halves.test.y).mean() for d in range(4)]
+    assert one.accuracy == by_draw[0] != by_draw[1]
+    assert (row.n, row.draws) == (ROWS, 4)
+    assert row.accuracy == pytest.approx(np.mean(by_draw))
+    assert row.spread == pytest.approx(np.std(by_draw, ddof=1))
+    (still,) = curves.manipulation_curve(
+        subject_of(half_classifier(), halves), "vertical_shift", [0.2], draws=4
+    )
+    assert (still.draws, still.spread) == (1, None)
 
 
 def test_rows_that_were_adapted_on_are_reported_apart(halves):

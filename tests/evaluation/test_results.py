@@ -31,11 +31,17 @@ def test_several_draws_are_scored_by_their_mean():
     assert row.accuracy == pytest.approx(3 / 8)
     assert (row.low, row.high) == results.wilson(3 / 8 * 4, 4)  # of inputs, not of draws
     assert row.low < row.accuracy < row.high
+    assert row.draws == 2
+    assert row.spread == pytest.approx(0.25 / np.sqrt(2))  # of 2/4 and 1/4
+    one = results.scored(hits[0], **ROW)
+    assert (one.draws, one.spread) == (1, None)
+    assert results.accuracy_text(row) == "accuracy 0.3750 ± 0.1768 over 2 draws"
+    assert results.accuracy_text(one) == "accuracy 0.5000"
 
 
 def test_rows_survive_their_file(tmp_path):
     workdir = Workdir(tmp_path)
-    rows = [results.scored(np.array([True, False]), **ROW)]
+    rows = [results.scored(np.array([[True, False], [True, True]]), **ROW)]
     results.save_rows(workdir, "a", rows)
     results.save_rows(workdir, "b", rows)
     results.save_rows(workdir, "a", rows)  # replaces
@@ -55,7 +61,9 @@ def test_rows_from_before_it_was_kept_what_was_asked(tmp_path):
     row = results.scored(np.array([True, False]), **ROW)
     workdir = Workdir(tmp_path)
     workdir.results.mkdir()
-    (workdir.results / "a.rows.json").write_text(json.dumps([dataclasses.asdict(row)]))
+    old = dataclasses.asdict(row)
+    del old["draws"], old["spread"]  # as rows did not have them either
+    (workdir.results / "a.rows.json").write_text(json.dumps([old]))
     assert results.load_rows(workdir) == [row]
     assert not results.has_rows(workdir, "a")
 

@@ -367,6 +367,13 @@ def test_a_cell_is_of_the_largest_test_set():
     assert _summary([row(level=0.0), again])["lines"]["CAMA"]["clean", 0.0] == cell
 
 
+def test_a_cell_says_how_far_draws_are_apart():
+    hits = np.array([[True, True, True, True], [True, True, True, False]])
+    cell = _summary([results.scored(hits, **{**ROW, "level": 0.0})])["lines"]["CAMA"]["clean", 0.0]
+    low, high = results.wilson(round(0.875 * 4), 4)
+    assert cell["small"] == f"{100 * low:.1f}–{100 * high:.1f}, ± 17.7 by draw, n = 4"
+
+
 def test_the_table_shows_the_strongest_and_what_seeds_say():
     rows = [row(level=level) for level in (0.0, 0.1, 0.2, 0.3, 0.9)]
     rows.append(results.scored(np.zeros(4, bool), **{**ROW, "level": 0.9, "seed": ROW["seed"] + 1}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tfcama.data import manipulations
-from tfcama.evaluation.results import Row, scored
+from tfcama.evaluation.results import Row, accuracy_text, scored
 from tfcama.evaluation.subject import Subject
 
 
@@ -15,6 +15,7 @@ def manipulation_curve(
     levels: Sequence[float | None],
     *,
     experiment: str = "manipulation",
+    draws: int = 1,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:
     """Accuracy on the test rows, each manipulated by its own draw, at every level.
@@ -25,6 +26,8 @@ def manipulation_curve(
       levels: of the manipulation; level 0 is clean. None takes those in its text, and the row's
         level is 1: all of it.
       experiment: what the rows are called.
+      draws: of a stochastic model's noise, whose mean accuracy the rows have; one is what a user
+        of the deployed model meets. All rows of a draw share its noise.
       progress: called with a line of text after each level.
 
     Returns:
@@ -38,11 +41,12 @@ def manipulation_curve(
     for level, move in moves.items():
         fitted = move.fit(subject.dataset)
         split = manipulations.manipulate(subject.test, fitted, seed=subject.loaded.config.seed)
-        hits = predictor.hits(split.x, split.y)
+        hits = predictor.hits(split.x, split.y, draws=draws)
         fields = {"manipulation": manipulation, "level": 1.0 if level is None else level}
-        rows.append(scored(hits, **subject.identity(experiment, **fields)))
+        full = scored(hits, **subject.identity(experiment, **fields))
+        rows.append(full)
         if held_out is not None and len(held_out):
             identity = subject.identity(f"{experiment}_held_out", **fields)
             rows.append(scored(hits[:, held_out], **identity))
-        progress(f"{manipulation} {fields['level']:g}: accuracy {hits.mean():.4f}")
+        progress(f"{manipulation} {fields['level']:g}: {accuracy_text(full)}")
     return rows

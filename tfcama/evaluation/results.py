@@ -40,6 +40,8 @@ class Row:
       low, high: Wilson 95 % interval for `accuracy` of n inputs.
       variant: how the model differs from its defaults, see RunConfig.variant, and what its answers
         are means over, see Subject.augmentation; "" for neither.
+      draws: of a stochastic model's noise, independent of one another, that scored it.
+      spread: standard deviation of the accuracy over these draws; None for one.
     """
 
     experiment: str
@@ -57,6 +59,8 @@ class Row:
     low: float
     high: float
     variant: str = ""
+    draws: int = 1
+    spread: float | None = None
 
 
 def wilson(hits: float, n: int) -> tuple[float, float]:
@@ -78,12 +82,19 @@ def wilson(hits: float, n: int) -> tuple[float, float]:
 def scored(hits: np.ndarray, **identity: Any) -> Row:
     """A row from what was hit, [N] or [R draws, N] bool; the identity fills the other fields."""
     hits = np.atleast_2d(hits)
-    n = hits.shape[1]
+    draws, n = hits.shape
     if not n:
         raise InputError("an accuracy of no inputs was asked for.")
     accuracy = float(hits.mean())
     low, high = wilson(accuracy * n, n)
-    return Row(**identity, n=n, accuracy=accuracy, low=low, high=high)
+    spread = float(hits.mean(axis=1).std(ddof=1)) if draws > 1 else None
+    return Row(**identity, n=n, accuracy=accuracy, low=low, high=high, draws=draws, spread=spread)
+
+
+def accuracy_text(row: Row) -> str:
+    """A row's accuracy as a line of text: "accuracy 0.7500 ± 0.0353 over 10 draws"."""
+    over = "" if row.spread is None else f" ± {row.spread:.4f} over {row.draws} draws"
+    return f"accuracy {row.accuracy:.4f}{over}"
 
 
 def save_rows(

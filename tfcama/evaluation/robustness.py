@@ -13,7 +13,7 @@ from tfcama import random
 from tfcama.attacks import losses, registry
 from tfcama.attacks.base import Attack, Attacked
 from tfcama.errors import InputError
-from tfcama.evaluation.results import Row, scored
+from tfcama.evaluation.results import Row, accuracy_text, scored
 from tfcama.evaluation.subject import Subject
 from tfcama.types import Classifier
 from tfcama.workdir import Workdir, write_json
@@ -58,7 +58,7 @@ def attack_curve(
         hits = attacked_hits(subject, found[eps].x, draws=draws)
         name = named(attack, subject, source)
         rows.append(scored(hits, **subject.identity("attack", attack=name, eps=eps)))
-        progress(f"{name} eps {eps:g}: accuracy {rows[-1].accuracy:.4f}")
+        progress(f"{name} eps {eps:g}: {accuracy_text(rows[-1])}")
     return rows, found
 
 

@@ -289,6 +289,8 @@ def _cell(rows: Sequence[Row]) -> dict[str, Any]:
         small = f"± {100 * found.spread:.1f}, {len(found.by_seed)} seeds"
     else:
         small = f"{100 * first.low:.1f}–{100 * first.high:.1f}"
+        if first.spread is not None:
+            small += f", ± {100 * first.spread:.1f} by draw"
     return {"accuracy": found.mean, "small": f"{small}, n = {first.n}"}
 
 

@@ -74,6 +74,7 @@ def evaluate(
     *,
     progress: Progress,
     pictured_level: float | None = None,
+    draws: int = 1,
 ) -> list[Row]:
     """Accuracy along a manipulation and the model's explanations, saved in the workdir.
 
@@ -83,10 +84,11 @@ def evaluate(
       levels: of the manipulation.
       progress: called with a line after each level.
       pictured_level: of the explanations; None takes the middle one.
+      draws: see manipulation_curve.
     """
-    rows = curves.manipulation_curve(subject, manipulation, levels, progress=progress)
+    rows = curves.manipulation_curve(subject, manipulation, levels, draws=draws, progress=progress)
     name = slugs("manipulation", manipulation, subject.augmentation, subject.at_test)
-    results.save_rows(subject.workdir, name, rows, asked=curve_asked(levels, subject.limit))
+    results.save_rows(subject.workdir, name, rows, asked=curve_asked(levels, subject.limit, draws))
     level = levels[len(levels) // 2] if pictured_level is None else pictured_level
     explain(subject, manipulation, level)
     return rows
@@ -101,9 +103,13 @@ def picture_model(subject: Subject) -> None:
         pictures.save(subject.workdir, picture)
 
 
-def curve_asked(levels: Sequence[float], limit: int | None) -> dict[str, Any]:
-    """What accuracy along levels of a manipulation, or radii, depends on: see save_rows."""
-    return {"levels": [float(level) for level in levels], "limit": limit}
+def curve_asked(levels: Sequence[float], limit: int | None, draws: int = 1) -> dict[str, Any]:
+    """What accuracy along levels of a manipulation, or radii, depends on: see save_rows.
+
+    One draw is not told: rows were kept before there were several.
+    """
+    asked = {"levels": [float(level) for level in levels], "limit": limit}
+    return asked if draws == 1 else {**asked, "draws": draws}
 
 
 def is_evaluated(
@@ -180,4 +186,4 @@ def worst_case(
         asked={"attacks": [*found], "limit": subject.limit},
     )
     for row in rows:
-        progress(f"{name} eps {row.eps:g}: accuracy {row.accuracy:.4f}")
+        progress(f"{name} eps {row.eps:g}: {results.accuracy_text(row)}")
