@@ -50,6 +50,17 @@ def pictures(monkeypatch, no_pictures):
     monkeypatch.setattr(_CamaTrainer, "summary_images", _PICTURES)
 
 
+@pytest.fixture
+def quick_pictures(monkeypatch, no_pictures):
+    """As `pictures`, uncompiled."""
+
+    def uncompiled(*args):
+        with eagerly():
+            return _PICTURES(*args)
+
+    monkeypatch.setattr(_CamaTrainer, "summary_images", uncompiled)
+
+
 @contextlib.contextmanager
 def eagerly():
     """Functions are not compiled, for what is called once or twice: to compile takes longer."""

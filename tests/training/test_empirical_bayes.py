@@ -10,6 +10,7 @@ import tensorflow as tf
 from scipy import special, stats
 from tensorflow_probability import distributions as tfd
 
+from tests.conftest import eagerly
 from tfcama import random
 from tfcama.errors import InputError
 from tfcama.models.cama import Cama, CamaConfig
@@ -27,6 +28,13 @@ from tfcama.training.empirical_bayes import (
 
 _NOISE, _SAMPLES, _WIDE = 0.3, 100, 0.6
 SEED = (3, 1)
+
+
+@pytest.fixture(autouse=True)
+def uncompiled():
+    """A handful of inputs takes longer to compile for than to weigh."""
+    with eagerly():
+        yield
 
 
 def _observed(loc, scale, rows, generator):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import gc
 import io
 import json
 import shutil
@@ -83,6 +84,17 @@ def test_a_killed_run_continues_to_the_same_numbers(tmp_path, model):
     assert metrics(broken) == metrics(Workdir(tmp_path / "unbroken"))
     for ours, theirs in zip(weights(resumed), weights(unbroken), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_training_leaves_no_graph_behind(tmp_path):
+    """A study trains in one process what would fill the memory, were every traced step kept."""
+
+    found = []
+    for place in ("a", "b"):  # the first one makes TensorFlow's default graph
+        run.train(configuration(epochs=1), Workdir(tmp_path / place))
+        gc.collect()
+        found.append(sum(isinstance(thing, tf.Graph) for thing in gc.get_objects()))
+    assert found[0] == found[1]
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
@@ -296,7 +308,7 @@ def test_fine_tuning_makes_a_run_of_its_own_and_leaves_the_base(tmp_path, traine
     assert not is_finished(target, named)
 
 
-def test_a_clean_model_takes_another_mechanism(tmp_path, trained, bars, pictures):
+def test_a_clean_model_takes_another_mechanism(tmp_path, trained, bars, quick_pictures):
     config = FinetuneConfig(
         steps=4,
         batch_size=4,

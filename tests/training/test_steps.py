@@ -1,5 +1,6 @@
 """What a step moves and what it leaves alone, by value."""
 
+import contextlib
 from types import SimpleNamespace
 
 import keras
@@ -8,6 +9,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
+from tests.conftest import eagerly
 from tfcama import random
 from tfcama.data import manipulations, pipeline
 from tfcama.errors import InputError
@@ -51,9 +53,11 @@ def moved_groups(model, work):
     }
 
 
-def fit(trainer, stream, steps):
-    trainer.compile(Adam(1e-3))
-    trainer.fit(stream, epochs=1, steps_per_epoch=steps, shuffle=False, verbose=0)
+def fit(trainer, stream, steps, *, compiled=False):
+    """A few steps take longer to compile than to take."""
+    with contextlib.nullcontext() if compiled else eagerly():
+        trainer.compile(Adam(1e-3))
+        trainer.fit(stream, epochs=1, steps_per_epoch=steps, shuffle=False, verbose=0)
     return {metric.name: float(metric.result()) for metric in trainer.metrics}
 
 
@@ -92,7 +96,7 @@ def test_fine_tuning_moves_the_m_networks_and_nothing_else(spec, bars, clean_do_
     model = cama(spec)
     trainer = finetuning(model, groups=("p_m", "q_m"), clean_do_m0=clean_do_m0)
     stream = pipeline.finetuning_stream(bars.train, bars.test.x, batch_size=4, seed=SEED)
-    moved = moved_groups(model, lambda: fit(trainer, stream, 4))
+    moved = moved_groups(model, lambda: fit(trainer, stream, 4, compiled=True))
     for name, flags in moved.items():
         assert all(flags) if name in ("p_m", "q_m") else not any(flags), name
 
@@ -101,9 +105,9 @@ def test_a_step_traced_before_does_not_unfreeze(spec, bars):
     """`trainable = False` after tracing freezes nothing; groups must."""
     model = cama(spec)
     stream = pipeline.training_stream(bars.train, batch_size=8, seed=SEED)
-    fit(CamaTrainer(model, num_rows=8, seed=SEED), stream, 1)
+    fit(CamaTrainer(model, num_rows=8, seed=SEED), stream, 1, compiled=True)
     only = CamaTrainer(model, num_rows=8, seed=SEED, groups=("p_y",))
-    moved = moved_groups(model, lambda: fit(only, stream, 1))
+    moved = moved_groups(model, lambda: fit(only, stream, 1, compiled=True))
     assert all(moved["p_y"])
     assert not any(any(flags) for name, flags in moved.items() if name != "p_y")
 
@@ -230,7 +234,8 @@ def test_training_learns_the_bars(spec, bars):
     """Sixty steps are enough for three classes that a ruler could tell apart."""
     model = cama(spec)
     trainer = CamaTrainer(model, num_rows=16, seed=SEED)
-    fit(trainer, pipeline.training_stream(bars.train, batch_size=16, seed=SEED), 60)
+    stream = pipeline.training_stream(bars.train, batch_size=16, seed=SEED)
+    fit(trainer, stream, 60, compiled=True)
     guess = model.log_scores(tf.constant(bars.test.x), seed=tf.constant([0, 0])).numpy().argmax(1)
     assert (guess == bars.test.y).mean() > 0.95
 
@@ -255,7 +260,7 @@ def test_active_units_counts_dimensions_that_vary():
     assert active_units(tf.constant(loc)) == 1
 
 
-def test_many_classes_are_pictured(spec, bars, pictures):
+def test_many_classes_are_pictured(spec, bars, quick_pictures):
     names = tuple(f"class {i}" for i in range(45))
     trainer = CamaTrainer(cama(spec._replace(class_names=names)), num_rows=8, seed=SEED)
     height, width, _ = spec.shape

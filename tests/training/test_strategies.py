@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.training import worker
 from tfcama import random
 from tfcama.data import manipulations, pipeline
 from tfcama.errors import InputError
 from tfcama.models.batch_norm_classifier import cnn_bn
 from tfcama.models.cama import Cama, CamaConfig
 from tfcama.models.discriminative import DiscriminativeConfig, dnn
-from tfcama.training import strategy
+from tfcama.training import run, strategy
 from tfcama.training.cama import CamaTrainer, FinetuneTrainer
 from tfcama.training.discriminative import DiscriminativeTrainer
 from tfcama.training.optimizer import Adam
@@ -120,10 +121,7 @@ def test_more_logical_devices_than_were_made_are_refused():
         strategy.make("mirrored_cpu:9")
 
 
-WORKER = Path(__file__).with_name("worker.py")
-
-
-def test_two_machines_train_to_the_same_weights(tmp_path):
+def test_two_machines_train_to_the_same_weights(tmp_path, monkeypatch):
     """Two processes on this machine, as TF_CONFIG describes them, through `run.train`."""
     ports = []
     for _ in range(2):
@@ -133,23 +131,26 @@ def test_two_machines_train_to_the_same_weights(tmp_path):
     cluster = {"worker": [f"localhost:{port}" for port in ports]}
     tasks = [{"cluster": cluster, "task": {"type": "worker", "index": i}} for i in range(2)]
     root = Path(__file__).resolve().parents[2]
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.setattr(run, "load_data", run.load_data)  # put back what a worker replaces
     workers = [
         subprocess.Popen(
-            [sys.executable, str(WORKER), str(tmp_path)],
+            [sys.executable, worker.__file__, str(tmp_path)],
             cwd=root,
             env={**os.environ, "PYTHONPATH": str(root), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for environment in (*({"TF_CONFIG": json.dumps(task)} for task in tasks), {})
+        for environment in ({"TF_CONFIG": json.dumps(task)} for task in tasks)
     ]
     try:
-        output = [worker.communicate(timeout=240)[0] for worker in workers]
+        worker.main(tmp_path)  # the only one
+        output = [process.communicate(timeout=240)[0] for process in workers]
     finally:
-        for worker in workers:
-            worker.kill()
-    assert [worker.returncode for worker in workers] == [0, 0, 0], "\n".join(output)
+        for process in workers:
+            process.kill()
+    assert [process.returncode for process in workers] == [0, 0], "\n".join(output)
     weights = [np.load(tmp_path / f"weights{index}.npz") for index in range(2)]
     for name in weights[0].files:
         np.testing.assert_array_equal(weights[0][name], weights[1][name])

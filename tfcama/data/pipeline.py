@@ -13,6 +13,13 @@ from tfcama.types import Batch
 
 _UNLABELLED = -1
 _TRANSFORMING = -1  # folded into a step's seed; manipulations draw from that seed itself
+# AutoGraph rewrites what tf.data calls, for a third of a stream's start; nothing here needs it.
+_as_it_is = tf.autograph.experimental.do_not_convert
+
+
+def _numbers_from(start: int) -> tf.data.Dataset:
+    """start, start + 1, …: tf.data's counter is a scan, whose graph outlives the stream."""
+    return tf.data.Dataset.range(start, tf.int64.max)
 
 
 def row_stream(size: int, *, batch_size: int, seed: np.ndarray, start_step: int = 0):
@@ -31,12 +38,14 @@ def row_stream(size: int, *, batch_size: int, seed: np.ndarray, start_step: int 
       tf.data.Dataset of int64 [batch_size].
     """
     first_pass, skipped = divmod(start_step * batch_size, size)
-    passes = tf.data.Dataset.counter(first_pass)
-    rows = passes.flat_map(
-        lambda number: tf.data.Dataset.from_tensor_slices(
-            random.shuffled(size, random.fold_in(seed, number))
-        )
-    )
+    passes = _numbers_from(first_pass)
+
+    @_as_it_is
+    def shuffled(number: tf.Tensor) -> tf.data.Dataset:
+        order = random.shuffled(size, random.fold_in(seed, number))
+        return tf.data.Dataset.from_tensor_slices(order)
+
+    rows = passes.flat_map(shuffled)
     return rows.skip(skipped).batch(batch_size, drop_remainder=True)
 
 
@@ -51,12 +60,13 @@ def example_stream(
     if isinstance(split, Split):
         x_all, y_all = tf.constant(split.x), tf.constant(split.y)
         return row_stream(len(split), batch_size=batch_size, seed=seed, start_step=start_step).map(
-            lambda rows: (tf.gather(x_all, rows), tf.gather(y_all, rows)),
+            _as_it_is(lambda rows: (tf.gather(x_all, rows), tf.gather(y_all, rows))),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
     size, generate = len(split), split.block
     blocks = -(-size // BLOCK_ROWS)
 
+    @_as_it_is
     def one_pass(number: tf.Tensor) -> tf.data.Dataset:
         pass_seed = random.fold_in(seed, number)
 
@@ -69,12 +79,12 @@ def example_stream(
 
         order = random.shuffled(blocks, random.fold_in(pass_seed, -1))
         made = tf.data.Dataset.from_tensor_slices(order).map(
-            rows_of, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            _as_it_is(rows_of), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
         return made.unbatch()
 
     first_pass, skipped = divmod(start_step * batch_size, size)
-    rows = tf.data.Dataset.counter(first_pass).flat_map(one_pass)
+    rows = _numbers_from(first_pass).flat_map(one_pass)
     return rows.skip(skipped).batch(batch_size, drop_remainder=True)
 
 
@@ -125,8 +135,10 @@ def training_stream(
             )
 
     rows = example_stream(split, batch_size=batch_size, seed=seed, start_step=start_step)
-    steps = tf.data.Dataset.counter(start_step)
-    stream = tf.data.Dataset.zip((steps, rows)).map(to_batch, num_parallel_calls=tf.data.AUTOTUNE)
+    steps = _numbers_from(start_step)
+    stream = tf.data.Dataset.zip((steps, rows)).map(
+        _as_it_is(to_batch), num_parallel_calls=tf.data.AUTOTUNE
+    )
     return _ordered(stream)
 
 
@@ -178,7 +190,7 @@ def unlabelled_stream(
     rows = row_stream(len(x), batch_size=batch_size, seed=seed, start_step=start_step)
     return _ordered(
         rows.map(
-            lambda batch: unlabelled_batch(tf.gather(x_all, batch)),
+            _as_it_is(lambda batch: unlabelled_batch(tf.gather(x_all, batch))),
             num_parallel_calls=tf.data.AUTOTUNE,
         )
     )
@@ -196,9 +208,8 @@ def evaluation_stream(split: Split, *, batch_size: int) -> tf.data.Dataset:
     # Rows are numbered within their batch, as everywhere; noise tables are at most a batch long.
     numbers = np.arange(len(split)) % batch_size
     stream = tf.data.Dataset.from_tensor_slices((split.x, split.y, numbers.astype(np.int32)))
-    return _ordered(
-        stream.batch(batch_size).map(lambda x, y, row: _clean_batch(x, y, 0)._replace(row=row))
-    )
+    to_batch = _as_it_is(lambda x, y, row: _clean_batch(x, y, 0)._replace(row=row))
+    return _ordered(stream.batch(batch_size).map(to_batch))
 
 
 def _clean_batch(x: tf.Tensor, y: tf.Tensor, code_size: int) -> Batch:

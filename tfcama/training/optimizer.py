@@ -20,6 +20,17 @@ class Adam(keras.optimizers.Adam):
         """Moves one variable and its two moments (Kingma and Ba, 2015, Algorithm 1)."""
         self._move(variable, gradient, self._powers(variable.dtype), learning_rate)
 
+    def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
+        """Keras' own where there are several replicas; one has nothing to sum.
+
+        The sum has a custom gradient, which TensorFlow keeps, with the whole traced step, for as
+        long as the process lives.
+        """
+        replicas = tf.distribute.get_replica_context()
+        if replicas is not None and replicas.num_replicas_in_sync == 1:
+            return list(grads_and_vars)
+        return super()._all_reduce_sum_gradients(grads_and_vars)
+
     def _distributed_tf_update_step(
         self, distribution: Any, grads_and_vars: Any, learning_rate: Any
     ) -> None:
