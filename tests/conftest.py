@@ -7,7 +7,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # One test process a core (make unit): their thread pools must not fight. Those of OpenMP wait by
-# spinning: t-SNE of thirty points takes 20 seconds beside another process, and one alone.
+# spinning: beside another process t-SNE of thirty points took ten times as long by two threads.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

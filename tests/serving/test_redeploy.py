@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from tests.binaries import call
-from tests.conftest import eagerly
 from tests.serving.conftest import untrained
 from tests.training.test_runs import KillAt, KilledError
 from tests.training.test_table_runs import configuration
@@ -35,20 +34,6 @@ def unchecked():
     """Whether an export answers as its model does is tested where it is published."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(publishing, "_compare", lambda *a: None)
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compared_eagerly():
-    """Each model scores a few hundred rows, for which to compile it takes longer."""
-    compare = redeploy.compare
-
-    def uncompiled(*arguments, **options):
-        with eagerly():
-            return compare(*arguments, **options)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(redeploy, "compare", uncompiled)
         yield
 
 
@@ -257,11 +242,10 @@ def test_who_looks_longer_is_no_better_model(base, dataset, shifted):
         run.answering_by(at_test, loaded.config, loaded.classifier),
     )
     asked = {"clean": dataset.validation, "seed": 0}
-    with eagerly():
-        raw = [
-            mean_log_px(scores_by_group(Predictor(m.classifier, seed=0), shifted))
-            for m in (before, after)
-        ]
+    raw = [
+        mean_log_px(scores_by_group(Predictor(m.classifier, seed=0), shifted))
+        for m in (before, after)
+    ]
     assert raw[1] > raw[0] + 0.1
     found = redeploy.compare(before, after, served=shifted, **asked)
     assert found.gain == 0.0

@@ -88,7 +88,6 @@ def test_a_killed_run_continues_to_the_same_numbers(tmp_path, model):
 
 def test_a_training_leaves_no_graph_behind(tmp_path):
     """A study trains in one process what would fill the memory, were every traced step kept."""
-
     found = []
     for place in ("a", "b"):  # the first one makes TensorFlow's default graph
         run.train(configuration(epochs=1), Workdir(tmp_path / place))

@@ -13,7 +13,7 @@ from tfcama.types import Batch
 
 _UNLABELLED = -1
 _TRANSFORMING = -1  # folded into a step's seed; manipulations draw from that seed itself
-# AutoGraph rewrites what tf.data calls, for a third of a stream's start; nothing here needs it.
+# AutoGraph rewrites what tf.data calls before a stream can start; nothing here needs it.
 _as_it_is = tf.autograph.experimental.do_not_convert
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from tfcama.data import manipulations, streams
 from tfcama.errors import InputError
 from tfcama.evaluation.predict import gain, hits_of, mean_log_px, scores_by_group
-from tfcama.evaluation.results import Row, scored
+from tfcama.evaluation.results import Row, accuracy_text, scored
 from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject, load_subject
 from tfcama.report import figures, labels
@@ -130,7 +130,7 @@ def rank_mechanisms(
         by_group, row = scores[mechanism]
         progress(
             f"{mechanism}: log p(x) {mean_log_px(by_group):.2f} nats on {row.n} held-out inputs "
-            f"(accuracy {row.accuracy:.4f})"
+            f"({accuracy_text(row)})"
         )
     log_px = {name: mean_log_px(by_group) for name, (by_group, _) in scores.items()}
     order = sorted(scores, key=lambda name: -log_px[name])

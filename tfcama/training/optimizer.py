@@ -26,8 +26,7 @@ class Adam(keras.optimizers.Adam):
         The sum has a custom gradient, which TensorFlow keeps, with the whole traced step, for as
         long as the process lives.
         """
-        replicas = tf.distribute.get_replica_context()
-        if replicas is not None and replicas.num_replicas_in_sync == 1:
+        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
             return list(grads_and_vars)
         return super()._all_reduce_sum_gradients(grads_and_vars)
 
