@@ -2,15 +2,16 @@ r"""Attacks a trained classifier and writes a report.
 
     python -m trainers.attack --workdir=runs/mnist --attack=fgsm,pgd --eps=0:0.5:0.1 --limit=500
     python -m trainers.attack --workdir=runs/mnist --attack=strong --eps=0.1 --limit=25 --sanity
+    python -m trainers.attack --workdir=runs/mnist --attack=cw --eps=0:3:0.5 --limit=100
     python -m trainers.attack --workdir=runs/mnist --attack=pgd --eps=0.1 --finetune --sanity
     python -m trainers.attack --workdir=runs/mnist --attack=pgd --eps=0.1,0.2 --adaptive_rounds=2 \
         --mechanism=photometric
 
-fgsm and pgd are CleverHans' (the papers' protocol), pgd_eot, square and spsa belong to the strong
-protocol, noise is a control; strong names the whole of that protocol (pgd_eot by 20 draws, ten
-starts and two losses, square, spsa), which takes about 40,000 gradients an input. Where one of
-several attacks is strong the worst of them, input by input, is told as well. Rows, pictures and the
-page go to <workdir>/report/.
+fgsm and pgd are CleverHans' (the papers' protocol), cw is Carlini and Wagner's in the Euclidean
+norm, pgd_eot, square and spsa belong to the strong protocol, noise is a control; strong names the
+whole of that protocol (pgd_eot by 20 draws, ten starts and two losses, square, spsa), which takes
+about 40,000 gradients an input. Where one of several attacks in the max norm is strong the worst of
+them, input by input, is told as well. Rows, pictures and the page go to <workdir>/report/.
 """
 
 from trainers import app  # isort: skip  (quiets TensorFlow before anything imports it)
@@ -23,6 +24,7 @@ from absl import flags
 from tfcama import specs
 from tfcama.attacks import registry
 from tfcama.attacks.registry import ATTACKS
+from tfcama.ball import LINF
 from tfcama.errors import InputError
 from tfcama.evaluation import robustness
 from tfcama.evaluation.subject import load_subject
@@ -44,8 +46,8 @@ _ATTACK = flags.DEFINE_list(
 _EPS = flags.DEFINE_string(
     "eps",
     "0:0.5:0.1",
-    "Max-norm radii, start:stop:step or values with commas; full scale is 1. "
-    "Example: --eps=0.1,0.3",
+    "Radii, start:stop:step or values with commas; in the max norm, full scale is 1, but of cw, "
+    "whose are Euclidean: of MNIST, 1 to 3. Example: --eps=0.1,0.3",
 )
 _LIMIT = flags.DEFINE_integer(
     "limit", 500, "Attack the first so many test images only. Example: --limit=500"
@@ -95,7 +97,7 @@ def main() -> None:
     attacks = registry.chosen(_ATTACK.value)
     if not attacks:
         raise InputError(f"--attack= was given; name one or several of {', '.join(ATTACKS)}.")
-    parsed = [registry.parse(attack, eps=max(radii)) for attack in attacks]  # bad ones first
+    parsed = {text: registry.parse(text, eps=max(radii)) for text in attacks}  # bad ones first
     adapts = bool(_FINETUNE.value or _ADAPTIVE.value or _MALICIOUS.value)
     for flag, value in (("mechanism", _MECHANISM.value), ("set", _SET.value)):
         if value and not adapts:
@@ -132,8 +134,9 @@ def main() -> None:
         for eps in radii if adapts else ():
             x = found[attack][eps].x
             _adapt(dataclasses.replace(studies[attack, eps], adversarial=x))
-    if len(found) > 1 and any(attack.protocol == "strong" for attack in parsed):
-        steps.worst_case(subject, found, source=source, progress=print)
+    in_max_norm = {attack: found[attack] for attack in attacks if parsed[attack].norm == LINF}
+    if len(in_max_norm) > 1 and any(parsed[each].protocol == "strong" for each in in_max_norm):
+        steps.worst_case(subject, in_max_norm, source=source, progress=print)
     if _SANITY.value:
         checks = robustness.sanity_checks(subject, eps=max(radii), transfer_from=source)
         robustness.save_checks(workdir, checks)

@@ -8,12 +8,14 @@ from tests.doubles import Linear, Masked, binary
 from tfcama import random
 from tfcama.attacks import losses
 from tfcama.attacks.registry import ATTACKS, STRONG, chosen, parse
+from tfcama.ball import L2, LINF, into_ball, l2_distance
 from tfcama.errors import InputError
-from tfcama.types import Bounds
+from tfcama.types import CHILD, Bounds, Column
 
 EPS = 0.05
 FEW = {
     "pgd": "pgd:steps=12",
+    "cw": "cw:steps=60:searches=5:learning_rate=0.05:const=1",
     "pgd_eot": "pgd_eot:steps=12:draws=4",
     "square": "square:queries=80",
     "spsa": "spsa:steps=20:directions=16",
@@ -23,6 +25,10 @@ WHITE_BOX = ("fgsm", "pgd", "pgd_eot")
 
 def texts():
     return [FEW.get(name, name) for name in ATTACKS]
+
+
+def in_max_norm():
+    return [FEW.get(name, name) for name in ATTACKS if ATTACKS[name].norm == LINF]
 
 
 def inputs(count=6, shape=(4, 4, 1), seed=1):
@@ -68,6 +74,112 @@ def test_confidence_is_no_shelter(name):
     spec = FEW.get(name, name) + ":loss=cross_entropy"
     stuck = parse(spec, eps=EPS)(model, x, y, seed=0)
     assert np.all(margins(model, stuck.x, y) < margins(model, found.x, y) - 1.0)
+
+
+NEAR = "cw:steps=150:searches=8:learning_rate=0.05:const=0.1"
+
+
+@pytest.mark.parametrize("confidence", [0.0, 0.7])
+def test_cw_finds_the_nearest_example_of_a_linear_model(confidence):
+    model, w = binary()
+    x, y = inputs(), np.array([0, 1, 0, 1, 0, 1])
+    found = parse(f"{NEAR}:confidence={confidence:g}", eps=9.0)(model, x, y, seed=0)
+    distance = np.maximum(confidence - margins(model, x, y), 0.0) / np.linalg.norm(w)
+    assert 0 < np.sum(distance > 0) < (7 if confidence else 6)
+    np.testing.assert_allclose(found.l2, distance, rtol=0.01)
+    assert np.all(margins(model, found.x, y) >= confidence)
+
+
+def test_cw_is_where_a_small_ball_is_the_point_on_the_way():
+    model, _ = binary()
+    x = inputs()
+    y = np.argmax(model.log_scores(tf.constant(x), seed=tf.constant([0, 0])), axis=1)
+    far, near = (parse(NEAR, eps=eps)(model, x, y, seed=0) for eps in (9.0, 0.02))
+    np.testing.assert_allclose(near.l2, 0.02, rtol=1e-4)
+    np.testing.assert_allclose(
+        near.x - x, (far.x - x) * (0.02 / far.l2)[:, None, None, None], atol=1e-6
+    )
+
+
+def test_cw_moves_of_a_row_what_it_may_and_what_is_there():
+    mask = tf.constant([0.0, 1.0, 1.0, 0.0, 1.0, 1.0])
+
+    class Missing(Linear):
+        def log_scores(self, x, *, seed):
+            return super().log_scores(tf.where(tf.math.is_nan(x), 0.0, x), seed=seed)
+
+    _, w = binary((6,))
+    model = Missing(np.stack([np.zeros(6), w], axis=1), shape=(6,), bounds=None, mask=mask)
+    children = Column("c", (CHILD,), categories=tuple("abcdef"))
+    model.spec = model.spec._replace(columns=(children,), target="y")
+    x = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
+    x[1, 4] = x[2, 1] = np.nan
+    y = np.argmax(model.log_scores(tf.constant(x), seed=None), axis=1)
+    free = (mask.numpy() > 0) & ~np.isnan(x)
+    found = parse(NEAR, eps=99.0)(model, x, y, seed=0)
+    np.testing.assert_array_equal(found.x[~free], x[~free])
+    expected = -margins(model, x, y) / np.sqrt((free * w**2).sum(axis=1))
+    np.testing.assert_allclose(found.l2, expected, rtol=0.02)
+
+
+def test_cw_leaves_alone_what_nothing_can_fool():
+    _, w = binary()
+    kernel = np.stack([np.zeros(16), w.ravel()], axis=1)
+    model = Linear(kernel, shape=(4, 4, 1), bias=np.array([0.0, 99.0], np.float32))
+    found = parse(FEW["cw"], eps=9.0)(model, inputs(), np.ones(6, np.int32), seed=0)
+    np.testing.assert_array_equal(found.x, inputs())
+
+
+def test_cw_looks_for_the_constant_of_every_input():
+    """A constant that is too small finds nothing, and one that is too large nothing near."""
+    model, w = binary()
+    x = inputs()
+    y = np.argmax(model.log_scores(tf.constant(x), seed=tf.constant([0, 0])), axis=1)
+    distance = -margins(model, x, y) / np.linalg.norm(w)
+    one = "cw:steps=150:learning_rate=0.05:searches=1"
+    small, large = (parse(f"{one}:const={c}", eps=9.0)(model, x, y, seed=0) for c in (1e-4, 1e4))
+    np.testing.assert_array_equal(small.l2, 0.0)
+    assert np.all(large.l2 > distance)
+    many = one.replace("searches=1", "searches=9")
+    for const in (1e-4, 1e4):
+        found = parse(f"{many}:const={const}", eps=9.0)(model, x, y, seed=0)
+        assert np.all(found.l2 < large.l2)
+        assert np.all(found.l2 >= distance * (1 - 1e-3))
+
+
+def test_cw_fools_draws_that_it_did_not_see():
+    """The nearest example that fools one draw fools every other draw by a coin."""
+    model, _ = binary(noise=0.05)
+    x = inputs()
+    quiet, _ = binary()
+    y = np.argmax(quiet.log_scores(tf.constant(x), seed=tf.constant([0, 0])), axis=1)
+    found = parse(NEAR, eps=9.0)(model, x, y, seed=0)
+    draws = [
+        losses.margin(model.log_scores(tf.constant(found.x), seed=tf.constant([5, n])), y) > 0
+        for n in range(100)
+    ]
+    assert np.mean(draws) > 0.85
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 4, 1)])
+def test_a_euclidean_ball_cuts_what_is_outside_and_nothing_else(shape):
+    model, _ = binary(shape)
+    generator = np.random.default_rng(0)
+    origin = generator.uniform(size=(40, *shape)).astype(np.float32)
+    moved = origin + generator.normal(size=origin.shape).astype(np.float32) * 0.2
+    moved = np.clip(moved, 0.0, 1.0)
+    distance = l2_distance(tf.constant(moved), tf.constant(origin)).numpy()
+    eps = float(np.median(distance))
+    kept = into_ball(tf.constant(moved), tf.constant(origin), eps, model, norm=L2).numpy()
+    inside = distance <= eps
+    np.testing.assert_array_equal(kept[inside], moved[inside])
+    ways = (kept - origin)[~inside].reshape(np.sum(~inside), -1)
+    np.testing.assert_allclose(np.linalg.norm(ways, axis=1), eps, rtol=1e-5)
+    before = (moved - origin)[~inside].reshape(len(ways), -1)
+    cosines = np.sum(ways * before, axis=1) / (eps * distance[~inside])
+    np.testing.assert_allclose(cosines, 1.0, rtol=1e-5)
+    same = into_ball(tf.constant(origin), tf.constant(origin), 0.0, model, norm=L2)
+    np.testing.assert_array_equal(same, origin)
 
 
 def test_the_log_odds_are_cross_entropy_before_its_softplus():
@@ -184,7 +296,7 @@ def test_pgd_climbs_where_the_mask_lets_it_stay(text):
     np.testing.assert_allclose(found.x, [[-0.5, 0.0]] * 4, atol=1e-6)
 
 
-@pytest.mark.parametrize("text", texts())
+@pytest.mark.parametrize("text", in_max_norm())
 def test_rows_of_a_table_move_where_the_mask_allows_and_missing_values_stay(text):
     mask = tf.constant([0.0, 1.0, 1.0, 0.0, 1.0, 1.0])
     table, w = binary((6,), bounds=None, mask=mask)
@@ -214,7 +326,7 @@ def test_no_attack_leaves_the_ball_or_the_bounds(text, eps):
     assert found.linf.max() > 0
 
 
-@pytest.mark.parametrize("text", [t for t in texts() if not t.startswith("square")])
+@pytest.mark.parametrize("text", [t for t in in_max_norm() if not t.startswith("square")])
 def test_no_attack_crosses_the_mask(text):
     mask = np.array([1.0, 0.0, 1.0, 0.0, 0.0], np.float32)
     model, _ = binary((5,), bounds=None, mask=tf.constant(mask))
@@ -400,6 +512,10 @@ def test_margin_and_dlr_are_their_formulas():
         ("square:share=0", 0.1, "share=0"),
         ("spsa:delta=0", 0.1, "delta=0 was given; it must be above 0"),
         ("spsa:directions=0", 0.1, "directions=0 was given; it must be at least 1"),
+        ("cw:const=0", 0.1, "const=0 was given; it must be above 0"),
+        ("cw:learning_rate=-1", 0.1, "learning_rate=-1 was given; it must be above 0"),
+        ("cw:searches=0", 0.1, "searches=0 was given; it must be at least 1"),
+        ("cw:confidence=-1", 0.1, "confidence=-1 was given; it must be at least 0"),
         ("fgsm", -0.1, "eps=-0.1 was given; it must be at least 0"),
         ("fgsm:batch_size=0", 0.1, "batch_size=0"),
         ("pgd_eot:step_size=-0.1", 0.1, "step_size=-0.1 was given; it must be at least 0"),
@@ -416,7 +532,8 @@ def test_strong_names_the_whole_protocol():
     attacks = [parse(text, eps=EPS) for text in STRONG]
     assert {attack.protocol for attack in attacks} == {"strong"}
     kinds = {type(attack) for attack in attacks}
-    assert kinds == {cls for cls in ATTACKS.values() if cls.protocol == "strong"}
+    in_its_ball = [cls for cls in ATTACKS.values() if cls.norm == LINF]
+    assert kinds == {cls for cls in in_its_ball if cls.protocol == "strong"}
 
 
 def test_bad_inputs_are_one_clear_sentence():

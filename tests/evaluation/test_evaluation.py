@@ -124,6 +124,29 @@ def test_attack_accuracy_is_the_share_of_margins_beyond_reach(halves):
         assert found[eps].linf.max() <= eps + 1e-6
 
 
+def test_the_nearest_examples_are_looked_for_once_and_cut_at_every_radius(halves, monkeypatch):
+    subject = subject_of(half_classifier(), halves)
+    signed = np.where(halves.test.y == 1, 1.0, -1.0)
+    w = half_classifier().kernel.numpy()[:, 1]
+    distance = signed * (halves.test.x.reshape(ROWS, -1) @ w) / np.linalg.norm(w)
+    radii = [0.0, *np.quantile(distance, [0.25, 0.5]), 2 * distance.max()]
+    crafted, said, craft = [], [], robustness.craft
+    monkeypatch.setattr(robustness, "craft", lambda *a, **k: crafted.append(a) or craft(*a, **k))
+    rows, found = robustness.attack_curve(
+        subject, "cw:learning_rate=0.05:steps=100:searches=8", radii, progress=said.append
+    )
+    assert len(crafted) == 1
+    for row, eps in zip(rows, radii, strict=True):
+        assert row.accuracy == pytest.approx(np.mean(distance > eps), abs=1.5 / ROWS)
+        assert found[eps].l2.max() <= eps * (1 + 1e-5)
+    far = distance > radii[1] * 1.05
+    np.testing.assert_allclose(found[radii[1]].l2[far], radii[1], rtol=1e-4)
+    assert said[0].startswith(
+        f"cw:learning_rate=0.05:steps=100:searches=8: {ROWS} of {ROWS} inputs"
+    )
+    assert float(said[0].split()[-1]) == pytest.approx(np.median(distance), rel=0.02)
+
+
 def test_a_transfer_attack_is_named_after_its_source(halves):
     subject = subject_of(half_classifier(), halves)
     rows, _ = robustness.attack_curve(subject, "fgsm", [0.1], source=subject)
@@ -174,7 +197,7 @@ def test_the_worst_case_takes_every_input_s_worst_attack(halves):
     mirrored = halves.test.x[:, ::-1]
     even = np.arange(ROWS)[:, None, None, None] % 2 == 0
     found = [
-        {0.3: Attacked(np.where(chosen, mirrored, halves.test.x), np.zeros(ROWS))}
+        {0.3: Attacked.of(np.where(chosen, mirrored, halves.test.x), halves.test.x)}
         for chosen in (even, ~even)
     ]
     for some, expected in ((found[:1], 0.5), (found[1:], 0.5), (found, 0.0)):
@@ -191,7 +214,7 @@ def test_no_attack_is_the_worst_by_luck(halves, monkeypatch):
         return generator.random((draws, len(y))) < 0.5
 
     monkeypatch.setattr(Predictor, "hits", tossed)
-    nothing = {0.3: Attacked(halves.test.x, np.zeros(ROWS))}
+    nothing = {0.3: Attacked.of(halves.test.x, halves.test.x)}
     (row,) = robustness.worst_case(subject, [nothing] * 10, attack="worst")
     assert row.accuracy == pytest.approx(0.5, abs=0.1)
 

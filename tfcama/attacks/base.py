@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcama import random
-from tfcama.ball import into_ball
+from tfcama.ball import LINF, into_ball
 from tfcama.config import check_at_least
 from tfcama.errors import InputError
 from tfcama.types import Classifier
@@ -23,21 +23,30 @@ class Attacked(NamedTuple):
     Attributes:
       x: [N, *shape] float32, inside the eps-ball and the bounds, equal to the input off the mask.
       linf: [N], how far each moved, max norm.
+      l2: [N], the same, Euclidean norm.
     """
 
     x: np.ndarray
     linf: np.ndarray
+    l2: np.ndarray
+
+    @classmethod
+    def of(cls, adversarial: np.ndarray, x: np.ndarray) -> Attacked:
+        """What an attack made of inputs x; what is missing stays missing, and does not move."""
+        moved = np.nan_to_num(np.abs(adversarial - x)).reshape(len(x), -1)
+        l2 = np.sqrt(np.sum(moved.astype(np.float64) ** 2, axis=1)).astype(np.float32)
+        return cls(adversarial, moved.max(axis=1, initial=0.0), l2)
 
 
 @dataclasses.dataclass(frozen=True)
 class Attack(abc.ABC):
-    """An untargeted attack in the max norm.
+    """An untargeted attack.
 
     A family writes `_perturb`; calling the attack validates, runs it batch by batch, projects on
     the ball and the bounds, and keeps the mask.
 
     Attributes:
-      eps: radius of the max-norm ball, in units of the input; 0 changes nothing.
+      eps: radius of the ball, in units of the input; 0 changes nothing.
       batch_size: inputs at a time.
     """
 
@@ -45,6 +54,8 @@ class Attack(abc.ABC):
     batch_size: int = 50
 
     protocol: ClassVar[str]  # "paper", "strong" or "check", see BUILD.md, Attacks and honesty
+    norm: ClassVar[str] = LINF  # of the ball
+    nearest: ClassVar[bool] = False  # it looks for the nearest example, whatever eps is
 
     def __post_init__(self):
         check_at_least(self, eps=0, batch_size=1)
@@ -75,7 +86,7 @@ class Attack(abc.ABC):
         if y.shape != x.shape[:1]:
             raise InputError(f"{len(x)} inputs and labels of shape {list(y.shape)} were given.")
         if self.eps == 0 or not len(x):
-            return Attacked(x, np.zeros(len(x), np.float32))
+            return Attacked.of(x, x)
         compiled = {} if compiled is None else compiled
         if self._compiled_as not in compiled:
             compiled[self._compiled_as] = self._prepare(classifier)
@@ -87,10 +98,15 @@ class Attack(abc.ABC):
             adversarial = self._perturb(
                 prepared, tf.constant(x[rows]), tf.constant(y[rows]), seed=batch_seed
             )
-            found.append(into_ball(adversarial, x[rows], self.eps, classifier).numpy())
-        adversarial = np.concatenate(found)
-        moved = np.nan_to_num(np.abs(adversarial - x))  # what is missing stays missing
-        return Attacked(adversarial, moved.reshape(len(x), -1).max(axis=1))
+            found.append(self._allowed(adversarial, x[rows], classifier))
+        return Attacked.of(np.concatenate(found), x)
+
+    def within(self, found: Attacked, classifier: Classifier, x: np.ndarray) -> Attacked:
+        """What the attack of a larger radius made of inputs x, brought into this one's ball."""
+        return Attacked.of(self._allowed(found.x, x, classifier), x) if len(x) else found
+
+    def _allowed(self, adversarial, x: np.ndarray, classifier: Classifier) -> np.ndarray:
+        return into_ball(adversarial, x, self.eps, classifier, norm=self.norm).numpy()
 
     @property
     def _compiled_as(self) -> Hashable:

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfcama import random
 from tfcama.attacks.losses import LOSSES
+from tfcama.ball import over_values
 from tfcama.types import Classifier
 
 
@@ -53,9 +54,3 @@ def better_of(
     """Of every row [*shape] the iterate of the higher loss, and that loss, [B]."""
     better = loss > best_loss
     return tf.where(over_values(better, x), x, best), tf.maximum(loss, best_loss)
-
-
-def over_values(rows: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-    """[B] as [B, 1, ..., 1], to be broadcast over the values of x's rows."""
-    ones = tf.ones([tf.rank(x) - 1], tf.int32)
-    return tf.reshape(rows, tf.concat([tf.shape(rows), ones], axis=0))

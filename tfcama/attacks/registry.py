@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tfcama import specs
 from tfcama.attacks.base import Attack
+from tfcama.attacks.carlini_wagner import CarliniWagner
 from tfcama.attacks.cleverhans_attacks import FastGradientSign, ProjectedGradientDescent
 from tfcama.attacks.expectation_pgd import ExpectationPgd
 from tfcama.attacks.random_noise import RandomNoise
@@ -19,6 +20,7 @@ ATTACKS: Registry[type[Attack]] = Registry(
     {
         "fgsm": FastGradientSign,
         "pgd": ProjectedGradientDescent,
+        "cw": CarliniWagner,
         "pgd_eot": ExpectationPgd,
         "square": Square,
         "spsa": Spsa,

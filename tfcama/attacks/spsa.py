@@ -14,9 +14,9 @@ import tensorflow as tf
 
 from tfcama import random
 from tfcama.attacks.base import CompiledAttack
-from tfcama.attacks.draws import better_of, expected_loss, over_values
+from tfcama.attacks.draws import better_of, expected_loss
 from tfcama.attacks.losses import LOSSES
-from tfcama.ball import into_ball
+from tfcama.ball import into_ball, over_values
 from tfcama.config import check_at_least
 from tfcama.errors import InputError
 from tfcama.types import Classifier

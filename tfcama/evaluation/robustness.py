@@ -36,6 +36,8 @@ def attack_curve(
 
     Paper-protocol attacks are scored by one draw of a stochastic model's noise, as deployed;
     others, and what is transferred, by the mean over `SCORING_DRAWS` draws that it did not see.
+    An attack that looks for the nearest example is made once, in the largest radius; in a smaller
+    one an example that is further away goes that far towards it.
 
     Args:
       subject: a finished run, attacked as it is, its weights frozen.
@@ -52,14 +54,29 @@ def attack_curve(
     """
     rows, found = [], {}
     attacks = {eps: registry.parse(attack, eps=eps) for eps in radii}  # bad input before any work
+    widest = attacks[max(radii)]
+    nearest = craft(subject, widest, on=source) if widest.nearest else None
+    if nearest is not None:
+        progress(f"{named(attack, subject, source)}: {_distances(nearest, widest)}")
     for eps, made in attacks.items():
-        found[eps] = craft(subject, made, on=source)
+        if nearest is None:
+            found[eps] = craft(subject, made, on=source)
+        else:
+            found[eps] = made.within(nearest, subject.classifier, subject.test.x)
         draws = scoring_draws(made) if source is None else SCORING_DRAWS
         hits = attacked_hits(subject, found[eps].x, draws=draws)
         name = named(attack, subject, source)
         rows.append(scored(hits, **subject.identity("attack", attack=name, eps=eps)))
         progress(f"{name} eps {eps:g}: {accuracy_text(rows[-1])}")
     return rows, found
+
+
+def _distances(found: Attacked, attack: Attack) -> str:
+    """How far away the nearest examples are, in words."""
+    moved = found.l2[found.l2 > 0]
+    inside = moved[moved < attack.eps * (1.0 - 1e-6)]
+    middle = f", median distance {np.median(inside):.4g}" if len(inside) else ""
+    return f"{len(inside)} of {len(found.x)} inputs have an example inside {attack.eps:g}{middle}"
 
 
 def named(attack: str, subject: Subject, source: Subject | None) -> str:

@@ -197,7 +197,7 @@ def _curves(rows: Sequence[Row], spec: InputSpec) -> list[Picture]:
             continue
         about = labels.attack_name(attack)
         figure = figures.accuracy_curves(
-            group, axis="eps", xlabel=labels.eps_label(spec), title=about, chance=chance
+            group, axis="eps", xlabel=labels.eps_label(spec, attack), title=about, chance=chance
         )
         drawn.append(
             Picture(

@@ -6,6 +6,8 @@ import re
 from typing import NamedTuple
 
 from tfcama import specs
+from tfcama.attacks.registry import ATTACKS
+from tfcama.ball import L2, LINF
 from tfcama.evaluation.results import Row
 from tfcama.training.config import DREAMS, THEN
 from tfcama.types import InputSpec
@@ -26,11 +28,13 @@ _MODELS = {
     "causal_ib": "CausalIB",
     "ciiv": "CiiV",
 }
-_ATTACKS = {
+_ATTACK_NAMES = {
     "fgsm": "FGSM",
     "pgd": "PGD",
+    "cw": "C&W",
     "pgd_eot": "PGD with EOT",
     "square": "Square attack",
+    "spsa": "SPSA",
     "noise": "random noise",
 }
 WORST = "worst of "  # several attacks, input by input
@@ -49,11 +53,12 @@ _MATCHED = {
 _EPS = " eps "
 # What an attack made, in the words of studies/attacked_adaptation.py.
 _ATTACKED = re.compile(
-    rf"(?P<share>[\d.]+ of )?(?P<attack>({'|'.join(_ATTACKS)})\b.*?){_EPS}(?P<rest>.*)"
+    rf"(?P<share>[\d.]+ of )?(?P<attack>({'|'.join(_ATTACK_NAMES)})\b.*?){_EPS}(?P<rest>.*)"
 )
 _HELD_OUT = "_held_out"
 _FRACTION = "fraction_"
 _HOW = {"attack_adaptive": "what it adapted to", "stream_as_it_came": "as it came"}
+_NORMS = {LINF: "max norm", L2: "Euclidean norm"}
 _RADII = {"image": "full scale = 1", "table": "training standard deviations"}
 _VARIANTS = {"coparent_features=quadratic": "quadratic NNpC"}
 
@@ -140,16 +145,22 @@ def attack_name(text: str) -> str:
     source = model_name(model) + bracket + rest
     if attack.startswith(WORST):
         names = attack.removeprefix(WORST).split("+")
-        shown = WORST + ", ".join(_ATTACKS.get(name, name) for name in names)
+        shown = WORST + ", ".join(_ATTACK_NAMES.get(name, name) for name in names)
         return shown + (f", from {source}" if source else "")
     name, _, options = attack.partition(":")
-    shown = _ATTACKS.get(name, name) + (f" ({options.replace(':', ', ')})" if options else "")
+    shown = _ATTACK_NAMES.get(name, name) + (f" ({options.replace(':', ', ')})" if options else "")
     return shown + (f" from {source}" if source else "")
 
 
-def eps_label(spec: InputSpec) -> str:
-    """What an attack's radius is measured in."""
-    return f"eps (max norm, {_RADII[spec.kind]})"
+def norm_name(attack: str) -> str:
+    """In which norm a row's attack has its radius: "max norm", "Euclidean norm"."""
+    name = re.split("[: ]", attack)[0]
+    return _NORMS[ATTACKS[name].norm if name in ATTACKS else LINF]
+
+
+def eps_label(spec: InputSpec, attack: str = "") -> str:
+    """What the radius of a row's attack is measured in."""
+    return f"eps ({norm_name(attack)}, {_RADII[spec.kind]})"
 
 
 def manipulation_name(text: str) -> str:

@@ -273,8 +273,8 @@ def adversarial_examples(
         name=f"adversarial_{slug(f'{attack}_from_{source}' if source else attack)}",
         section="attack",
         title=f"{_who(subject)} under {about}",
-        caption="Rows: the same images, attacked within a growing max-norm radius. Below: the "
-        "answers, from clean to the largest radius.",
+        caption="Rows: the same images, attacked within a growing radius, "
+        f"{labels.norm_name(attack)}. Below: the answers, from clean to the largest radius.",
         png=to_png(figures.image_rows(rows, title=f"{_who(subject)}, {about}", captions=captions)),
     )
 

@@ -1,0 +1,157 @@
+"""`cw`: Carlini and Wagner's L2 attack (2017), the nearest adversarial example.
+
+CleverHans 4's does not run under Keras 3, and where it is made to, its search for the constant does
+nothing; so it is written here, by the paper: its Sections V and VI-A and equation numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import ClassVar
+
+import tensorflow as tf
+
+from tfcama import random
+from tfcama.attacks.base import CompiledAttack
+from tfcama.attacks.losses import margin
+from tfcama.ball import L2, l2_distance, over_values, squared_distance
+from tfcama.config import check_at_least
+from tfcama.errors import InputError
+from tfcama.types import Classifier
+
+_BETA_1, _BETA_2, _TINY = 0.9, 0.999, 1e-8  # Adam's, as published
+_INSIDE = 0.999999  # of the range: the tanh never reaches its ends, as in the authors' code
+_LARGEST = 1e10  # constant, likewise
+_HELD_OUT = 10  # draws of a stochastic model under all of which an example must fool it
+
+
+@dataclasses.dataclass(frozen=True)
+class CarliniWagner(CompiledAttack):
+    """Minimises ||x' - x||^2 + c max(Z_y - max_{i != y} Z_i, -confidence) by Adam, x' by tanh.
+
+    The constant c is searched for each input by bisection, times ten until an example is found.
+    Inputs without bounds are moved as they are, without a tanh. Where answers are drawn, every step
+    has a draw of its own, and an example counts where it fools ten held-out draws, all of them: the
+    nearest that fools one draw fools few others.
+
+    Attributes:
+      steps: of Adam, for each constant; 1,000 as in CleverHans, the paper has up to 10,000.
+      searches: constants that are tried.
+      learning_rate: of Adam, in units of the tanh's argument, or of unbounded inputs.
+      const: the first constant.
+      confidence: margin of the log scores, in nats, by which an example must fool; at least 0.
+      checks: how many times, for each constant, iterates of a stochastic model meet the held-out
+        draws; a deterministic one meets every iterate.
+    """
+
+    steps: int = 1000
+    searches: int = 9
+    learning_rate: float = 0.01
+    const: float = 0.01
+    confidence: float = 0.0
+    checks: int = 50
+
+    protocol: ClassVar[str] = "strong"
+    norm: ClassVar[str] = L2
+    nearest: ClassVar[bool] = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_at_least(self, steps=1, searches=1, confidence=0, checks=1)
+        for key in ("learning_rate", "const"):
+            if not getattr(self, key) > 0:
+                raise InputError(f"{key}={getattr(self, key):g} was given; it must be above 0.")
+
+    def _prepare(self, classifier: Classifier) -> Callable[..., tf.Tensor]:
+        return _compiled(self, classifier)
+
+
+def _compiled(attack: CarliniWagner, classifier: Classifier) -> Callable[..., tf.Tensor]:
+    """The whole attack as one graph: (x, y, seed, eps) -> nearest adversarial x, whatever eps.
+
+    Inputs of which none was found stay as they are.
+    """
+    to_x, from_x = _coordinates(classifier)
+    draws = _HELD_OUT if classifier.stochastic else 1
+    every = -(-attack.steps // attack.checks) if classifier.stochastic else 1
+
+    def only_free(x: tf.Tensor, origin: tf.Tensor) -> tf.Tensor:
+        free = tf.logical_not(tf.math.is_nan(origin))
+        if classifier.attack_mask is not None:
+            free = tf.logical_and(free, classifier.attack_mask > 0)
+        return tf.where(free, x, origin)
+
+    # AutoGraph is for the loops of `perturb` alone: to convert a model takes it seconds.
+    @tf.autograph.experimental.do_not_convert
+    def gradient(
+        w: tf.Tensor, origin: tf.Tensor, y: tf.Tensor, const: tf.Tensor, seed: tf.Tensor
+    ) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(w)
+            x = only_free(to_x(w), origin)
+            found = margin(classifier.log_scores(x, seed=seed), y)
+            hinge = tf.maximum(-found, -attack.confidence)
+            value = squared_distance(x, origin) + const * hinge
+        slope = tape.gradient(value, w)
+        return tf.where(tf.math.is_finite(slope), slope, tf.zeros_like(slope))  # no direction
+
+    @tf.autograph.experimental.do_not_convert
+    def fools(x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        def by_draw(draw: tf.Tensor) -> tf.Tensor:
+            return margin(classifier.log_scores(x, seed=draw), y)
+
+        seeds = tf.stack(random.split(seed, draws))
+        found = tf.map_fn(by_draw, seeds, fn_output_signature=tf.float32, parallel_iterations=1)
+        stands = found <= attack.confidence  # scores of no class do not
+        return tf.logical_not(tf.reduce_any(stands, axis=0))
+
+    @tf.function(reduce_retracing=True)
+    def perturb(origin: tf.Tensor, y: tf.Tensor, seed: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
+        del eps
+        held_out, along = random.fold_in(seed, 1), random.fold_in(seed, 0)
+        nearest = origin
+        distance = tf.where(fools(origin, y, held_out), 0.0, float("inf"))
+        const = tf.fill(tf.shape(y), attack.const)
+        low, high = tf.zeros_like(const), tf.fill(tf.shape(y), _LARGEST)
+        for search in tf.range(attack.searches):
+            w = from_x(origin)
+            first, second = tf.zeros_like(w), tf.zeros_like(w)
+            hit = tf.fill(tf.shape(y), False)
+            for step in tf.range(attack.steps):
+                draw = random.fold_in(along, search * attack.steps + step)
+                slope = gradient(w, origin, y, const, draw)
+                first = _BETA_1 * first + (1.0 - _BETA_1) * slope
+                second = _BETA_2 * second + (1.0 - _BETA_2) * tf.square(slope)
+                taken = tf.cast(step + 1, tf.float32)
+                mean = first / (1.0 - tf.pow(_BETA_1, taken))
+                spread = tf.sqrt(second / (1.0 - tf.pow(_BETA_2, taken)))
+                w -= attack.learning_rate * mean / (spread + _TINY)
+                if (step + 1) % every == 0 or step + 1 == attack.steps:
+                    x = only_free(to_x(w), origin)
+                    fooled = fools(x, y, held_out)
+                    hit = tf.logical_or(hit, fooled)
+                    moved = l2_distance(x, origin)
+                    nearer = tf.logical_and(fooled, moved < distance)
+                    nearest = tf.where(over_values(nearer, x), x, nearest)
+                    distance = tf.where(nearer, moved, distance)
+            high = tf.where(hit, tf.minimum(high, const), high)
+            low = tf.where(hit, low, tf.maximum(low, const))
+            const = tf.where(high < _LARGEST, 0.5 * (low + high), 10.0 * const)
+        return nearest
+
+    return perturb
+
+
+def _coordinates(
+    classifier: Classifier,
+) -> tuple[Callable[[tf.Tensor], tf.Tensor], Callable[[tf.Tensor], tf.Tensor]]:
+    """From what Adam moves to inputs, and back."""
+    if classifier.bounds is None:
+        return tf.identity, tf.identity
+    low, high = classifier.bounds
+    centre, half = 0.5 * (low + high), 0.5 * (high - low)
+    return (
+        lambda w: centre + half * tf.tanh(w),
+        lambda x: tf.atanh(_INSIDE * (x - centre) / half),
+    )
