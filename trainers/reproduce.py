@@ -28,6 +28,8 @@ causal_ib (or --table=1): CausalIB's Table 1 and combinations of its defences, t
 beside ours; the first seed takes two to three hours on two cores with core, each further one, which
 leaves out CiiV and what attacks while it trains, one hour; with quick minutes. --table=2 is the
 same for CIFAR-10 and AlexNet; --profile=hour makes its three headline rows in about an hour.
+protocols: the plain network, VIB, CausalIB, adversarial training and a CAMA under the papers'
+attacks, the strong protocol and C&W, with sanity checks; with core two hours a seed on two cores.
 measurement: the tables' Figures 13 to 15 (ICLR) and 12 to 14 (NeurIPS), half an hour a seed.
 """
 
@@ -46,6 +48,7 @@ from tfcama.studies.causal_ib import CausalIbStudy
 from tfcama.studies.class_rotation import ClassRotationStudy
 from tfcama.studies.measurement import MeasurementStudy
 from tfcama.studies.mechanisms import MechanismStudy
+from tfcama.studies.protocols import ProtocolStudy
 from tfcama.studies.shift import ShiftStudy
 from tfcama.studies.study import Study
 from tfcama.training.config import TrainingConfig
@@ -60,6 +63,7 @@ _STUDIES: Registry[type[Study]] = Registry(
         "mechanisms": MechanismStudy,
         "class_rotation": ClassRotationStudy,
         "causal_ib": CausalIbStudy,
+        "protocols": ProtocolStudy,
     },
 )
 _TABLES = Registry("table", {"1": ("mnist", "fashion_mnist"), "2": ("cifar10",)})

@@ -14,6 +14,7 @@ from tfcama import random
 from tfcama.ball import LINF, into_ball
 from tfcama.config import check_at_least
 from tfcama.errors import InputError
+from tfcama.progress import tracked
 from tfcama.types import Classifier
 
 
@@ -92,7 +93,8 @@ class Attack(abc.ABC):
             compiled[self._compiled_as] = self._prepare(classifier)
         prepared = compiled[self._compiled_as]
         found = []
-        for start in range(0, len(x), self.batch_size):
+        starts = range(0, len(x), self.batch_size)
+        for start in tracked(starts, "attacked inputs", unit=self.batch_size):
             rows = slice(start, start + self.batch_size)
             batch_seed = random.stream(seed, "attack", start)
             adversarial = self._perturb(
@@ -123,11 +125,11 @@ class Attack(abc.ABC):
 
 
 class CompiledAttack(Attack):
-    """An attack that is one graph, (x, y, seed, eps) -> adversarial x, the same at every radius."""
+    """An attack that is compiled, (x, y, seed, eps) -> adversarial x, the same at every radius."""
 
     @abc.abstractmethod
     def _prepare(self, classifier: Classifier) -> Callable[..., tf.Tensor]:
-        """That graph."""
+        """That function."""
 
     def _perturb(self, prepared: Callable[..., tf.Tensor], x, y, *, seed):
         return prepared(x, y, tf.constant(seed), tf.constant(self.eps, tf.float32))

@@ -18,6 +18,7 @@ from tfcama.attacks.losses import margin
 from tfcama.ball import L2, l2_distance, over_values, squared_distance
 from tfcama.config import check_at_least
 from tfcama.errors import InputError
+from tfcama.progress import tracked
 from tfcama.types import Classifier
 
 _BETA_1, _BETA_2, _TINY = 0.9, 0.999, 1e-8  # Adam's, as published
@@ -68,7 +69,7 @@ class CarliniWagner(CompiledAttack):
 
 
 def _compiled(attack: CarliniWagner, classifier: Classifier) -> Callable[..., tf.Tensor]:
-    """The whole attack as one graph: (x, y, seed, eps) -> nearest adversarial x, whatever eps.
+    """The whole attack, a graph for each constant: (x, y, seed, eps) -> nearest adversarial x.
 
     Inputs of which none was found stay as they are.
     """
@@ -82,7 +83,7 @@ def _compiled(attack: CarliniWagner, classifier: Classifier) -> Callable[..., tf
             free = tf.logical_and(free, classifier.attack_mask > 0)
         return tf.where(free, x, origin)
 
-    # AutoGraph is for the loops of `perturb` alone: to convert a model takes it seconds.
+    # AutoGraph is for the loop of `with_constant` alone: to convert a model takes it seconds.
     @tf.autograph.experimental.do_not_convert
     def gradient(
         w: tf.Tensor, origin: tf.Tensor, y: tf.Tensor, const: tf.Tensor, seed: tf.Tensor
@@ -106,35 +107,52 @@ def _compiled(attack: CarliniWagner, classifier: Classifier) -> Callable[..., tf
         stands = found <= attack.confidence  # scores of no class do not
         return tf.logical_not(tf.reduce_any(stands, axis=0))
 
+    @tf.function(reduce_retracing=True, autograph=False)
+    def unmoved(origin: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return tf.where(fools(origin, y, random.fold_in(seed, 1)), 0.0, float("inf"))
+
     @tf.function(reduce_retracing=True)
+    def with_constant(
+        search: tf.Tensor,
+        const: tf.Tensor,
+        nearest: tf.Tensor,
+        distance: tf.Tensor,
+        origin: tf.Tensor,
+        y: tf.Tensor,
+        seed: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        held_out, along = random.fold_in(seed, 1), random.fold_in(seed, 0)
+        w = from_x(origin)
+        first, second = tf.zeros_like(w), tf.zeros_like(w)
+        hit = tf.fill(tf.shape(y), False)
+        for step in tf.range(attack.steps):
+            draw = random.fold_in(along, search * attack.steps + step)
+            slope = gradient(w, origin, y, const, draw)
+            first = _BETA_1 * first + (1.0 - _BETA_1) * slope
+            second = _BETA_2 * second + (1.0 - _BETA_2) * tf.square(slope)
+            taken = tf.cast(step + 1, tf.float32)
+            mean = first / (1.0 - tf.pow(_BETA_1, taken))
+            spread = tf.sqrt(second / (1.0 - tf.pow(_BETA_2, taken)))
+            w -= attack.learning_rate * mean / (spread + _TINY)
+            if (step + 1) % every == 0 or step + 1 == attack.steps:
+                x = only_free(to_x(w), origin)
+                fooled = fools(x, y, held_out)
+                hit = tf.logical_or(hit, fooled)
+                moved = l2_distance(x, origin)
+                nearer = tf.logical_and(fooled, moved < distance)
+                nearest = tf.where(over_values(nearer, x), x, nearest)
+                distance = tf.where(nearer, moved, distance)
+        return hit, nearest, distance
+
     def perturb(origin: tf.Tensor, y: tf.Tensor, seed: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
         del eps
-        held_out, along = random.fold_in(seed, 1), random.fold_in(seed, 0)
-        nearest = origin
-        distance = tf.where(fools(origin, y, held_out), 0.0, float("inf"))
+        nearest, distance = origin, unmoved(origin, y, seed)
         const = tf.fill(tf.shape(y), attack.const)
         low, high = tf.zeros_like(const), tf.fill(tf.shape(y), _LARGEST)
-        for search in tf.range(attack.searches):
-            w = from_x(origin)
-            first, second = tf.zeros_like(w), tf.zeros_like(w)
-            hit = tf.fill(tf.shape(y), False)
-            for step in tf.range(attack.steps):
-                draw = random.fold_in(along, search * attack.steps + step)
-                slope = gradient(w, origin, y, const, draw)
-                first = _BETA_1 * first + (1.0 - _BETA_1) * slope
-                second = _BETA_2 * second + (1.0 - _BETA_2) * tf.square(slope)
-                taken = tf.cast(step + 1, tf.float32)
-                mean = first / (1.0 - tf.pow(_BETA_1, taken))
-                spread = tf.sqrt(second / (1.0 - tf.pow(_BETA_2, taken)))
-                w -= attack.learning_rate * mean / (spread + _TINY)
-                if (step + 1) % every == 0 or step + 1 == attack.steps:
-                    x = only_free(to_x(w), origin)
-                    fooled = fools(x, y, held_out)
-                    hit = tf.logical_or(hit, fooled)
-                    moved = l2_distance(x, origin)
-                    nearer = tf.logical_and(fooled, moved < distance)
-                    nearest = tf.where(over_values(nearer, x), x, nearest)
-                    distance = tf.where(nearer, moved, distance)
+        for search in tracked(range(attack.searches), "constants of C&W"):
+            hit, nearest, distance = with_constant(
+                tf.constant(search), const, nearest, distance, origin, y, seed
+            )
             high = tf.where(hit, tf.minimum(high, const), high)
             low = tf.where(hit, low, tf.maximum(low, const))
             const = tf.where(high < _LARGEST, 0.5 * (low + high), 10.0 * const)

@@ -19,6 +19,7 @@ from tfcama.attacks.draws import better_of, expected_loss, mean_over_draws
 from tfcama.attacks.losses import LOSSES
 from tfcama.ball import into_ball
 from tfcama.config import check_at_least
+from tfcama.progress import tracked
 from tfcama.types import Classifier
 
 
@@ -55,13 +56,13 @@ class ExpectationPgd(CompiledAttack):
 
 
 def _compiled(attack: ExpectationPgd, classifier: Classifier) -> Callable[..., tf.Tensor]:
-    """The whole attack as one graph: (x, y, seed, eps) -> adversarial x."""
+    """The whole attack, a graph for each start: (x, y, seed, eps) -> adversarial x."""
     draws = attack.draws if classifier.stochastic else 1
     per_check = -(-attack.steps // attack.checks)
     loss = LOSSES[attack.loss]
     expected = expected_loss(classifier, attack.loss, draws=attack.draws)
 
-    # AutoGraph is for the loops of `perturb` alone: to convert a model takes it seconds.
+    # AutoGraph is for the loop of `from_start` alone: to convert a model takes it seconds.
     @tf.autograph.experimental.do_not_convert
     def gradient(x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         def one_draw(draw: tf.Tensor) -> tf.Tensor:
@@ -73,23 +74,40 @@ def _compiled(attack: ExpectationPgd, classifier: Classifier) -> Callable[..., t
 
         return mean_over_draws(one_draw, seed, draws=draws)
 
+    @tf.function(reduce_retracing=True, autograph=False)
+    def unmoved(origin: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        return expected(origin, y, random.fold_in(seed, 1))
+
     @tf.function(reduce_retracing=True)
-    def perturb(origin: tf.Tensor, y: tf.Tensor, seed: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
+    def from_start(
+        restart: tf.Tensor,
+        best: tf.Tensor,
+        best_loss: tf.Tensor,
+        origin: tf.Tensor,
+        y: tf.Tensor,
+        seed: tf.Tensor,
+        eps: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         held_out = random.fold_in(seed, 1)
-        best, best_loss = origin, expected(origin, y, held_out)
         step_size = attack.step_size or eps * max(0.25, 2.5 / attack.steps)
-        shape = tf.shape(origin)
-        for restart in tf.range(attack.restarts):
-            start = random.uniform(shape, random.fold_in(seed, 2 + restart), -1.0, 1.0) * eps
-            start = tf.where(restart == 0, tf.zeros_like(start), start)
-            x = into_ball(origin + start, origin, eps, classifier)
-            for step in tf.range(attack.steps):
-                number = tf.cast(step, tf.float32) / attack.steps
-                size = step_size * (0.1 + 0.45 * (1.0 + tf.cos(np.pi * number)))
-                draw = random.fold_in(random.fold_in(seed, 0), restart * attack.steps + step)
-                x = into_ball(x + size * tf.sign(gradient(x, y, draw)), origin, eps, classifier)
-                if (step + 1) % per_check == 0 or step + 1 == attack.steps:
-                    best, best_loss = better_of(x, expected(x, y, held_out), best, best_loss)
+        start = random.uniform(tf.shape(origin), random.fold_in(seed, 2 + restart), -1.0, 1.0) * eps
+        start = tf.where(restart == 0, tf.zeros_like(start), start)
+        x = into_ball(origin + start, origin, eps, classifier)
+        for step in tf.range(attack.steps):
+            number = tf.cast(step, tf.float32) / attack.steps
+            size = step_size * (0.1 + 0.45 * (1.0 + tf.cos(np.pi * number)))
+            draw = random.fold_in(random.fold_in(seed, 0), restart * attack.steps + step)
+            x = into_ball(x + size * tf.sign(gradient(x, y, draw)), origin, eps, classifier)
+            if (step + 1) % per_check == 0 or step + 1 == attack.steps:
+                best, best_loss = better_of(x, expected(x, y, held_out), best, best_loss)
+        return best, best_loss
+
+    def perturb(origin: tf.Tensor, y: tf.Tensor, seed: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
+        best, best_loss = origin, unmoved(origin, y, seed)
+        for restart in tracked(range(attack.restarts), "starts of an attack"):
+            best, best_loss = from_start(
+                tf.constant(restart), best, best_loss, origin, y, seed, eps
+            )
         return best
 
     return perturb

@@ -17,6 +17,7 @@ from tfcama.attacks.base import Attack
 from tfcama.attacks.losses import margin
 from tfcama.ball import into_ball
 from tfcama.errors import InputError
+from tfcama.progress import tracked
 from tfcama.types import Classifier
 
 _REDRAWS = 20  # of a square that changes nothing
@@ -87,7 +88,7 @@ class Square(Attack):
         drawn = classifier.stochastic
         best_margin = None if drawn else query(best, y, seed).numpy()
         trials = self.queries // 2 if drawn else self.queries - 1
-        for number in range(1, trials + 1):
+        for number in tracked(range(1, trials + 1), "queries of Square"):
             tall, wide = self._sides(number / trials, height, width)
             trial = best.copy()
             moved = trial.reshape(shape)  # a view

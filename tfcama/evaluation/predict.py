@@ -10,6 +10,7 @@ from scipy import special, stats
 
 from tfcama import random
 from tfcama.errors import InputError
+from tfcama.progress import tracked
 from tfcama.types import Classifier
 
 _BATCH = 250
@@ -43,9 +44,10 @@ class Predictor:
         """
         x = self.classifier.spec.check(x)
         seed = random.fold_in(self._seed, draw)
+        starts = range(0, len(x), self._batch_size)
         scores = [
             self._log_scores(tf.constant(x[start : start + self._batch_size]), seed).numpy()
-            for start in range(0, len(x), self._batch_size)
+            for start in tracked(starts, "scored inputs", unit=self._batch_size)
         ]
         return np.concatenate(scores) if scores else np.zeros([0, self.classifier.num_classes])
 

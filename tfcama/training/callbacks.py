@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,6 @@ from tfcama.data.base import Split
 from tfcama.training import checkpoints
 from tfcama.training.trainer import ROBUST_ACCURACY, Trainer
 from tfcama.workdir import Workdir, write_text
-
-
-def tracked(values: Sequence[int], title: str) -> Iterable[int]:
-    """The values, with a bar on a terminal that says how far their reader has come.
-
-    Args:
-      values: to go through.
-      title: of the bar.
-    """
-    console = Console(stderr=True)
-    return rich.progress.track(values, title, console=console, disable=not console.is_terminal)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from tfcama import random
 from tfcama.models.cama_base import CamaBase
 from tfcama.models.cama_prediction import Proposing, sampled
 from tfcama.models.mechanisms.registry import is_versatile
-from tfcama.training import callbacks
+from tfcama.progress import tracked
 from tfcama.training.cama import share_at_once
 
 _ROWS = 500  # unlabelled inputs that p(m) is fitted to: two numbers a coordinate need no more
@@ -112,7 +112,7 @@ class Proposer:
                     tf.constant(x[start : start + _BATCH]), random.fold_in(seed, start)
                 )
             ]
-            for start in (callbacks.tracked(starts, title) if title else starts)
+            for start in (tracked(starts, title) if title else starts)
         ]
         m, log_weights, log_untouched = zip(*found, strict=True)
         return Proposals(

@@ -16,7 +16,8 @@ import tensorflow as tf
 from tfcama import random
 from tfcama.data import pipeline
 from tfcama.data.base import GeneratedSplit, Split
-from tfcama.training import callbacks, checkpoints, run
+from tfcama.progress import tracked
+from tfcama.training import checkpoints, run
 from tfcama.training.cama import Guesses
 from tfcama.training.config import RWS, RunConfig
 from tfcama.training.empirical_bayes import Proposer, shares
@@ -119,7 +120,7 @@ class StreamAdapter:
         )
         rows = iter(dreams_stream(self._clean, self._finetuned))
         progress(f"{self._finetuned.warm_up} steps of dreams before the stream")
-        for _ in callbacks.tracked(range(self._finetuned.warm_up), "dreams"):
+        for _ in tracked(range(self._finetuned.warm_up), "dreams"):
             step(next(rows))
         return True
 

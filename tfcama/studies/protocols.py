@@ -1,0 +1,419 @@
+"""The papers' attacks and the strong protocol on the same models, and whether to believe them.
+
+CausalIB's networks and deep CAMA under its FGSM and PGD-20, under the strong protocol (the worst,
+input by input, of `registry.STRONG` and of what was made for the plain network), under Carlini and
+Wagner's attack in the Euclidean norm, with the sanity checks of every model. Adversarial training
+is among them as a control: a defence that is known to hold, of which an honest evaluation leaves
+some.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import io
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from tfcama.attacks import registry
+from tfcama.evaluation import results, robustness
+from tfcama.evaluation.over_seeds import OverSeeds
+from tfcama.evaluation.results import Row, one_a_seed, scored
+from tfcama.evaluation.robustness import Check
+from tfcama.evaluation.subject import Subject, load_spec, load_subject
+from tfcama.report import figures, labels
+from tfcama.report.build import training_pictures
+from tfcama.report.pictures import Picture, slug, to_png
+from tfcama.studies.causal_ib_methods import CLEAN, METHODS, Setting, setting
+from tfcama.studies.side_by_side import Piece
+from tfcama.studies.study import Study, of_first_seed
+from tfcama.training.config import TrainingConfig
+from tfcama.workdir import Workdir
+
+PLAIN, CAMA, CONTROL = "baseline", "cama", "at_pgd20"
+_TRANSFERRED = "pgd:steps=40"
+_NOISE_ROWS = 25  # of the sanity checks of a model that answers by draws
+
+
+class Depth(NamedTuple):
+    """How thoroughly a model is attacked.
+
+    Attributes:
+      strong: the attacks of the strong protocol, beside what is transferred.
+      shares: of the paper's eps, their radii.
+      images: the first so many test images meet these, C&W and the sanity checks.
+    """
+
+    strong: tuple[str, ...]
+    shares: tuple[float, ...]
+    images: int
+
+
+class Profile(NamedTuple):
+    """How much of the study is run.
+
+    Attributes:
+      epochs: of training; CausalIB's are 50.
+      costly_epochs: of the method that attacks at every step.
+      cama_epochs: of the CAMA.
+      steps_per_epoch: 0 for all training rows.
+      limit: test images under the paper's attacks.
+      shares: of the paper's eps, their radii.
+      usual: of all models but the CAMA.
+      cama: of the CAMA, a gradient of which costs fifty times as much.
+      nearest: Carlini and Wagner's attack.
+      distances: its radii, Euclidean.
+    """
+
+    epochs: int
+    costly_epochs: int
+    cama_epochs: int
+    steps_per_epoch: int
+    limit: int
+    shares: tuple[float, ...]
+    usual: Depth
+    cama: Depth
+    nearest: str
+    distances: tuple[float, ...]
+
+
+_SHARES = (0.25, 0.5, 1.0)
+_CORE = Profile(
+    epochs=50,
+    costly_epochs=3,
+    cama_epochs=15,
+    steps_per_epoch=0,
+    limit=500,
+    shares=_SHARES,
+    usual=Depth(registry.STRONG, _SHARES, 100),
+    cama=Depth(
+        (
+            "pgd_eot:steps=100:draws=20:restarts=2",
+            "pgd_eot:steps=100:draws=20:loss=margin",
+            "square:queries=1000",
+            "spsa",
+        ),
+        _SHARES[:1],
+        25,
+    ),
+    nearest="cw:steps=200:learning_rate=0.05",
+    distances=(0.0, 0.5, 1.0, 1.5, 2.0, 3.0),
+)
+_FEW = ("pgd_eot:steps=10:draws=2", "square:queries=10")
+PROFILES = {
+    "full": _CORE._replace(
+        costly_epochs=20,
+        limit=1000,
+        usual=Depth(registry.STRONG, _SHARES, 500),
+        cama=Depth(registry.STRONG, _SHARES, 100),
+        nearest="cw",
+    ),
+    "core": _CORE,
+    "quick": Profile(
+        epochs=1,
+        costly_epochs=1,
+        cama_epochs=1,
+        steps_per_epoch=60,
+        limit=50,
+        shares=(0.5, 1.0),
+        usual=Depth(_FEW, (0.5, 1.0), 20),
+        cama=Depth(_FEW, (0.5,), 10),
+        nearest="cw:steps=10:searches=3:learning_rate=0.1:const=1:checks=2",
+        distances=(0.0, 1.0, 3.0),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ProtocolStudy(Study):
+    """Both protocols, side by side."""
+
+    PROFILES: ClassVar[Mapping[str, Profile]] = PROFILES
+    default_dataset: ClassVar[str] = "mnist"
+    methods: ClassVar[tuple[str, ...]] = (PLAIN, "vib", "causal_ib", CONTROL, CAMA)
+
+    @property
+    def title(self) -> str:
+        return f"The papers' attacks and the strong protocol on {self.dataset}"
+
+    @property
+    def setting(self) -> Setting:
+        return setting(self.dataset)
+
+    def pieces(self, seed: int) -> dict[str, Piece]:
+        """A model and its paper protocol; then, each by itself, what costs more."""
+        found, partial = {}, functools.partial
+        for name in self.methods:
+            found[name] = Piece(partial(self._by_the_paper, name, seed))
+        for name in self.methods:
+            after = tuple(dict.fromkeys((name, PLAIN)))
+            found[f"{name}_nearest"] = Piece(partial(self._nearest, name, seed), after)
+            found[f"{name}_sanity"] = Piece(partial(self._sanity, name, seed), after)
+            for share in self._depth(name).shares:
+                strong = partial(self._strong, name, share, seed)
+                found[f"{name}_strong_{share:g}"] = Piece(strong, after)
+        return found
+
+    def _model(self, name: str, seed: int) -> Workdir:
+        """Trained; the plain network and what CausalIB has by its setting, the CAMA by its own."""
+        profile, method = self.profile, METHODS.get(name)
+        if method is None:
+            training = TrainingConfig(
+                epochs=profile.cama_epochs,
+                steps_per_epoch=profile.steps_per_epoch,
+                precision=self.precision,
+            )
+            return self.trained(name, seed, model=name, training=training)
+        return self.trained(
+            name,
+            seed,
+            model=method.model,
+            architecture=method.architecture(self.setting),
+            training=TrainingConfig(
+                epochs=profile.costly_epochs if method.costly else profile.epochs,
+                steps_per_epoch=profile.steps_per_epoch,
+                **self.setting.training_of(method),
+            ),
+        )
+
+    @property
+    def _papers(self) -> tuple[str, str]:
+        """The paper's attacks."""
+        return "fgsm", f"pgd:steps=20:step_size={self.setting.step_size:g}"
+
+    def _eps(self, share: float) -> float:
+        return self.setting.eps * share
+
+    def _depth(self, name: str) -> Depth:
+        return self.profile.cama if name == CAMA else self.profile.usual
+
+    def _source(self, seed: int, limit: int) -> Subject:
+        """The plain network, from which attacks are transferred."""
+        return load_subject(self._model(PLAIN, seed), data_dir=self.data_dir, limit=limit)
+
+    def _by_the_paper(self, name: str, seed: int) -> Workdir:
+        profile, workdir = self.profile, self._model(name, seed)
+        radii = [self._eps(share) for share in profile.shares]
+
+        def clean(subject: Subject) -> list[Row]:
+            hits = subject.predictor.hits(subject.test.x, subject.test.y)
+            return [scored(hits, **subject.identity(CLEAN))]
+
+        def attacked(attack: str, subject: Subject) -> list[Row]:
+            return robustness.attack_curve(subject, attack, radii, progress=self.progress)[0]
+
+        self.once(workdir, CLEAN, clean)
+        for attack in self._papers:
+            self.once(
+                workdir,
+                f"paper_{slug(attack)}",
+                functools.partial(attacked, attack),
+                limit=profile.limit,
+                radii=radii,
+            )
+        return workdir
+
+    def _strong(self, name: str, share: float, seed: int) -> Workdir:
+        """The whole of the strong protocol at one radius, and the worst of it, input by input."""
+        workdir, eps = self._model(name, seed), self._eps(share)
+        attacks, _, images = self._depth(name)
+        transferred = name != PLAIN
+
+        def attacked(subject: Subject) -> list[Row]:
+            sources = dict.fromkeys(attacks)
+            if transferred:
+                sources[_TRANSFERRED] = self._source(seed, images)
+            rows, found = [], []
+            for attack, source in sources.items():
+                row, made = robustness.attack_curve(
+                    subject, attack, [eps], source=source, progress=self.progress
+                )
+                rows += row
+                found.append(made)
+            worst = robustness.worst_case(subject, found, attack=_worst(attacks))
+            self.progress(f"{worst[0].attack} eps {eps:g}: {results.accuracy_text(worst[0])}")
+            return rows + worst
+
+        asked = {"attacks": attacks, "transferred": _TRANSFERRED if transferred else ""}
+        self.once(workdir, f"strong_{share:g}", attacked, limit=images, eps=eps, **asked)
+        return workdir
+
+    def _nearest(self, name: str, seed: int) -> Workdir:
+        """Carlini and Wagner's attack at every distance."""
+        workdir, profile = self._model(name, seed), self.profile
+
+        def attacked(subject: Subject) -> list[Row]:
+            return robustness.attack_curve(
+                subject, profile.nearest, profile.distances, progress=self.progress
+            )[0]
+
+        asked = {"attack": profile.nearest, "radii": profile.distances}
+        self.once(workdir, "nearest", attacked, limit=self._depth(name).images, **asked)
+        return workdir
+
+    def _sanity(self, name: str, seed: int) -> Workdir:
+        """The sanity checks, at half of the paper's eps."""
+        workdir = self._model(name, seed)
+        if not robustness.load_checks(workdir):
+            self.progress(f"{workdir.root}: sanity checks")
+            images = self._depth(name).images
+            checks = robustness.sanity_checks(
+                self.subject(workdir).first(images),
+                eps=self._eps(0.5),
+                transfer_from=None if name == PLAIN else self._source(seed, images),
+                noise_rows=_NOISE_ROWS,
+            )
+            robustness.save_checks(workdir, checks)
+        return workdir
+
+    # --- report --------------------------------------------------------------------------------
+
+    def _columns(self) -> list[Column]:
+        """Of the table: the paper's attacks and the worst at every radius, then the distances."""
+        found = [Column("clean", "", 0.0)]
+        named = {"FGSM": self._papers[0], "PGD-20": self._papers[1], "strong": self._worst}
+        for share in self.profile.shares:
+            eps = self._eps(share)
+            found += [Column(f"{name}, {eps:.3g}", spec, eps) for name, spec in named.items()]
+        for distance in filter(None, self.profile.distances):
+            found.append(Column(f"C&W, L2 {distance:g}", self.profile.nearest, distance))
+        return found
+
+    @property
+    def _worst(self) -> str:
+        return _worst(self.profile.usual.strong)
+
+    def pictures(
+        self, rows: Sequence[Row], workdirs: Sequence[Workdir], *, chance: float
+    ) -> list[Picture]:
+        spec, columns = load_spec(workdirs[0]), self._columns()
+        found = table(workdirs, columns)
+        matrix = figures.accuracy_matrix(
+            np.array([[cell.mean for cell in line] for line in found.values()]),
+            rows=[_label(name) for name in found],
+            columns=[column.name for column in columns],
+            title=f"Accuracy on {self.dataset}, % (max norm; C&W Euclidean)",
+            spread=np.array([[cell.spread for cell in line] for line in found.values()]),
+        )
+        profile = self.profile
+        caption = (
+            f"Clean: all test images; FGSM and PGD-20, as CausalIB has them: the first "
+            f"{profile.limit}; the others: the first {profile.usual.images}, of the CAMA "
+            f"{profile.cama.images}. Strong: every image meets the worst for it of "
+            f"{_listed(profile.usual)}, and PGD made for the plain network, scored by ten draws "
+            f"where answers are drawn; of the CAMA {_listed(profile.cama)}. The network that was "
+            "trained against PGD is the control."
+        )
+        pictures = [Picture("table", "attack", "Both protocols", caption, to_png(matrix))]
+        for name, attack, title in (
+            ("strong", self._worst, "The strong protocol"),
+            ("nearest", profile.nearest, "Carlini and Wagner's attack"),
+        ):
+            group = [row for row in rows if row.attack == attack]
+            if len({row.eps for row in group}) > 1:
+                figure = figures.accuracy_curves(
+                    group,
+                    axis="eps",
+                    xlabel=labels.eps_label(spec, attack),
+                    title=title,
+                    chance=chance,
+                )
+                caption = figures.band_caption(group)
+                pictures.append(Picture(name, "attack", title, caption, to_png(figure)))
+        return pictures + training_pictures(of_first_seed(workdirs))
+
+    def files(self, rows: Sequence[Row], workdirs: Sequence[Workdir]) -> dict[str, str]:
+        del rows
+        columns = self._columns()
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["model", *(column.name for column in columns)])
+        for name, line in table(workdirs, columns).items():
+            numbers = [f"{100 * cell.mean:.2f}" if cell.by_seed else "" for cell in line]
+            writer.writerow([_label(name), *numbers])
+        return {"table.csv": text.getvalue()}
+
+    def checks(self, rows: Sequence[Row], workdirs: Sequence[Workdir]) -> dict[str, list[Check]]:
+        del rows
+        found = {
+            f"Sanity of the attacks: {_label(workdir.root.name)}": robustness.load_checks(workdir)
+            for workdir in of_first_seed(workdirs)
+        }
+        own = claims(table(workdirs, self._columns()), worst=self._worst, columns=self._columns())
+        return {"What the strong protocol says": own, **{k: v for k, v in found.items() if v}}
+
+
+class Column(NamedTuple):
+    """Of the table.
+
+    Attributes:
+      name: for people.
+      attack: of its rows; "" for none.
+      eps: likewise.
+    """
+
+    name: str
+    attack: str
+    eps: float
+
+
+def table(workdirs: Sequence[Workdir], columns: Sequence[Column]) -> dict[str, list[OverSeeds]]:
+    """Accuracies over seeds by method and column; of no seed where there is none.
+
+    Args:
+      workdirs: <root>/seed<n>/<method>.
+      columns: which.
+    """
+    found = {}
+    for name in dict.fromkeys(workdir.root.name for workdir in workdirs):
+        rows = [row for w in workdirs if w.root.name == name for row in results.load_rows(w)]
+        by_column = [
+            one_a_seed(r for r in rows if (r.attack, r.eps) == (column.attack, column.eps))
+            for column in columns
+        ]
+        found[name] = [OverSeeds({row.seed: row.accuracy for row in cell}) for cell in by_column]
+    return found
+
+
+def claims(
+    found: Mapping[str, Sequence[OverSeeds]], *, worst: str, columns: Sequence[Column]
+) -> list[Check]:
+    """Whether the control holds, and nothing else as much.
+
+    Args:
+      found: see `table`.
+      worst: what the rows of the strong protocol call their attack.
+      columns: of `found`.
+    """
+    checks = []
+    for place, column in enumerate(columns):
+        left = {name: line[place].mean for name, line in found.items() if line[place].by_seed}
+        if column.attack != worst or CONTROL not in left:
+            continue
+        control = left.pop(CONTROL)
+        shown = ", ".join(f"{_label(name)} {value:.3f}" for name, value in left.items())
+        checks.append(
+            Check(
+                f"adversarial training keeps more than any other, {column.name}",
+                all(control > value for value in left.values()),
+                f"{control:.3f} against {shown}",
+            )
+        )
+    return checks
+
+
+def _label(name: str) -> str:
+    return METHODS[name].label if name in METHODS else labels.model_name(name)
+
+
+def _listed(depth: Depth) -> str:
+    return ", ".join(labels.attack_name(attack) for attack in depth.strong)
+
+
+def _worst(attacks: Sequence[str]) -> str:
+    """What rows call the worst of these attacks and of the transferred one."""
+    names = dict.fromkeys(attack.partition(":")[0] for attack in attacks)
+    return labels.WORST + "+".join([*names, "transfer"])
