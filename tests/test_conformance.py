@@ -32,6 +32,7 @@ from tfcama.types import (
     Explaining,
     Generative,
     InputSpec,
+    Sampled,
 )
 from tfcama.workdir import Workdir
 
@@ -176,6 +177,11 @@ def whole_life(name, shape, architecture, tmp_path, monkeypatch):
     other = model.log_scores(x, seed=tf.constant(random.stream(1, "conformance"))).numpy()
     assert model.stochastic == (not np.array_equal(scores, other))
     np.testing.assert_allclose(tf.reduce_sum(model(x), axis=-1), np.ones(5), rtol=1e-5)
+    if isinstance(model, Sampled):
+        by_sample = model.log_scores_by_sample(x, seed=seed).numpy()
+        assert by_sample.shape[1:] == (5, 2)
+        assert np.all(np.isfinite(by_sample))
+        assert not np.array_equal(by_sample[0], by_sample[1])
 
     # Saved and restored.
     again = run.load(workdir).classifier

@@ -244,6 +244,15 @@ class Classifier(Protocol):
 
 
 @runtime_checkable
+class Sampled(Protocol):
+    """A classifier whose answer pools the answers of several samples."""
+
+    def log_scores_by_sample(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
+        """What every sample would answer by itself, [K, B, C], as `log_scores` without a pool."""
+        ...
+
+
+@runtime_checkable
 class Generative(Protocol):
     """A classifier that also knows how its input came about."""
 

@@ -9,8 +9,8 @@ r"""Attacks a trained classifier and writes a report.
 
 fgsm and pgd are CleverHans' (the papers' protocol), cw is Carlini and Wagner's in the Euclidean
 norm, pgd_eot, square and spsa belong to the strong protocol, noise is a control; strong names the
-whole of that protocol (pgd_eot by 20 draws, ten starts and two losses, square, spsa), which takes
-about 40,000 gradients an input. Where one of several attacks in the max norm is strong the worst of
+whole of that protocol (pgd_eot by 20 draws, ten starts and three losses, square, spsa), which takes
+about 60,000 gradients an input. Where one of several attacks in the max norm is strong the worst of
 them, input by input, is told as well. Rows, pictures and the page go to <workdir>/report/.
 """
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 from tests.doubles import Linear, Masked, binary
 from tfcama import random
 from tfcama.attacks import losses
+from tfcama.attacks.draws import loss_of
 from tfcama.attacks.registry import ATTACKS, STRONG, chosen, parse
 from tfcama.ball import L2, LINF, into_ball, l2_distance
 from tfcama.errors import InputError
@@ -453,6 +454,49 @@ def test_a_lucky_draw_does_not_choose_the_iterate():
         np.testing.assert_allclose(gained, EPS * np.abs(w).sum(), rtol=1e-3)
 
 
+class TwoSamples(Linear):
+    """Answers by the best of two samples, of which the second hides the first's gradient."""
+
+    def log_scores_by_sample(self, x, *, seed):
+        seen = super().log_scores(x, seed=seed)
+        return tf.stack([seen, tf.broadcast_to(tf.constant([0.0, 50.0]), tf.shape(seen))])
+
+    def log_scores(self, x, *, seed):
+        return tf.reduce_max(self.log_scores_by_sample(x, seed=seed), axis=0)
+
+
+def two_samples():
+    _, w = binary()
+    return TwoSamples(np.stack([np.zeros(16), w.ravel()], axis=1), shape=(4, 4, 1)), w
+
+
+def test_a_loss_of_samples_is_the_mean_of_theirs():
+    model, _ = two_samples()
+    x, y, seed = tf.constant(inputs()), tf.constant([0, 1, 0, 1, 0, 1]), tf.constant([0, 0])
+    by_sample = model.log_scores_by_sample(x, seed=seed)
+    each = [losses.cross_entropy(scores, y) for scores in by_sample]
+    found = loss_of(model, "cross_entropy", of="samples")(x, y, seed)
+    np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-6)
+    pooled = loss_of(model, "cross_entropy", of="answer")(x, y, seed)
+    expected = losses.cross_entropy(model.log_scores(x, seed=seed), y)
+    np.testing.assert_allclose(pooled, expected, rtol=1e-6)
+    plain, _ = binary()  # has no samples
+    alone = loss_of(plain, "margin", of="samples")(x, y, seed)
+    np.testing.assert_allclose(alone, losses.margin(plain.log_scores(x, seed=seed), y), rtol=1e-6)
+
+
+def test_a_loss_of_samples_finds_what_their_pool_hides():
+    model, w = two_samples()
+    x, y = inputs(), np.ones(6, np.int32)
+    found = {
+        of: parse(f"pgd_eot:steps=12:loss=cross_entropy:of={of}", eps=EPS)(model, x, y, seed=0).x
+        for of in ("answer", "samples")
+    }
+    np.testing.assert_array_equal(found["answer"], x)
+    gained = (x - found["samples"]).reshape(6, 16) @ w.ravel()
+    np.testing.assert_allclose(gained, EPS * np.abs(w).sum(), rtol=1e-3)
+
+
 def test_steps_of_expectation_pgd_fall_to_a_tenth_along_a_cosine():
     model, _ = binary()
     x, y = inputs(), np.array([0, 1, 0, 1, 0, 1])
@@ -508,6 +552,7 @@ def test_margin_and_dlr_are_their_formulas():
         ("pgd:steps=0", 0.1, "steps=0"),
         ("pgd_eot:loss=ce", 0.1, "unknown attack loss 'ce'"),
         ("fgsm:loss=ce", 0.1, "unknown attack loss 'ce'"),
+        ("pgd_eot:of=sample", 0.1, "did you mean 'samples'"),
         ("pgd_eot:draws=0", 0.1, "draws=0 was given; it must be at least 1"),
         ("square:share=0", 0.1, "share=0"),
         ("spsa:delta=0", 0.1, "delta=0 was given; it must be above 0"),

@@ -46,6 +46,14 @@ def test_the_mean_of_probabilities_is_one_too(spec, images):
     np.testing.assert_allclose(tf.exp(scores), tf.reduce_mean(each, axis=0), atol=1e-5)
 
 
+def test_an_answer_pools_the_samples(spec, images):
+    model = vib(spec, num_samples=5)
+    by_sample = model.log_scores_by_sample(tf.constant(images), seed=SEED)
+    assert by_sample.shape[0] == 5
+    pooled = model.log_scores(tf.constant(images), seed=SEED)
+    np.testing.assert_allclose(tf.reduce_mean(by_sample, axis=0), pooled, atol=1e-5)
+
+
 @pytest.mark.parametrize("scale", ["softplus", "absolute"])
 def test_scales_are_above_their_floor(scale):
     features = tf.constant(np.random.default_rng(0).normal(size=(20, 4)) * 100, tf.float32)

@@ -81,6 +81,16 @@ def test_classes_that_fall_behind_keep_their_first_sample(open_gates, images):
     assert np.abs(found - open_gates.log_scores(images[:4], seed=SEED))[far].min() > 0.1
 
 
+def test_samples_are_predictions_by_one_sample_of_eq_6(open_gates, images):
+    found = open_gates.log_scores_by_sample(images[:2], seed=SEED)
+    draws = random.split(SEED, open_gates.config.num_samples)
+    expected = [
+        log_mean_exp(naive_log_weights(copied(open_gates, num_samples=1), images[:2], draw), axis=2)
+        for draw in draws
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_a_batch_equals_singles(open_gates, images):
     together = open_gates.log_scores(images, seed=SEED).numpy()
     alone = [

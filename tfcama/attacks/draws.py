@@ -10,7 +10,33 @@ import tensorflow as tf
 from tfcama import random
 from tfcama.attacks.losses import LOSSES
 from tfcama.ball import over_values
-from tfcama.types import Classifier
+from tfcama.types import Classifier, Sampled
+
+ANSWER, SAMPLES = "answer", "samples"
+
+
+def loss_of(
+    classifier: Classifier, loss: str, *, of: str
+) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
+    """(x, y, seed) -> [B], the loss under one draw.
+
+    Args:
+      classifier: what is attacked.
+      loss: a key of LOSSES.
+      of: ANSWER, or SAMPLES for the mean over the samples that are pooled for it; a classifier
+        without samples has its answer.
+    """
+    one = LOSSES[loss]
+    if of == ANSWER or not isinstance(classifier, Sampled):
+        return lambda x, y, seed: one(classifier.log_scores(x, seed=seed), y)
+
+    def mean_over_samples(x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        scores = classifier.log_scores_by_sample(x, seed=seed)
+        samples = tf.shape(scores)[0]
+        losses = one(tf.reshape(scores, [-1, classifier.num_classes]), tf.tile(y, [samples]))
+        return tf.reduce_mean(tf.reshape(losses, [samples, -1]), axis=0)
+
+    return mean_over_samples
 
 
 def mean_over_draws(
@@ -25,7 +51,7 @@ def mean_over_draws(
 
 
 def expected_loss(
-    classifier: Classifier, loss: str, *, draws: int
+    classifier: Classifier, loss: str, *, draws: int, of: str = ANSWER
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
     """(x, y, seed) -> [B], the loss in the mean over draws; inf where it is no number.
 
@@ -33,16 +59,15 @@ def expected_loss(
       classifier: what is attacked.
       loss: a key of LOSSES.
       draws: of its noise; 1 for deterministic models, whatever is said.
+      of: see `loss_of`.
     """
-    one = LOSSES[loss]
+    one = loss_of(classifier, loss, of=of)
     draws = draws if classifier.stochastic else 1
 
     # AutoGraph is for the loops of attacks alone: to convert a model takes it seconds.
     @tf.autograph.experimental.do_not_convert
     def expected(x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        found = mean_over_draws(
-            lambda draw: one(classifier.log_scores(x, seed=draw), y), seed, draws=draws
-        )
+        found = mean_over_draws(lambda draw: one(x, y, draw), seed, draws=draws)
         return tf.where(tf.math.is_nan(found), np.inf, found)  # scores of no class are no hit
 
     return expected

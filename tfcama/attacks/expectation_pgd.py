@@ -15,10 +15,18 @@ import tensorflow as tf
 
 from tfcama import random
 from tfcama.attacks.base import CompiledAttack
-from tfcama.attacks.draws import better_of, expected_loss, mean_over_draws
+from tfcama.attacks.draws import (
+    ANSWER,
+    SAMPLES,
+    better_of,
+    expected_loss,
+    loss_of,
+    mean_over_draws,
+)
 from tfcama.attacks.losses import LOSSES
 from tfcama.ball import into_ball
 from tfcama.config import check_at_least
+from tfcama.errors import unknown_name
 from tfcama.progress import tracked
 from tfcama.types import Classifier
 
@@ -34,6 +42,7 @@ class ExpectationPgd(CompiledAttack):
       draws: noise draws a gradient is averaged over; 1 for deterministic models, whatever is said.
       restarts: starts; the first is the input itself, the others uniform in the ball.
       loss: a key of LOSSES, on logits.
+      of: whose loss: of the answer, or the mean over the samples that are pooled for it.
       checks: how many times along the way iterates are compared on held-out draws.
     """
 
@@ -42,6 +51,7 @@ class ExpectationPgd(CompiledAttack):
     draws: int = 20
     restarts: int = 1
     loss: str = "log_odds"
+    of: str = ANSWER
     checks: int = 4
 
     protocol: ClassVar[str] = "strong"
@@ -50,6 +60,8 @@ class ExpectationPgd(CompiledAttack):
         super().__post_init__()
         check_at_least(self, steps=1, draws=1, restarts=1, checks=1, step_size=0)
         LOSSES[self.loss]
+        if self.of not in (ANSWER, SAMPLES):
+            raise unknown_name("value of 'of'", self.of, [ANSWER, SAMPLES])
 
     def _prepare(self, classifier: Classifier) -> Callable[..., tf.Tensor]:
         return _compiled(self, classifier)
@@ -59,8 +71,8 @@ def _compiled(attack: ExpectationPgd, classifier: Classifier) -> Callable[..., t
     """The whole attack, a graph for each start: (x, y, seed, eps) -> adversarial x."""
     draws = attack.draws if classifier.stochastic else 1
     per_check = -(-attack.steps // attack.checks)
-    loss = LOSSES[attack.loss]
-    expected = expected_loss(classifier, attack.loss, draws=attack.draws)
+    loss = loss_of(classifier, attack.loss, of=attack.of)
+    expected = expected_loss(classifier, attack.loss, draws=attack.draws, of=attack.of)
 
     # AutoGraph is for the loop of `from_start` alone: to convert a model takes it seconds.
     @tf.autograph.experimental.do_not_convert
@@ -68,7 +80,7 @@ def _compiled(attack: ExpectationPgd, classifier: Classifier) -> Callable[..., t
         def one_draw(draw: tf.Tensor) -> tf.Tensor:
             with tf.GradientTape() as tape:
                 tape.watch(x)
-                value = loss(classifier.log_scores(x, seed=draw), y)
+                value = loss(x, y, draw)
             found = tape.gradient(value, x)
             return tf.where(tf.math.is_nan(found), tf.zeros_like(found), found)  # no direction
 

@@ -32,6 +32,7 @@ ATTACKS: Registry[type[Attack]] = Registry(
 STRONG = (
     "pgd_eot:steps=100:draws=20:restarts=10",
     "pgd_eot:steps=100:draws=20:restarts=10:loss=margin",
+    "pgd_eot:steps=100:draws=20:restarts=10:loss=cross_entropy:of=samples",
     "square:queries=1000",
     "spsa",
 )

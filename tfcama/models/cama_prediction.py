@@ -60,6 +60,18 @@ class CamaPrediction(CamaDensities):
         """
         return tf.reduce_logsumexp(self.scores_by_m(x, seed=seed, num_samples=num_samples)[1], 0)
 
+    def log_scores_by_sample(self, x: tf.Tensor, *, seed: random.Seed) -> tf.Tensor:
+        """What K predictions by one sample of z each would say, [K, B, C] nats.
+
+        Each has noise of its own, of m too.
+        """
+        return tf.map_fn(
+            lambda draw: self.log_scores(x, seed=draw, num_samples=1),
+            tf.stack(random.split(seed, self.config.num_samples)),
+            fn_output_signature=tf.float32,
+            parallel_iterations=1,
+        )
+
     def log_scores_and_m(
         self, x: tf.Tensor, *, seed: random.Seed, z_steps: int | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:

@@ -116,8 +116,12 @@ class Ciiv(ClassifierModel):
 
     def log_scores(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
         """The mean over gazes of logits / strength, [B, C]."""
+        return tf.reduce_mean(self.log_scores_by_sample(x, seed=seed), axis=0)
+
+    def log_scores_by_sample(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
+        """Logits / strength of each of the nine gazes, [9, B, C]."""
         views = self.views(x, self.shared_noise(seed))
-        return tf.reduce_mean(views.logits / views.strength[..., None], axis=0)
+        return views.logits / views.strength[..., None]
 
     def variable_groups(self) -> VariableGroups:
         return {

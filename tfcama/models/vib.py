@@ -123,8 +123,11 @@ class Vib(ClassifierModel):
         The log of the mean of their probabilities, or, as the authors pool them (mean_logits), of
         the geometric mean.
         """
-        z = codes(self.q_z(x), self.shared_noise(seed))
-        return POOLINGS[self.config.pooling](self.q_y(z))
+        return POOLINGS[self.config.pooling](self.log_scores_by_sample(x, seed=seed))
+
+    def log_scores_by_sample(self, x: tf.Tensor, *, seed: tf.Tensor) -> tf.Tensor:
+        """Logits of q(y|z) of the K samples of z, [K, B, C]."""
+        return self.q_y(codes(self.q_z(x), self.shared_noise(seed)))
 
     def variable_groups(self) -> VariableGroups:
         return {

@@ -93,6 +93,7 @@ _CORE = Profile(
         (
             "pgd_eot:steps=100:draws=20:restarts=2",
             "pgd_eot:steps=100:draws=20:loss=margin",
+            "pgd_eot:steps=100:draws=20:loss=cross_entropy:of=samples",
             "square:queries=1000",
             "spsa",
         ),
