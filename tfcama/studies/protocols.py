@@ -91,7 +91,7 @@ _CORE = Profile(
     usual=Depth(registry.STRONG, _SHARES, 100),
     cama=Depth(
         (
-            "pgd_eot:steps=100:draws=20:restarts=2",
+            "pgd_eot:steps=100:draws=20",
             "pgd_eot:steps=100:draws=20:loss=margin",
             "pgd_eot:steps=100:draws=20:loss=cross_entropy:of=samples",
             "square:queries=1000",
