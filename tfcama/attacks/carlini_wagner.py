@@ -13,6 +13,7 @@ from typing import ClassVar
 import tensorflow as tf
 
 from tfcama import random
+from tfcama.attacks.adam import adam
 from tfcama.attacks.base import CompiledAttack
 from tfcama.attacks.losses import margin
 from tfcama.ball import L2, l2_distance, over_values, squared_distance
@@ -21,7 +22,6 @@ from tfcama.errors import InputError
 from tfcama.progress import tracked
 from tfcama.types import Classifier
 
-_BETA_1, _BETA_2, _TINY = 0.9, 0.999, 1e-8  # Adam's, as published
 _INSIDE = 0.999999  # of the range: the tanh never reaches its ends, as in the authors' code
 _LARGEST = 1e10  # constant, likewise
 _HELD_OUT = 10  # draws of a stochastic model under all of which an example must fool it
@@ -128,12 +128,8 @@ def _compiled(attack: CarliniWagner, classifier: Classifier) -> Callable[..., tf
         for step in tf.range(attack.steps):
             draw = random.fold_in(along, search * attack.steps + step)
             slope = gradient(w, origin, y, const, draw)
-            first = _BETA_1 * first + (1.0 - _BETA_1) * slope
-            second = _BETA_2 * second + (1.0 - _BETA_2) * tf.square(slope)
-            taken = tf.cast(step + 1, tf.float32)
-            mean = first / (1.0 - tf.pow(_BETA_1, taken))
-            spread = tf.sqrt(second / (1.0 - tf.pow(_BETA_2, taken)))
-            w -= attack.learning_rate * mean / (spread + _TINY)
+            direction, first, second = adam(slope, first, second, step)
+            w -= attack.learning_rate * direction
             if (step + 1) % every == 0 or step + 1 == attack.steps:
                 x = only_free(to_x(w), origin)
                 fooled = fools(x, y, held_out)

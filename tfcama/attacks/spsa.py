@@ -13,6 +13,7 @@ from typing import ClassVar
 import tensorflow as tf
 
 from tfcama import random
+from tfcama.attacks.adam import adam
 from tfcama.attacks.base import CompiledAttack
 from tfcama.attacks.draws import better_of, expected_loss
 from tfcama.attacks.losses import LOSSES
@@ -21,7 +22,6 @@ from tfcama.config import check_at_least
 from tfcama.errors import InputError
 from tfcama.types import Classifier
 
-_BETA_1, _BETA_2, _TINY = 0.9, 0.999, 1e-8  # Adam's, as published
 _HELD_OUT = 10  # draws of a stochastic model on which iterates are compared
 
 
@@ -99,12 +99,8 @@ def _compiled(attack: Spsa, classifier: Classifier) -> Callable[..., tf.Tensor]:
         for step in tf.range(attack.steps):
             draw = random.fold_in(random.fold_in(seed, 0), step)
             slope = estimate(x, origin, y, draw, eps)
-            first = _BETA_1 * first + (1.0 - _BETA_1) * slope
-            second = _BETA_2 * second + (1.0 - _BETA_2) * tf.square(slope)
-            taken = tf.cast(step + 1, tf.float32)
-            mean = first / (1.0 - tf.pow(_BETA_1, taken))
-            spread = tf.sqrt(second / (1.0 - tf.pow(_BETA_2, taken)))
-            x = into_ball(x + learning_rate * mean / (spread + _TINY), origin, eps, classifier)
+            direction, first, second = adam(slope, first, second, step)
+            x = into_ball(x + learning_rate * direction, origin, eps, classifier)
             best, best_loss = better_of(x, expected(x, y, held_out), best, best_loss)
         return best
 

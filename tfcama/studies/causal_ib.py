@@ -38,11 +38,11 @@ from tfcama.studies.causal_ib_methods import (
     Setting,
     label,
     published,
+    run_of,
     setting,
 )
 from tfcama.studies.side_by_side import Piece
 from tfcama.studies.study import Study, of_first_seed
-from tfcama.training.config import TrainingConfig
 from tfcama.workdir import Workdir
 
 _PICTURED = ("vib", "causal_ib")
@@ -128,18 +128,15 @@ class CausalIbStudy(Study):
 
     def _method(self, name: str, seed: int) -> Workdir:
         method, profile = METHODS[name], self.profile
-        workdir = self.trained(
+        how = run_of(
             name,
-            seed,
-            model=method.model,
-            architecture=method.architecture(self.setting),
-            training=TrainingConfig(
-                epochs=profile.costly_epochs if method.costly else profile.epochs,
-                steps_per_epoch=profile.steps_per_epoch,
-                precision=self.precision,
-                **self.setting.training_of(method),
-            ),
+            self.dataset,
+            epochs=profile.epochs,
+            costly_epochs=profile.costly_epochs,
+            steps_per_epoch=profile.steps_per_epoch,
+            precision=self.precision,
         )
+        workdir = self.trained(name, seed, **how)
 
         def clean(subject: Subject) -> list[Row]:
             subject = smoothed(subject) if method.smoothed else subject

@@ -16,6 +16,7 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 from tfcama.training.checkpoints import BEST, LAST
+from tfcama.training.config import TrainingConfig
 from tfcama.training.defences import DEFENCES, AttackingDefence
 
 
@@ -211,6 +212,38 @@ METHODS = {
     ),
     "ciiv": Method("CiiV", "ciiv", {}, costly=True, many=True),
 }
+
+
+def run_of(
+    name: str,
+    dataset: str,
+    *,
+    epochs: int,
+    costly_epochs: int,
+    steps_per_epoch: int,
+    precision: str = "float32",
+) -> dict[str, Any]:
+    """How a method is trained on a data set, as `Study.trained` takes it.
+
+    Args:
+      name: a key of METHODS.
+      dataset: a key of DATASETS.
+      epochs: of training.
+      costly_epochs: the same of methods that are costly.
+      steps_per_epoch: 0 for all training rows.
+      precision: see TrainingConfig.
+    """
+    method, where = METHODS[name], setting(dataset)
+    return {
+        "model": method.model,
+        "architecture": method.architecture(where),
+        "training": TrainingConfig(
+            epochs=costly_epochs if method.costly else epochs,
+            steps_per_epoch=steps_per_epoch,
+            precision=precision,
+            **where.training_of(method),
+        ),
+    }
 
 
 def published(name: str, dataset: str) -> dict[str, float]:

@@ -27,7 +27,7 @@ from tfcama.evaluation.subject import Subject, load_spec, load_subject
 from tfcama.report import figures, labels
 from tfcama.report.build import training_pictures
 from tfcama.report.pictures import Picture, slug, to_png
-from tfcama.studies.causal_ib_methods import CLEAN, METHODS, Setting, setting
+from tfcama.studies.causal_ib_methods import CLEAN, METHODS, Setting, run_of, setting
 from tfcama.studies.side_by_side import Piece
 from tfcama.studies.study import Study, of_first_seed
 from tfcama.training.config import TrainingConfig
@@ -160,25 +160,22 @@ class ProtocolStudy(Study):
 
     def _model(self, name: str, seed: int) -> Workdir:
         """Trained; the plain network and what CausalIB has by its setting, the CAMA by its own."""
-        profile, method = self.profile, METHODS.get(name)
-        if method is None:
+        profile = self.profile
+        if name == CAMA:
             training = TrainingConfig(
                 epochs=profile.cama_epochs,
                 steps_per_epoch=profile.steps_per_epoch,
                 precision=self.precision,
             )
             return self.trained(name, seed, model=name, training=training)
-        return self.trained(
+        how = run_of(
             name,
-            seed,
-            model=method.model,
-            architecture=method.architecture(self.setting),
-            training=TrainingConfig(
-                epochs=profile.costly_epochs if method.costly else profile.epochs,
-                steps_per_epoch=profile.steps_per_epoch,
-                **self.setting.training_of(method),
-            ),
+            self.dataset,
+            epochs=profile.epochs,
+            costly_epochs=profile.costly_epochs,
+            steps_per_epoch=profile.steps_per_epoch,
         )
+        return self.trained(name, seed, **how)
 
     @property
     def _papers(self) -> tuple[str, str]:
