@@ -1,7 +1,7 @@
 """`cw`: Carlini and Wagner's L2 attack (2017), the nearest adversarial example.
 
-CleverHans 4's does not run under Keras 3, and where it is made to, its search for the constant does
-nothing; so it is written here, by the paper: its Sections V and VI-A and equation numbers.
+By "Towards Evaluating the Robustness of Neural Networks", Sections V and VI-A. CleverHans 4's does
+not run under Keras 3, and where it is made to, its search for the constant does nothing.
 """
 
 from __future__ import annotations
