@@ -51,14 +51,15 @@ def test_the_study_is_done_once_and_shows_both_protocols(tmp_path, bars_everywhe
     monkeypatch.setattr(robustness, "sanity_checks", checked)
     made = study(
         tmp_path,
-        usual=Depth(few, (0.5, 1.0), 3),
+        plain=Depth(few, (0.5, 1.0), 3),
+        bottleneck=Depth(few, (0.5, 1.0), 2),
         nearest="cw:steps=2:searches=1:checks=1",
     )
     page = made.run([0], tmp_path / "report")
     assert {path.stem for path in page.parent.glob("*.png")} == {
         *("table", "strong", "nearest", "training"),
     }
-    assert [(name, n) for name, n, _ in asked] == [("baseline", 3), ("vib", 3), ("at_pgd20", 3)]
+    assert [(name, n) for name, n, _ in asked] == [("baseline", 3), ("vib", 2), ("at_pgd20", 3)]
     assert [source is None for _, _, source in asked] == [True, False, False]
     assert "Sanity of the attacks: VIB" in page.read_text()
     assert "adversarial training keeps more than any other, strong, 0.098" in page.read_text()
@@ -69,9 +70,9 @@ def test_the_study_is_done_once_and_shows_both_protocols(tmp_path, bars_everywhe
     rows = json.loads((page.parent / "report.json").read_text())["results"]
     n = {(row["attack"], row["n"]) for row in rows if row["model"] == "vib" and row["attack"]}
     assert n == {
-        *(("fgsm", 4), ("pgd:steps=20:step_size=0.01", 4), ("cw:steps=2:searches=1:checks=1", 3)),
-        *((attack, 3) for attack in (*few, WORST)),
-        ("pgd:steps=3 from classifier (backbone=mlp:units=8:layers=1; baseline)", 3),
+        *(("fgsm", 4), ("pgd:steps=20:step_size=0.01", 4), ("cw:steps=2:searches=1:checks=1", 2)),
+        *((attack, 2) for attack in (*few, WORST)),
+        ("pgd:steps=3 from classifier (backbone=mlp:units=8:layers=1; baseline)", 2),
     }
     at_half = {r["attack"]: r for r in rows if r["model"] == "vib" and r["eps"] == EPS}
     single = [at_half[attack]["accuracy"] for attack in few]
@@ -93,13 +94,14 @@ def test_the_cama_is_attacked_as_deep_as_its_own_profile_says(tmp_path):
 
 def test_profiles_name_attacks_that_exist_and_full_is_the_whole_protocol():
     for profile in PROFILES.values():
-        for depth in (profile.usual, profile.cama):
+        for depth in (profile.plain, profile.bottleneck, profile.cama):
             for attack in depth.strong:
                 assert parse(attack, eps=0.1).protocol == "strong"
             assert set(depth.shares) <= set(profile.shares)
         assert parse(profile.nearest, eps=1.0).nearest
-    assert PROFILES["full"].usual.strong == PROFILES["full"].cama.strong == STRONG
-    assert PROFILES["core"].usual.strong == STRONG
+    full, core = PROFILES["full"], PROFILES["core"]
+    assert {full.plain.strong, full.bottleneck.strong, full.cama.strong} == {STRONG}
+    assert core.plain.strong == core.bottleneck.strong == STRONG
     assert {*ProtocolStudy.methods} - {"cama"} <= set(METHODS)
 
 

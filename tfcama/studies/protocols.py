@@ -62,8 +62,9 @@ class Profile(NamedTuple):
       steps_per_epoch: 0 for all training rows.
       limit: test images under the paper's attacks.
       shares: of the paper's eps, their radii.
-      usual: of all models but the CAMA.
-      cama: of the CAMA, a gradient of which costs fifty times as much.
+      plain: of models whose answers are not drawn.
+      bottleneck: of VIB and CausalIB, twenty draws of which are a gradient.
+      cama: of the CAMA, whose gradients cost thirty times as much again.
       nearest: Carlini and Wagner's attack.
       distances: its radii, Euclidean.
     """
@@ -74,7 +75,8 @@ class Profile(NamedTuple):
     steps_per_epoch: int
     limit: int
     shares: tuple[float, ...]
-    usual: Depth
+    plain: Depth
+    bottleneck: Depth
     cama: Depth
     nearest: str
     distances: tuple[float, ...]
@@ -88,7 +90,8 @@ _CORE = Profile(
     steps_per_epoch=0,
     limit=500,
     shares=_SHARES,
-    usual=Depth(registry.STRONG, _SHARES, 100),
+    plain=Depth(registry.STRONG, _SHARES, 100),
+    bottleneck=Depth(registry.STRONG, _SHARES, 25),
     cama=Depth(
         (
             "pgd_eot:steps=100:draws=20",
@@ -108,7 +111,8 @@ PROFILES = {
     "full": _CORE._replace(
         costly_epochs=20,
         limit=1000,
-        usual=Depth(registry.STRONG, _SHARES, 500),
+        plain=Depth(registry.STRONG, _SHARES, 500),
+        bottleneck=Depth(registry.STRONG, _SHARES, 500),
         cama=Depth(registry.STRONG, _SHARES, 100),
         nearest="cw",
     ),
@@ -120,7 +124,8 @@ PROFILES = {
         steps_per_epoch=60,
         limit=50,
         shares=(0.5, 1.0),
-        usual=Depth(_FEW, (0.5, 1.0), 20),
+        plain=Depth(_FEW, (0.5, 1.0), 20),
+        bottleneck=Depth(_FEW, (0.5, 1.0), 10),
         cama=Depth(_FEW, (0.5,), 10),
         nearest="cw:steps=10:searches=3:learning_rate=0.1:const=1:checks=2",
         distances=(0.0, 1.0, 3.0),
@@ -186,7 +191,10 @@ class ProtocolStudy(Study):
         return self.setting.eps * share
 
     def _depth(self, name: str) -> Depth:
-        return self.profile.cama if name == CAMA else self.profile.usual
+        if name == CAMA:
+            return self.profile.cama
+        drawn = METHODS[name].bottleneck is not None
+        return self.profile.bottleneck if drawn else self.profile.plain
 
     def _source(self, seed: int, limit: int) -> Subject:
         """The plain network, from which attacks are transferred."""
@@ -282,7 +290,7 @@ class ProtocolStudy(Study):
 
     @property
     def _worst(self) -> str:
-        return _worst(self.profile.usual.strong)
+        return _worst(self.profile.plain.strong)
 
     def pictures(
         self, rows: Sequence[Row], workdirs: Sequence[Workdir], *, chance: float
@@ -299,11 +307,11 @@ class ProtocolStudy(Study):
         profile = self.profile
         caption = (
             f"Clean: all test images; FGSM and PGD-20, as CausalIB has them: the first "
-            f"{profile.limit}; the others: the first {profile.usual.images}, of the CAMA "
-            f"{profile.cama.images}. Strong: every image meets the worst for it of "
-            f"{_listed(profile.usual)}, and PGD made for the plain network, scored by ten draws "
-            f"where answers are drawn; of the CAMA {_listed(profile.cama)}. The network that was "
-            "trained against PGD is the control."
+            f"{profile.limit}; the others: the first {profile.plain.images}, of VIB and CausalIB "
+            f"{profile.bottleneck.images}, of the CAMA {profile.cama.images}. Strong: every image "
+            f"meets the worst for it of {_listed(profile.plain)}, and PGD made for the plain "
+            "network, scored by ten draws where answers are drawn; of the CAMA "
+            f"{_listed(profile.cama)}. The network that was trained against PGD is the control."
         )
         pictures = [Picture("table", "attack", "Both protocols", caption, to_png(matrix))]
         for name, attack, title in (
