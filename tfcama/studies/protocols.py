@@ -93,10 +93,9 @@ _CORE = Profile(
     plain=Depth(registry.STRONG, _SHARES, 100),
     bottleneck=Depth(registry.STRONG, _SHARES, 25),
     cama=Depth(
-        (
+        (  # without the loss of samples, a gradient of which costs it ten
             "pgd_eot:steps=100:draws=20",
             "pgd_eot:steps=100:draws=20:loss=margin",
-            "pgd_eot:steps=100:draws=20:loss=cross_entropy:of=samples",
             "square:queries=1000",
             "spsa",
         ),
