@@ -26,8 +26,7 @@ def into_ball(
       classifier: its bounds and its mask are kept.
       norm: of the ball, LINF or L2.
     """
-    mask = classifier.attack_mask
-    x = x if mask is None else tf.where(mask > 0, x, origin)
+    x = on_mask(x, origin, classifier)
     if norm == LINF:
         x = tf.clip_by_value(x, origin - eps, origin + eps)
     else:
@@ -37,6 +36,12 @@ def into_ball(
     if classifier.bounds is not None:
         x = tf.clip_by_value(x, classifier.bounds.low, classifier.bounds.high)
     return x
+
+
+def on_mask(x: tf.Tensor, origin: tf.Tensor, classifier: Classifier) -> tf.Tensor:
+    """Inputs [B, *shape] where an attack may move them, and their origin elsewhere."""
+    mask = classifier.attack_mask
+    return x if mask is None else tf.where(mask > 0, x, origin)
 
 
 def l2_distance(x: tf.Tensor, origin: tf.Tensor) -> tf.Tensor:

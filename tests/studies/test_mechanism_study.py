@@ -13,11 +13,12 @@ from scipy import special, stats
 from tests.studies.test_studies import no_training, untouched
 from tfcama.errors import InputError
 from tfcama.evaluation.results import Row
+from tfcama.report.matrix import to_csv
 from tfcama.studies import mechanism_choice, mechanisms
 from tfcama.studies.mechanism_choice import TRAINED, rank_mechanisms, write_ranking
 from tfcama.studies.mechanism_claims import claims
 from tfcama.studies.mechanism_profiles import Case, Profile
-from tfcama.studies.mechanism_table import matrix, to_csv
+from tfcama.studies.mechanism_table import matrix
 from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig, asked_finetuning
 from tfcama.training.finetune import adapted_rows
 from tfcama.workdir import Workdir

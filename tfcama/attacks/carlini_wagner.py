@@ -15,10 +15,10 @@ import tensorflow as tf
 from tfcama import random
 from tfcama.attacks.adam import adam
 from tfcama.attacks.base import CompiledAttack
+from tfcama.attacks.draws import over_draws
 from tfcama.attacks.losses import margin
-from tfcama.ball import L2, l2_distance, over_values, squared_distance
-from tfcama.config import check_at_least
-from tfcama.errors import InputError
+from tfcama.ball import L2, l2_distance, on_mask, over_values, squared_distance
+from tfcama.config import check_at_least, check_positive
 from tfcama.progress import tracked
 from tfcama.types import Classifier
 
@@ -60,9 +60,7 @@ class CarliniWagner(CompiledAttack):
     def __post_init__(self):
         super().__post_init__()
         check_at_least(self, steps=1, searches=1, confidence=0, checks=1)
-        for key in ("learning_rate", "const"):
-            if not getattr(self, key) > 0:
-                raise InputError(f"{key}={getattr(self, key):g} was given; it must be above 0.")
+        check_positive(self, "learning_rate", "const")
 
     def _prepare(self, classifier: Classifier) -> Callable[..., tf.Tensor]:
         return _compiled(self, classifier)
@@ -77,12 +75,6 @@ def _compiled(attack: CarliniWagner, classifier: Classifier) -> Callable[..., tf
     draws = _HELD_OUT if classifier.stochastic else 1
     every = -(-attack.steps // attack.checks) if classifier.stochastic else 1
 
-    def only_free(x: tf.Tensor, origin: tf.Tensor) -> tf.Tensor:
-        free = tf.logical_not(tf.math.is_nan(origin))
-        if classifier.attack_mask is not None:
-            free = tf.logical_and(free, classifier.attack_mask > 0)
-        return tf.where(free, x, origin)
-
     # AutoGraph is for the loop of `with_constant` alone: to convert a model takes it seconds.
     @tf.autograph.experimental.do_not_convert
     def gradient(
@@ -90,7 +82,7 @@ def _compiled(attack: CarliniWagner, classifier: Classifier) -> Callable[..., tf
     ) -> tf.Tensor:
         with tf.GradientTape() as tape:
             tape.watch(w)
-            x = only_free(to_x(w), origin)
+            x = on_mask(to_x(w), origin, classifier)
             found = margin(classifier.log_scores(x, seed=seed), y)
             hinge = tf.maximum(-found, -attack.confidence)
             value = squared_distance(x, origin) + const * hinge
@@ -102,8 +94,7 @@ def _compiled(attack: CarliniWagner, classifier: Classifier) -> Callable[..., tf
         def by_draw(draw: tf.Tensor) -> tf.Tensor:
             return margin(classifier.log_scores(x, seed=draw), y)
 
-        seeds = tf.stack(random.split(seed, draws))
-        found = tf.map_fn(by_draw, seeds, fn_output_signature=tf.float32, parallel_iterations=1)
+        found = over_draws(by_draw, seed, draws=draws)
         stands = found <= attack.confidence  # scores of no class do not
         return tf.logical_not(tf.reduce_any(stands, axis=0))
 
@@ -131,7 +122,7 @@ def _compiled(attack: CarliniWagner, classifier: Classifier) -> Callable[..., tf
             direction, first, second = adam(slope, first, second, step)
             w -= attack.learning_rate * direction
             if (step + 1) % every == 0 or step + 1 == attack.steps:
-                x = only_free(to_x(w), origin)
+                x = on_mask(to_x(w), origin, classifier)
                 fooled = fools(x, y, held_out)
                 hit = tf.logical_or(hit, fooled)
                 moved = l2_distance(x, origin)

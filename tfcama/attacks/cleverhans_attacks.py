@@ -19,6 +19,7 @@ import tensorflow as tf
 from tfcama import random
 from tfcama.attacks.base import Attack
 from tfcama.attacks.losses import LOSSES
+from tfcama.ball import on_mask
 from tfcama.config import check_at_least
 from tfcama.types import Classifier
 
@@ -45,9 +46,7 @@ class _Scores:
     @tf.autograph.experimental.do_not_convert  # CleverHans would, for seconds
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         draw = self._calls.assign_add(1)
-        mask = self.classifier.attack_mask
-        if mask is not None:
-            x = tf.where(mask > 0, x, self._origin)
+        x = on_mask(x, self._origin, self.classifier)
         return self.classifier.log_scores(x, seed=random.fold_in(self._seed, draw))
 
 

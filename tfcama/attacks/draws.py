@@ -39,15 +39,21 @@ def loss_of(
     return mean_over_samples
 
 
-def mean_over_draws(
+def over_draws(
     value: Callable[[tf.Tensor], tf.Tensor], seed: tf.Tensor, *, draws: int
 ) -> tf.Tensor:
-    """The mean of value(seed of a draw) over so many draws, one after another."""
+    """value(seed of a draw) of so many draws, one after another, float32 [draws, ...]."""
     # One draw at a time, so that a tape never holds more than one. map_fn and not `total +=` in a
     # loop: Grappler rewrites that sum, nested in two more loops, into an op that fails.
     seeds = tf.stack(random.split(seed, draws))
-    values = tf.map_fn(value, seeds, fn_output_signature=tf.float32, parallel_iterations=1)
-    return tf.reduce_mean(values, axis=0)
+    return tf.map_fn(value, seeds, fn_output_signature=tf.float32, parallel_iterations=1)
+
+
+def mean_over_draws(
+    value: Callable[[tf.Tensor], tf.Tensor], seed: tf.Tensor, *, draws: int
+) -> tf.Tensor:
+    """The mean of `over_draws`."""
+    return tf.reduce_mean(over_draws(value, seed, draws=draws), axis=0)
 
 
 def expected_loss(

@@ -9,6 +9,12 @@ from tfcama.evaluation.results import Row, accuracy_text, scored
 from tfcama.evaluation.subject import Subject
 
 
+def clean(subject: Subject, experiment: str) -> Row:
+    """Accuracy on the test rows as they are, by one draw; the row's experiment is so called."""
+    hits = subject.predictor.hits(subject.test.x, subject.test.y)
+    return scored(hits, **subject.identity(experiment))
+
+
 def manipulation_curve(
     subject: Subject,
     manipulation: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from tfcama import specs
@@ -150,6 +151,11 @@ def attack_name(text: str) -> str:
     name, _, options = attack.partition(":")
     shown = _ATTACK_NAMES.get(name, name) + (f" ({options.replace(':', ', ')})" if options else "")
     return shown + (f" from {source}" if source else "")
+
+
+def worst_of(attacks: Iterable[str]) -> str:
+    """What rows call the worst of several attacks, each of which is named once."""
+    return WORST + "+".join(dict.fromkeys(attack.partition(":")[0] for attack in attacks))
 
 
 def norm_name(attack: str) -> str:

@@ -19,8 +19,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from tfcama.errors import InputError
-from tfcama.evaluation import results, robustness
-from tfcama.evaluation.results import Row, scored
+from tfcama.evaluation import curves, results, robustness
+from tfcama.evaluation.results import Row
 from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.smoothed import smoothed
 from tfcama.evaluation.subject import Subject, load_subject
@@ -139,9 +139,7 @@ class CausalIbStudy(Study):
         workdir = self.trained(name, seed, **how)
 
         def clean(subject: Subject) -> list[Row]:
-            subject = smoothed(subject) if method.smoothed else subject
-            hits = subject.predictor.hits(subject.test.x, subject.test.y)
-            return [scored(hits, **subject.identity(CLEAN))]
+            return [curves.clean(smoothed(subject) if method.smoothed else subject, CLEAN)]
 
         def attacked(attack: Attack, subject: Subject) -> list[Row]:
             subject = smoothed(subject) if method.smoothed else subject

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pandas as pd
-
 from tfcama.evaluation.over_seeds import OverSeeds
 from tfcama.evaluation.results import Row
 from tfcama.report import labels
+from tfcama.report.matrix import seeds
 from tfcama.specs import with_number
 from tfcama.studies.mechanism_profiles import Case
 
@@ -46,25 +45,9 @@ def matrix(
         for (name, level), case in zip(columns, (None, *cases), strict=True)
     ]
     cells = [[OverSeeds(cell) for cell in line] for line in found.values()]
-    numbers = [_seeds(line) for line in cells]
+    numbers = [seeds(line) for line in cells]
     names = [
         name if number == max(numbers) else f"{name}, {number} of {max(numbers)} seeds"
         for name, number in zip(found, numbers, strict=True)
     ]
     return names, named, cells
-
-
-def _seeds(line: Sequence[OverSeeds]) -> int:
-    return max(len(cell.by_seed) for cell in line)
-
-
-def to_csv(
-    names: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[OverSeeds]]
-) -> str:
-    """The matrix for programs: percent, each column with its standard deviation over seeds."""
-    table = pd.DataFrame(index=pd.Index(names, name="model"))
-    table["seeds"] = [_seeds(line) for line in cells]
-    for column, accuracies in zip(columns, zip(*cells, strict=True), strict=True):
-        table[column] = [100 * cell.mean for cell in accuracies]
-        table[f"{column} std"] = [100 * cell.spread for cell in accuracies]
-    return table.to_csv(float_format="%.2f", lineterminator="\n")

@@ -18,8 +18,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-import numpy as np
-
 from tfcama.data.datasets import DATASETS
 from tfcama.errors import InputError
 from tfcama.evaluation import curves, robustness
@@ -28,11 +26,12 @@ from tfcama.evaluation.results import Row
 from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject, load_spec
 from tfcama.report import figures, labels
+from tfcama.report.matrix import to_csv, to_figure
 from tfcama.report.pictures import Picture, load_all, slug, to_png
 from tfcama.studies import steps
 from tfcama.studies.mechanism_claims import claims
 from tfcama.studies.mechanism_profiles import ASKED, GENERAL, PROFILES, Case, Profile
-from tfcama.studies.mechanism_table import matrix, to_csv
+from tfcama.studies.mechanism_table import matrix
 from tfcama.studies.side_by_side import Piece
 from tfcama.studies.study import FRACTION, Study, finetuned_experiment, of_first_seed
 from tfcama.training.config import RunConfig, TrainingConfig
@@ -324,13 +323,7 @@ class MechanismStudy(Study):
     ) -> list[Picture]:
         title = f"Accuracy of every model under every manipulation, {self.dataset} (%)"
         names, columns, cells = matrix(rows, self.profile.cases)
-        figure = figures.accuracy_matrix(
-            np.array([[cell.mean for cell in line] for line in cells]),
-            rows=names,
-            columns=columns,
-            title=title,
-            spread=np.array([[cell.spread for cell in line] for line in cells]),
-        )
+        figure = to_figure(names, columns, cells, title=title)
         caption = (
             "Mean ± standard deviation over seeds. Adapted models are scored on images that they "
             "did not see. A CAMA's mechanism is named in brackets; models 'trained on' a "

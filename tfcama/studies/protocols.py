@@ -9,25 +9,30 @@ some.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
-import io
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
-import numpy as np
-
 from tfcama.attacks import registry
-from tfcama.evaluation import results, robustness
+from tfcama.evaluation import curves, results, robustness
 from tfcama.evaluation.over_seeds import OverSeeds
-from tfcama.evaluation.results import Row, one_a_seed, scored
+from tfcama.evaluation.results import Row, one_a_seed
 from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject, load_spec, load_subject
 from tfcama.report import figures, labels
 from tfcama.report.build import training_pictures
+from tfcama.report.matrix import to_csv, to_figure
 from tfcama.report.pictures import Picture, slug, to_png
-from tfcama.studies.causal_ib_methods import CLEAN, METHODS, Setting, run_of, setting
+from tfcama.studies.causal_ib_methods import (
+    CLEAN,
+    FGSM,
+    METHODS,
+    PGD,
+    Setting,
+    run_of,
+    setting,
+)
 from tfcama.studies.side_by_side import Piece
 from tfcama.studies.study import Study, of_first_seed
 from tfcama.training.config import TrainingConfig
@@ -184,7 +189,8 @@ class ProtocolStudy(Study):
     @property
     def _papers(self) -> tuple[str, str]:
         """The paper's attacks."""
-        return "fgsm", f"pgd:steps=20:step_size={self.setting.step_size:g}"
+        attacks = self.setting.attacks
+        return attacks[FGSM].spec, attacks[PGD].spec
 
     def _eps(self, share: float) -> float:
         return self.setting.eps * share
@@ -203,14 +209,10 @@ class ProtocolStudy(Study):
         profile, workdir = self.profile, self._model(name, seed)
         radii = [self._eps(share) for share in profile.shares]
 
-        def clean(subject: Subject) -> list[Row]:
-            hits = subject.predictor.hits(subject.test.x, subject.test.y)
-            return [scored(hits, **subject.identity(CLEAN))]
-
         def attacked(attack: str, subject: Subject) -> list[Row]:
             return robustness.attack_curve(subject, attack, radii, progress=self.progress)[0]
 
-        self.once(workdir, CLEAN, clean)
+        self.once(workdir, CLEAN, lambda subject: [curves.clean(subject, CLEAN)])
         for attack in self._papers:
             self.once(
                 workdir,
@@ -295,14 +297,8 @@ class ProtocolStudy(Study):
         self, rows: Sequence[Row], workdirs: Sequence[Workdir], *, chance: float
     ) -> list[Picture]:
         spec, columns = load_spec(workdirs[0]), self._columns()
-        found = table(workdirs, columns)
-        matrix = figures.accuracy_matrix(
-            np.array([[cell.mean for cell in line] for line in found.values()]),
-            rows=[_label(name) for name in found],
-            columns=[column.name for column in columns],
-            title=f"Accuracy on {self.dataset}, % (max norm; C&W Euclidean)",
-            spread=np.array([[cell.spread for cell in line] for line in found.values()]),
-        )
+        title = f"Accuracy on {self.dataset}, % (max norm; C&W Euclidean)"
+        matrix = to_figure(*_named(table(workdirs, columns), columns), title=title)
         profile = self.profile
         caption = (
             f"Clean: all test images; FGSM and PGD-20, as CausalIB has them: the first "
@@ -333,13 +329,7 @@ class ProtocolStudy(Study):
     def files(self, rows: Sequence[Row], workdirs: Sequence[Workdir]) -> dict[str, str]:
         del rows
         columns = self._columns()
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["model", *(column.name for column in columns)])
-        for name, line in table(workdirs, columns).items():
-            numbers = [f"{100 * cell.mean:.2f}" if cell.by_seed else "" for cell in line]
-            writer.writerow([_label(name), *numbers])
-        return {"table.csv": text.getvalue()}
+        return {"table.csv": to_csv(*_named(table(workdirs, columns), columns))}
 
     def checks(self, rows: Sequence[Row], workdirs: Sequence[Workdir]) -> dict[str, list[Check]]:
         del rows
@@ -410,6 +400,13 @@ def claims(
     return checks
 
 
+def _named(
+    found: Mapping[str, list[OverSeeds]], columns: Sequence[Column]
+) -> tuple[list[str], list[str], list[list[OverSeeds]]]:
+    """The table's names of models, its names of columns, and its cells."""
+    return [_label(name) for name in found], [c.name for c in columns], list(found.values())
+
+
 def _label(name: str) -> str:
     return METHODS[name].label if name in METHODS else labels.model_name(name)
 
@@ -420,5 +417,4 @@ def _listed(depth: Depth) -> str:
 
 def _worst(attacks: Sequence[str]) -> str:
     """What rows call the worst of these attacks and of the transferred one."""
-    names = dict.fromkeys(attack.partition(":")[0] for attack in attacks)
-    return labels.WORST + "+".join([*names, "transfer"])
+    return labels.worst_of([*attacks, "transfer"])

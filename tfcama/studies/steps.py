@@ -175,8 +175,7 @@ def worst_case(
       source: of `attack`.
       progress: called with a line after each radius.
     """
-    names = dict.fromkeys(attack.partition(":")[0] for attack in found)
-    name = robustness.named(labels.WORST + "+".join(names), subject, source)
+    name = robustness.named(labels.worst_of(found), subject, source)
     rows = robustness.worst_case(subject, list(found.values()), attack=name)
     about = "worst" if source is None else f"worst_from_{source.named_to(subject)}"
     results.save_rows(

@@ -17,8 +17,8 @@ import numpy as np
 from tfcama import config as config_lib
 from tfcama.attacks import registry
 from tfcama.errors import InputError
-from tfcama.evaluation import results, robustness
-from tfcama.evaluation.results import Row, scored
+from tfcama.evaluation import curves, results, robustness
+from tfcama.evaluation.results import Row
 from tfcama.evaluation.subject import Subject, load_subject
 from tfcama.report import figures, labels
 from tfcama.report.build import write_report
@@ -197,8 +197,7 @@ class Sweep:
     def _score(self, subject: Subject, score: str) -> Row:
         attack, eps = self._scores[score]
         if not attack:
-            hits = subject.predictor.hits(subject.test.x, subject.test.y)
-            return scored(hits, **subject.identity(self._experiment(score)))
+            return curves.clean(subject, self._experiment(score))
         (row,), _ = robustness.attack_curve(subject, attack, [eps])
         return dataclasses.replace(row, experiment=self._experiment(score))
 
