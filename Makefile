@@ -11,14 +11,15 @@ DEMO := runs/demo
 # Whole files go to a process each, the slow ones first (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help demo test coverage format lint type unit setup clean
+.PHONY: help demo test test-long coverage format lint type unit setup clean
 
 help:
-	@echo "make demo      set up, then train, adapt, attack, explain and export on real digits"
-	@echo "make test      set up, then lint, types and tests"
-	@echo "make coverage  the tests with branch coverage, which takes a third longer"
-	@echo "make format    rewrite the sources in the house style"
-	@echo "make clean     remove the environment and all caches; runs/ stays"
+	@echo "make demo       set up, then train, adapt, attack, explain and export on real digits"
+	@echo "make test       set up, then lint, types and tests"
+	@echo "make test-long  the tests that make test leaves out because they take longest"
+	@echo "make coverage   all tests with branch coverage, which takes a third longer"
+	@echo "make format     rewrite the sources in the house style"
+	@echo "make clean      remove the environment and all caches; runs/ stays"
 
 demo: setup
 	$(BIN)/python -m trainers.demo --workdir=$(DEMO)
@@ -32,8 +33,12 @@ lint: setup
 type: setup
 	$(BIN)/mypy
 
+# What CI runs has to end within twenty minutes.
 unit: setup
-	$(PYTEST) $(PYTEST_ARGS)
+	$(PYTEST) -m "not long" $(PYTEST_ARGS)
+
+test-long: setup
+	$(PYTEST) -m long $(PYTEST_ARGS)
 
 coverage: setup
 	$(PYTEST) --cov --cov-report=term

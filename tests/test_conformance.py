@@ -145,6 +145,7 @@ def test_train_save_restore_score_attack_export(name, shape, architecture, tmp_p
     whole_life(name, shape, architecture, tmp_path, monkeypatch)
 
 
+@pytest.mark.long
 @TF_DATA_IS_COMPILED
 @pytest.mark.parametrize(("name", "shape", "architecture"), DEEP)
 def test_a_deep_backbone_lives_as_long(name, shape, architecture, tmp_path, monkeypatch):

@@ -226,7 +226,7 @@ def test_an_honest_linear_model_passes_every_check(halves):
         transfer_from=subject_of(half_classifier(), halves),
     )
     assert [check.name for check in checks if not check.passed] == []
-    assert len(checks) == 9
+    assert len(checks) == 10
 
 
 def test_hidden_gradients_are_noticed(halves):
@@ -239,6 +239,26 @@ def test_hidden_gradients_are_noticed(halves):
     assert "gradients are not zero" in failed
     assert "an unbounded attack reaches chance" in failed
     assert "black-box is not stronger than white-box" in failed
+
+
+def test_what_only_many_starts_find_is_noticed(halves):
+    """Where a pixel exceeds its neighbour by more than eps answers turn round: few starts do."""
+    eps = 0.03
+
+    class Trapdoor(Linear):
+        def log_scores(self, x, *, seed):
+            opened = tf.nn.relu(x[:, 0, 0] - x[:, 0, 1] - eps) * 1.1 / eps  # [N, 1], to 1.1
+            return super().log_scores(x, seed=seed) * (1.0 - opened)
+
+    x = halves.test.x.copy()
+    x[:, 0, :2] = 0.4
+    shut = halves._replace(test=Split(x, halves.test.y))
+    checks = robustness.sanity_checks(subject_of(half_classifier(Trapdoor), shut), eps=eps)
+    failed = {check.name for check in checks if not check.passed}
+    assert failed == {
+        "many steps and starts change little",
+        "random noise of the same size is weaker",  # one corner in four opens it
+    }
 
 
 def test_noise_that_hides_the_gradient_is_noticed(halves):
@@ -254,7 +274,7 @@ def test_noise_that_hides_the_gradient_is_noticed(halves):
     checks = robustness.sanity_checks(
         subject_of(half_classifier(NoisyGradient, noise=1e-3), halves), eps=0.06, noise_rows=20
     )
-    assert len(checks) == 11
+    assert len(checks) == 12
     assert any(check.detail.endswith("of 20 inputs") for check in checks)
     failed = {check.name for check in checks if not check.passed}
     assert failed >= {

@@ -232,6 +232,7 @@ def test_inputs_are_held_out_by_the_seed_and_too_few_are_refused():
             Conditions(**options)
 
 
+@pytest.mark.long
 def test_who_looks_longer_is_no_better_model(base, dataset, shifted):
     """Eq. 6 rises with its samples: the same variables gain nothing by more of them."""
     loaded = run.load(base)

@@ -1,11 +1,14 @@
 """The study of p(m|y) in miniature."""
 
+import pytest
+
 from tfcama.evaluation import results
 from tfcama.studies import class_rotation
 from tfcama.studies.class_rotation import ClassRotationStudy, Profile
 from tfcama.workdir import Workdir, write_json
 
 
+@pytest.mark.long
 def test_a_study_of_class_rotation(tmp_path, bars_everywhere, monkeypatch):
     study = ClassRotationStudy(
         root=tmp_path / "runs",

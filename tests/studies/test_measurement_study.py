@@ -78,6 +78,7 @@ def test_a_study_of_tables_is_done_once(tmp_path, few_steps, monkeypatch):
     assert untouched(tmp_path / "runs") == before
 
 
+@pytest.mark.long
 def test_a_demo_of_a_real_table_ends_in_an_export(tmp_path, monkeypatch):
     entry = measurement.DATASETS["breast_cancer"]._replace(steps_per_epoch=2)
     monkeypatch.setattr(measurement, "DATASETS", {"breast_cancer": entry})

@@ -128,6 +128,7 @@ def test_a_study_of_images_is_done_once_piece_by_piece(study, tmp_path, no_train
     assert untouched(tmp_path / "runs") == before
 
 
+@pytest.mark.long
 def test_a_study_of_tables_compares_with_the_additive_mechanism(tmp_path, monkeypatch):
     monkeypatch.setattr(mechanisms, "_ATTACKS", ("fgsm",))
     monkeypatch.setattr(mechanisms, "_RADII", (0.0, 0.1))

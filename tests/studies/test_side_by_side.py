@@ -70,6 +70,7 @@ def run(study, seeds, *, jobs):
     return said.getvalue()
 
 
+@pytest.mark.long
 def test_every_piece_of_every_seed_is_done_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "7")
     said = run(noting(tmp_path, "a", "b"), [3, 5], jobs=2)

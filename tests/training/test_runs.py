@@ -307,6 +307,7 @@ def test_fine_tuning_makes_a_run_of_its_own_and_leaves_the_base(tmp_path, traine
     assert not is_finished(target, named)
 
 
+@pytest.mark.long
 def test_a_clean_model_takes_another_mechanism(tmp_path, trained, bars, quick_pictures):
     config = FinetuneConfig(
         steps=4,

@@ -121,6 +121,7 @@ def test_more_logical_devices_than_were_made_are_refused():
         strategy.make("mirrored_cpu:9")
 
 
+@pytest.mark.long
 def test_two_machines_train_to_the_same_weights(tmp_path, monkeypatch):
     """Two processes on this machine, as TF_CONFIG describes them, through `run.train`."""
     ports = []

@@ -89,6 +89,7 @@ def test_fine_tuning_moves_the_m_networks_and_nothing_else(tmp_path):
             assert not any(moved), name
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("no_rewriting")
 def test_dreams_come_first_survive_a_kill_and_may_be_a_run_of_their_own(tmp_path, monkeypatch):
     """Killed in every phase: dreams, dreams of the fitted p(m), Eq. 8; in two runs as in one.

@@ -22,6 +22,7 @@ _CHECKS = "sanity.checks.json"
 _BATCH = 50
 SCORING_DRAWS = 10  # independent draws that score a stochastic model
 _CHECKED_DRAWS = 5  # of a gradient's noise, and twice as many
+_MANY_STEPS, _MANY_STARTS = 5, 5  # times as many as PGD's, and from so many starts
 
 
 def attack_curve(
@@ -179,7 +180,8 @@ def sanity_checks(
 ) -> list[Check]:
     """Whether gradient attacks on this model can be believed.
 
-    Run it on few rows: it attacks them about ten times, and 15 times more where answers are drawn.
+    Run it on few rows: it attacks them by PGD about 35 times, and 15 times more where answers are
+    drawn.
 
     Args:
       subject: a finished run.
@@ -204,6 +206,8 @@ def sanity_checks(
     whole = bounds.high - bounds.low if bounds is not None else 100.0
     unbounded = accuracy(pgd, whole)
     other_loss = accuracy(f"pgd_eot:loss=margin:draws=1:steps={steps}", eps)
+    many_steps = _MANY_STEPS * steps
+    many = accuracy(f"pgd_eot:draws=1:steps={many_steps}:restarts={_MANY_STARTS}", eps)
     chance = 1.0 / subject.classifier.num_classes
     zero = zero_gradient_share(subject)
     on_softmax = _looks_like_softmax(subject)
@@ -233,6 +237,12 @@ def sanity_checks(
             "twice the steps change little",
             _takes_little(iterated, doubled, slack),
             f"{steps} steps {iterated:.3f}, {2 * steps} steps {doubled:.3f}",
+        ),
+        Check(
+            "many steps and starts change little",
+            _takes_little(iterated, many, slack),
+            f"{steps} steps {iterated:.3f}, {many_steps} from each of {_MANY_STARTS} starts "
+            f"{many:.3f}",
         ),
         Check(
             "another loss is not much stronger",
