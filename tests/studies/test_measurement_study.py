@@ -43,6 +43,7 @@ def untouched(root):
     return {path: path.stat().st_mtime_ns for path in root.rglob("*.rows.json")}
 
 
+@pytest.mark.long
 def test_a_study_of_tables_is_done_once(tmp_path, few_steps, monkeypatch):
     study = MeasurementStudy(
         root=tmp_path / "runs",

@@ -30,6 +30,7 @@ def no_training(monkeypatch):
     return forbid
 
 
+@pytest.mark.long
 def test_a_shift_study_is_done_once(tmp_path, bars_everywhere, monkeypatch, no_training):
     monkeypatch.setattr(shift, "FinetuneConfig", TINY)
     profile = shift.Profile(
