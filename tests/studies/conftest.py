@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conftest import TF_DATA_IS_COMPILED, eagerly
-from tfcama.training import config
+from tfcama.training import config, run
 
 
 def pytest_collection_modifyitems(items) -> None:
@@ -17,3 +17,18 @@ def in_miniature():
     with pytest.MonkeyPatch.context() as patched, eagerly():
         patched.setattr(config, "_Z_STEPS", 1)
         yield
+
+
+def untouched(root):
+    """When every file of rows below a directory was last written."""
+    return {path: path.stat().st_mtime_ns for path in root.rglob("*.rows.json")}
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """Called, it lets nothing be trained from then on."""
+
+    def forbid():
+        monkeypatch.setattr(run.Trainer, "fit", lambda *a, **k: pytest.fail("trained again"))
+
+    return forbid

@@ -32,14 +32,6 @@ TINY = {"backbone": "mlp:units=8:layers=1"}
 SMALL = {**TINY, "dim_z": 4, "head_hidden": 0}
 
 
-@pytest.fixture
-def no_training(monkeypatch):
-    def forbid():
-        monkeypatch.setattr(run.Trainer, "fit", lambda *a, **k: pytest.fail("trained again"))
-
-    return forbid
-
-
 def test_the_study_is_done_once_and_shows_both_numbers(
     tmp_path, bars_everywhere, monkeypatch, no_training
 ):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import special, stats
 
-from tests.studies.test_studies import no_training, untouched
+from tests.studies.conftest import untouched
 from tfcama.errors import InputError
 from tfcama.evaluation.results import Row
 from tfcama.report.matrix import to_csv
@@ -22,9 +22,6 @@ from tfcama.studies.mechanism_table import matrix
 from tfcama.training.config import FinetuneConfig, RunConfig, TrainingConfig, asked_finetuning
 from tfcama.training.finetune import adapted_rows
 from tfcama.workdir import Workdir
-
-__all__ = ["no_training"]
-
 
 IMAGES = Profile(
     kind="image",

@@ -14,7 +14,6 @@ from tfcama.evaluation.results import save_rows, scored
 from tfcama.studies import protocols
 from tfcama.studies.causal_ib_methods import METHODS, SETTINGS, setting
 from tfcama.studies.protocols import PROFILES, Column, Depth, ProtocolStudy, claims, table
-from tfcama.training import run
 from tfcama.workdir import Workdir
 
 WORST = "worst of pgd_eot+square+transfer"
@@ -33,7 +32,9 @@ def study(root, **changes):
     )
 
 
-def test_the_study_is_done_once_and_shows_both_protocols(tmp_path, bars_everywhere, monkeypatch):
+def test_the_study_is_done_once_and_shows_both_protocols(
+    tmp_path, bars_everywhere, monkeypatch, no_training
+):
     few = ("pgd_eot:steps=2:draws=2", "square:queries=4")
     monkeypatch.setattr(ProtocolStudy, "methods", ("baseline", "vib", "at_pgd20"))
     monkeypatch.setattr(protocols, "_TRANSFERRED", "pgd:steps=3")
@@ -79,7 +80,7 @@ def test_the_study_is_done_once_and_shows_both_protocols(tmp_path, bars_everywhe
     single = [at_half[attack]["accuracy"] for attack in few]
     assert at_half[WORST]["accuracy"] <= min(single) + 1e-9 + at_half[WORST]["spread"] * 3
     assert at_half[WORST]["draws"] == 10
-    monkeypatch.setattr(run.Trainer, "fit", lambda *a, **k: pytest.fail("trained again"))
+    no_training()
     monkeypatch.setattr(robustness, "attack_curve", lambda *a, **k: pytest.fail("attacked again"))
     made.run([0], tmp_path / "again")
     assert len(asked) == 3

@@ -6,28 +6,16 @@ import json
 import pytest
 
 from tests.doubles import binary, subject_of
+from tests.studies.conftest import untouched
 from tfcama.evaluation.robustness import Check
 from tfcama.serving import publish
 from tfcama.studies import demo as demo_lib
 from tfcama.studies import shift
 from tfcama.studies.study import of_first_seed
-from tfcama.training import run
 from tfcama.training.config import FinetuneConfig
 from tfcama.workdir import Workdir
 
 TINY = functools.partial(FinetuneConfig, steps=2, batch_size=4)
-
-
-def untouched(root):
-    return {path: path.stat().st_mtime_ns for path in root.rglob("*.rows.json")}
-
-
-@pytest.fixture
-def no_training(monkeypatch):
-    def forbid():
-        monkeypatch.setattr(run.Trainer, "fit", lambda *a, **k: pytest.fail("trained again"))
-
-    return forbid
 
 
 @pytest.mark.long

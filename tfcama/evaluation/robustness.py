@@ -22,7 +22,7 @@ _CHECKS = "sanity.checks.json"
 _BATCH = 50
 SCORING_DRAWS = 10  # independent draws that score a stochastic model
 _CHECKED_DRAWS = 5  # of a gradient's noise, and twice as many
-_MANY_STEPS, _MANY_STARTS = 5, 5  # times as many as PGD's, and from so many starts
+_MANY = 5  # times PGD's steps, from so many starts
 
 
 def attack_curve(
@@ -188,7 +188,7 @@ def sanity_checks(
       eps: the radius of interest.
       transfer_from: another run, for the black-box check; None leaves that check out.
       steps: of PGD.
-      noise_rows: the checks of a stochastic model's noise, three quarters of the time, are made of
+      noise_rows: the checks of a stochastic model's noise, a third of all gradients, are made of
         the first so many rows; None for all.
     """
 
@@ -206,8 +206,7 @@ def sanity_checks(
     whole = bounds.high - bounds.low if bounds is not None else 100.0
     unbounded = accuracy(pgd, whole)
     other_loss = accuracy(f"pgd_eot:loss=margin:draws=1:steps={steps}", eps)
-    many_steps = _MANY_STEPS * steps
-    many = accuracy(f"pgd_eot:draws=1:steps={many_steps}:restarts={_MANY_STARTS}", eps)
+    many = accuracy(f"pgd_eot:draws=1:steps={_MANY * steps}:restarts={_MANY}", eps)
     chance = 1.0 / subject.classifier.num_classes
     zero = zero_gradient_share(subject)
     on_softmax = _looks_like_softmax(subject)
@@ -241,8 +240,7 @@ def sanity_checks(
         Check(
             "many steps and starts change little",
             _takes_little(iterated, many, slack),
-            f"{steps} steps {iterated:.3f}, {many_steps} from each of {_MANY_STARTS} starts "
-            f"{many:.3f}",
+            f"{steps} steps {iterated:.3f}, {_MANY * steps} from each of {_MANY} starts {many:.3f}",
         ),
         Check(
             "another loss is not much stronger",
