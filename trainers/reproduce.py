@@ -30,6 +30,8 @@ leaves out CiiV and what attacks while it trains, one hour; with quick minutes. 
 same for CIFAR-10 and AlexNet; --profile=hour makes its three headline rows in about an hour.
 protocols: the plain network, VIB, CausalIB, adversarial training and a CAMA under the papers'
 attacks, the strong protocol and C&W, with sanity checks; with core two hours a seed on two cores.
+adversarial: FGSM and PGD on a DNN and a CAMA, before and after fine-tuning on what was attacked:
+Figure 11, and with --dataset=cifar_binary ICLR's Figure 12; with core an hour and a half a seed.
 measurement: the tables' Figures 13 to 15 (ICLR) and 12 to 14 (NeurIPS), half an hour a seed.
 """
 
@@ -44,6 +46,7 @@ from tfcama.data.datasets import DATASETS
 from tfcama.errors import InputError
 from tfcama.registry import Registry
 from tfcama.report.build import check_target
+from tfcama.studies.adversarial import AdversarialStudy
 from tfcama.studies.causal_ib import CausalIbStudy
 from tfcama.studies.class_rotation import ClassRotationStudy
 from tfcama.studies.measurement import MeasurementStudy
@@ -64,6 +67,7 @@ _STUDIES: Registry[type[Study]] = Registry(
         "class_rotation": ClassRotationStudy,
         "causal_ib": CausalIbStudy,
         "protocols": ProtocolStudy,
+        "adversarial": AdversarialStudy,
     },
 )
 _TABLES = Registry("table", {"1": ("mnist", "fashion_mnist"), "2": ("cifar10",)})

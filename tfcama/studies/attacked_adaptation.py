@@ -14,7 +14,7 @@ from tfcama.evaluation.results import Row
 from tfcama.evaluation.subject import Subject
 from tfcama.studies.steps import Progress, finetuned_workdir
 from tfcama.training.config import FinetuneConfig, check_free
-from tfcama.training.finetune import adapted_config, finetune, row_order
+from tfcama.training.finetune import adapted_config, finetune, is_finished, row_order
 from tfcama.workdir import Workdir
 
 _SCORED = ("attack_static", "attack_adaptive", "attack_malicious")  # whatever it was adapted to
@@ -41,6 +41,30 @@ def malicious_rows(share: float, size: int) -> int:
             "(0, 1) and leave benign ones."
         )
     return count
+
+
+def static_once(
+    subject: Subject, attack: str, eps: float, config: FinetuneConfig, *, progress: Progress
+) -> Workdir:
+    """Attacks a run and adapts it to all that came of it, unless that was done before.
+
+    Args:
+      subject: see AttackedAdaptation.
+      attack: likewise.
+      eps: likewise.
+      config: likewise.
+      progress: likewise.
+
+    Returns:
+      The adapted run, with the rows of `AttackedAdaptation.static`.
+    """
+    clean = subject.test.x  # as many as will be attacked
+    adaptation = AttackedAdaptation(subject, attack, eps, config, clean, progress)
+    workdir, finetuning = adaptation.planned()
+    if not (is_finished(workdir, finetuning) and results.has_rows(workdir, "attack_static")):
+        attacked = robustness.craft(subject, registry.parse(attack, eps=eps)).x
+        dataclasses.replace(adaptation, adversarial=attacked).static()
+    return workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +198,7 @@ class AttackedAdaptation:
         if share:
             malicious_rows(share, len(self.adversarial))
             name = self._malicious_name(share)
-        workdir, config = self._planned(name)
+        workdir, config = self.planned(name)
         check_free(workdir, adapted_config(self.subject.loaded, config))
 
     def _malicious_name(self, share: float) -> str:
@@ -192,8 +216,9 @@ class AttackedAdaptation:
     def _made(self) -> Attack:
         return registry.parse(self.attack, eps=self.eps)
 
-    def _planned(self, name: str) -> tuple[Workdir, FinetuneConfig]:
-        """Where and how the subject's model is adapted to inputs of that name."""
+    def planned(self, name: str = "") -> tuple[Workdir, FinetuneConfig]:
+        """Where and how the subject's model is adapted to inputs of that name, `static`'s or so."""
+        name = name or self._name
         size = len(self.adversarial)
         if size < len(self.subject.dataset.test):
             name += f" on {size} inputs"  # another number is another run
@@ -202,7 +227,7 @@ class AttackedAdaptation:
 
     def _adapted(self, unlabelled: np.ndarray, name: str) -> Subject:
         """The subject's model, adapted to these inputs, as a run of that name."""
-        base, (workdir, config) = self.subject, self._planned(name)
+        base, (workdir, config) = self.subject, self.planned(name)
         loaded = finetune(
             base.workdir, workdir, config, clean=base.dataset.train, unlabelled=unlabelled
         )

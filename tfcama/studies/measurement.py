@@ -16,12 +16,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import tensorflow as tf
 
-from tfcama.attacks import registry
 from tfcama.data import manipulations
 from tfcama.data.datasets import DATASETS
 from tfcama.data.measurement import MeasurementConfig, MeasurementScm
-from tfcama.evaluation import curves, robustness
-from tfcama.evaluation.results import Row, has_rows, scored
+from tfcama.evaluation import curves
+from tfcama.evaluation.results import Row, scored
 from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject, load_spec
 from tfcama.report import figures, labels
@@ -29,7 +28,7 @@ from tfcama.report.build import training_pictures
 from tfcama.report.pictures import Picture, slug, to_png
 from tfcama.specs import with_number
 from tfcama.studies import steps
-from tfcama.studies.attacked_adaptation import AttackedAdaptation
+from tfcama.studies.attacked_adaptation import static_once
 from tfcama.studies.measurement_claims import claims
 from tfcama.studies.side_by_side import Piece
 from tfcama.studies.study import (
@@ -40,7 +39,6 @@ from tfcama.studies.study import (
     of_first_seed,
 )
 from tfcama.training.config import FinetuneConfig, TrainingConfig
-from tfcama.training.finetune import is_finished
 from tfcama.types import COPARENT
 from tfcama.workdir import Workdir
 
@@ -328,13 +326,8 @@ class MeasurementStudy(Study):
 
     def _finetune_on_attack(self, attack: str, eps: float, seed: int) -> Workdir:
         cama = self._cama(seed)
-        config = self._finetuning(cama, f"{attack} eps {eps:g}", 1.0, seed)
-        workdir = steps.finetuned_workdir(cama, config)
-        if not (is_finished(workdir, config) and has_rows(workdir, "attack_static")):
-            subject = self.subject(cama)
-            attacked = robustness.craft(subject, registry.parse(attack, eps=eps)).x
-            AttackedAdaptation(subject, attack, eps, config, attacked, self.progress).static()
-        return workdir
+        config = self._finetuning(cama, "", 1.0, seed)
+        return static_once(self.subject(cama), attack, eps, config, progress=self.progress)
 
 
 def _has_coparents(workdir: Workdir) -> bool:

@@ -1,0 +1,281 @@
+"""The papers' adversarial figures of images: Figure 11, and on CIFAR-binary ICLR's Figure 12.
+
+A discriminative network and a CAMA that saw clean images alone (on CIFAR-binary also such with
+noise, objective (5)) meet FGSM and PGD, and the CAMA is fine-tuned on what was made for it. Every
+attack comes twice: on cross-entropy, as CleverHans has it and the papers ran it, whose gradient a
+CAMA's log-odds of hundreds of nats round away, and on the log-odds themselves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from tfcama.evaluation import curves
+from tfcama.evaluation.results import Row
+from tfcama.evaluation.robustness import Check
+from tfcama.evaluation.subject import load_spec
+from tfcama.registry import Registry
+from tfcama.report import figures, labels
+from tfcama.report.build import training_pictures
+from tfcama.report.pictures import Picture, slug, to_png
+from tfcama.studies import steps
+from tfcama.studies.attacked_adaptation import static_once
+from tfcama.studies.side_by_side import Piece
+from tfcama.studies.study import Study, of_first_seed
+from tfcama.training.config import TrainingConfig
+from tfcama.workdir import Workdir
+
+CAMA = "cama"
+_CLEAN = "clean"
+_PAPERS = ":loss=cross_entropy"
+_SLACK = 0.01  # "unchanged" accuracy on clean images
+
+
+class Task(NamedTuple):
+    """What the papers do on a data set.
+
+    Attributes:
+      rival: the discriminative network, a key of MODELS.
+      augment: what the CAMA is trained on besides clean images; "" for nothing.
+      gain: that fine-tuning is said to bring, in [0, 1].
+      clean: of all test images, by model, that the papers have; in [0, 1].
+    """
+
+    rival: str
+    augment: str
+    gain: tuple[float, float]
+    clean: Mapping[str, float]
+
+
+_MNIST = Task("dnn", "", (0.2, 0.4), {})
+TASKS = Registry(
+    "data set of this study",
+    {
+        "mnist": _MNIST,
+        "fashion_mnist": _MNIST,
+        "digits": _MNIST,
+        "cifar_binary": Task(
+            "cnn_binary", "gaussian_noise:0.1", (0.05, 0.08), {CAMA: 0.8885, "cnn_binary": 0.956}
+        ),
+    },
+)
+
+
+class Profile(NamedTuple):
+    """How much of the study is run.
+
+    Attributes:
+      rival_epochs, cama_epochs: of training.
+      steps_per_epoch: 0 for all training rows.
+      attacks: by what the papers call them; each is also run on CleverHans' own loss.
+      radii: of the attacks.
+      adapted_radii: at which the CAMA is fine-tuned on the attacked images.
+      finetune_steps: of Eq. 8.
+      limit: test images that are attacked and fine-tuned on; None for all.
+    """
+
+    rival_epochs: int
+    cama_epochs: int
+    steps_per_epoch: int
+    attacks: tuple[str, ...]
+    radii: tuple[float, ...]
+    adapted_radii: tuple[float, ...]
+    finetune_steps: int
+    limit: int | None
+
+
+_FULL = Profile(
+    rival_epochs=20,
+    cama_epochs=15,
+    steps_per_epoch=0,
+    attacks=("fgsm", "pgd:steps=40"),
+    radii=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
+    adapted_radii=(0.1, 0.2, 0.3, 0.4, 0.5),
+    finetune_steps=600,
+    limit=None,
+)
+PROFILES = {
+    "full": _FULL,
+    "core": _FULL._replace(
+        attacks=("fgsm", "pgd:steps=20"), adapted_radii=(0.1, 0.2, 0.3), limit=500
+    ),
+    "quick": Profile(
+        rival_epochs=1,
+        cama_epochs=1,
+        steps_per_epoch=60,
+        attacks=("fgsm", "pgd:steps=5"),
+        radii=(0.0, 0.1, 0.3),
+        adapted_radii=(0.1,),
+        finetune_steps=50,
+        limit=50,
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class AdversarialStudy(Study):
+    """FGSM and PGD on a discriminative network and a CAMA, before and after fine-tuning."""
+
+    PROFILES: ClassVar[Mapping[str, Profile]] = PROFILES
+    default_dataset: ClassVar[str] = "mnist"
+
+    def __post_init__(self):
+        _ = self.task  # a data set that the papers say nothing of costs no work
+
+    @property
+    def title(self) -> str:
+        figure = "Figure 11" if not self.task.clean else "Figure 12 (ICLR)"
+        return f"FGSM and PGD on {self.dataset}: deep CAMA's {figure}"
+
+    @property
+    def task(self) -> Task:
+        return TASKS[self.dataset]
+
+    @property
+    def attacks(self) -> list[str]:
+        """Each on the log-odds, then on cross-entropy."""
+        return [attack + loss for attack in self.profile.attacks for loss in ("", _PAPERS)]
+
+    def pieces(self, seed: int) -> dict[str, Piece]:
+        """Each model as trained, and attacked; each fine-tuning."""
+        partial = functools.partial
+        found = {}
+        for model in (self.task.rival, CAMA):
+            found[model] = Piece(partial(self._trained, model, seed))
+            for attack in self.attacks:
+                name = f"{model}_{slug(attack)}"
+                found[name] = Piece(partial(self._attacked, model, attack, seed), (model,))
+        for attack, eps in itertools.product(self.attacks, self.profile.adapted_radii):
+            adapting = partial(self._adapted, attack, eps, seed)
+            found[f"{CAMA}_to_{slug(attack)}_{eps:g}"] = Piece(adapting, (CAMA,))
+        return found
+
+    def _trained(self, model: str, seed: int) -> Workdir:
+        cama = model == CAMA
+        training = TrainingConfig(
+            epochs=self.profile.cama_epochs if cama else self.profile.rival_epochs,
+            steps_per_epoch=self.profile.steps_per_epoch,
+            augment=self.task.augment if cama else "",
+            precision=self.precision if cama else "float32",
+        )
+        workdir = self.trained(model, seed, model=model, training=training)
+        self.once(workdir, _CLEAN, lambda subject: [curves.clean(subject, _CLEAN)])
+        return workdir
+
+    def _attacked(self, model: str, attack: str, seed: int) -> Workdir:
+        workdir, profile = self._trained(model, seed), self.profile
+        if not steps.is_attacked(workdir, attack, profile.radii, limit=profile.limit):
+            subject = self.subject(workdir).first(profile.limit)
+            steps.attack(subject, attack, profile.radii, progress=self.progress)
+        return workdir
+
+    def _adapted(self, attack: str, eps: float, seed: int) -> Workdir:
+        cama = self._trained(CAMA, seed)
+        config = steps.adaptation(cama, steps=self.profile.finetune_steps, seed=seed)
+        subject = self.subject(cama).first(self.profile.limit)
+        return static_once(subject, attack, eps, config, progress=self.progress)
+
+    # --- report --------------------------------------------------------------------------------
+
+    def pictures(
+        self, rows: Sequence[Row], workdirs: Sequence[Workdir], *, chance: float
+    ) -> list[Picture]:
+        pictures, eps = [], labels.eps_label(load_spec(workdirs[0]))
+        for attack in self.attacks:
+            group = [row for row in rows if row.attack == attack]
+            if len({row.eps for row in group}) < 2:
+                continue
+            title = f"{labels.attack_name(attack)} on {self.dataset}"
+            figure = figures.accuracy_curves(
+                group, axis="eps", xlabel=eps, title=title, chance=chance
+            )
+            how = (
+                "On cross-entropy, as CleverHans has it and the papers ran it."
+                if attack.endswith(_PAPERS)
+                else "On the log-odds, which float32 does not round away."
+            )
+            caption = f"{how} {figures.band_caption(group)}"
+            pictures.append(
+                Picture(f"attack_{slug(attack)}", "attack", title, caption, to_png(figure))
+            )
+        return pictures + training_pictures(of_first_seed(workdirs))
+
+    def checks(self, rows: Sequence[Row], workdirs: Sequence[Workdir]) -> dict[str, list[Check]]:
+        del workdirs
+        found = claims(rows, task=self.task, attacks=self.attacks)
+        return {"Do the papers' claims hold?": found} if found else {}
+
+
+def claims(rows: Sequence[Row], *, task: Task, attacks: Sequence[str]) -> list[Check]:
+    """What the papers say of their figures, attack by attack, as far as there are rows.
+
+    Args:
+      rows: of any number of seeds.
+      task: which figure.
+      attacks: that were run.
+    """
+    found: dict[tuple[str, str, str, float], list[float]] = defaultdict(list)
+    for row in rows:
+        found[row.model, row.experiment, row.attack, row.eps].append(row.accuracy)
+    mean = {key: float(np.mean(values)) for key, values in found.items()}
+
+    def curve(model: str, experiment: str, attack: str) -> dict[float, float]:
+        about = (model, experiment, attack)
+        return {key[-1]: mean[key] for key in sorted(mean) if key[:-1] == about}
+
+    checks = []
+    for model, papers in task.clean.items():
+        ours = mean.get((model, _CLEAN, "", 0.0))
+        if ours is not None:
+            about = f"clean: {labels.model_name(model)} has the papers' {100 * papers:.1f} %"
+            checks.append(Check(about, ours >= papers - _SLACK, f"{100 * ours:.1f} %"))
+    for attack in attacks:
+        about = labels.attack_name(attack)
+        cama, rival = curve(CAMA, "attack", attack), curve(task.rival, "attack", attack)
+        adapted = curve(CAMA, "attack_static", attack)
+        after = curve(CAMA, labels.STATIC_CLEAN, attack)
+        both = [eps for eps in cama if eps and eps in rival]
+        if both:
+            checks.append(
+                Check(
+                    f"{about}: CAMA is above the {labels.model_name(task.rival)} at every eps",
+                    all(cama[eps] > rival[eps] for eps in both),
+                    _each({eps: (cama[eps], rival[eps]) for eps in both}, "against"),
+                )
+            )
+        shared = [eps for eps in adapted if eps in cama]
+        if shared:
+            low, high = task.gain
+            gains = [adapted[eps] - cama[eps] for eps in shared]
+            checks.append(
+                Check(
+                    f"{about}: fine-tuning on the attacked images wins {100 * low:.0f} to "
+                    f"{100 * high:.0f} points in the mean, or more",
+                    float(np.mean(gains)) >= low,
+                    _each({eps: (cama[eps], adapted[eps]) for eps in shared}, "to"),
+                )
+            )
+        if after and 0.0 in cama:
+            checks.append(
+                Check(
+                    f"{about}: fine-tuning costs clean images nothing",
+                    all(value >= cama[0.0] - _SLACK for value in after.values()),
+                    _each({eps: (cama[0.0], value) for eps, value in after.items()}, "to"),
+                )
+            )
+    return checks
+
+
+def _each(pairs: Mapping[float, tuple[float, float]], word: str) -> str:
+    """The two accuracies at every eps, in words."""
+    return "; ".join(
+        f"eps {eps:g}: {100 * one:.1f} {word} {100 * other:.1f} %"
+        for eps, (one, other) in pairs.items()
+    )
