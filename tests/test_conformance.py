@@ -73,7 +73,9 @@ BACKBONE_CATALOGUE = {
     "wide_resnet": ("vib", COLOUR, "wide_resnet:width=1"),
 }
 CASES = [
-    (name, shape, SMALL.get(name, {}))
+    pytest.param(
+        *(name, shape, SMALL.get(name, {})), marks=pytest.mark.long if shape != shapes[0] else []
+    )
     for name, shapes in MODEL_CATALOGUE.items()
     for shape in shapes
 ]

@@ -70,7 +70,10 @@ def test_data_that_is_not_there_says_what_data_dir_should_hold(name, tmp_path):
 
 
 @needs_tfds
-@pytest.mark.parametrize("name", PREPARED)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name == "mnist" else pytest.mark.long) for name in PREPARED],
+)
 def test_prepared_data_is_read_whole(name):
     sizes, shape, classes = PREPARED[name]
     data = datasets.load(name, data_dir=TFDS)

@@ -106,7 +106,9 @@ def test_the_seed_decides(open_gates, images):
     assert np.abs(one - other).max() > 1e-2
 
 
-@pytest.mark.parametrize("rows", [1, 3, 6, 12, 24, 1000])
+@pytest.mark.parametrize(
+    "rows", [1, 6, 1000, *(pytest.param(rows, marks=pytest.mark.long) for rows in (3, 12, 24))]
+)
 def test_chunks_change_nothing(spec, open_gates, images, rows):
     chunked = copied(open_gates, max_decoder_rows=rows)
     expected = open_gates.log_scores(images, seed=SEED).numpy()
@@ -610,7 +612,9 @@ def test_z_ascends_for_the_best_m_of_every_class_that_may_win(shifting, images):
     np.testing.assert_allclose(found, np.where(before == by_class, after, before), atol=5e-3)
 
 
-@pytest.mark.parametrize("rows", [1, pytest.param(7, marks=pytest.mark.long), 2048])
+@pytest.mark.parametrize(
+    "rows", [1, *(pytest.param(rows, marks=pytest.mark.long) for rows in (7, 2048))]
+)
 def test_margins_do_not_depend_on_the_batch_or_on_chunks(shifting, images, rows):
     settings = {"class_margin": 20.0, "p_untouched": 0.5, "num_samples": 4, "z_steps": 2}
     model = copied(shifting, **settings)

@@ -97,6 +97,7 @@ def files(path):
     return {p: p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.long
 def test_a_better_model_is_published_as_canary_and_the_stable_one_stays(
     base, stable, shifted, tmp_path
 ):

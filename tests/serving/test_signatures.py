@@ -409,6 +409,7 @@ def test_rows_needed_are_the_fewest_that_can_raise_an_alarm(false_alarms):
         Detector.fit(np.full(needed, np.nan), false_alarms=false_alarms)
 
 
+@pytest.mark.long
 def test_a_mechanism_with_its_search_and_completion_is_served(spec, images, tmp_path):
     settings = {"mechanism": "translation", "m_starts": 2, "m_steps": 2, "z_steps": 2}
     model = untrained("cama", spec, tmp_path, num_samples=1, **settings).classifier

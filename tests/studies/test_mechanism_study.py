@@ -80,6 +80,7 @@ def results_of(page):
     return json.loads((page.parent / "report.json").read_text())["results"]
 
 
+@pytest.mark.long
 def test_a_study_of_images_is_done_once_piece_by_piece(study, tmp_path, no_training):
     pieces = study.pieces(0)
     assert {name: piece.after for name, piece in pieces.items()} == {
@@ -296,6 +297,7 @@ def test_numbers_over_seeds_stand_with_their_spread():
     np.testing.assert_allclose(cama, [3, np.nan, np.nan, 88.0, 7.21])
 
 
+@pytest.mark.long
 def test_mechanisms_are_ranked_by_unseen_inputs(study, tmp_path, bars_everywhere, monkeypatch):
     asked, compared, scored, scores = [], [], {}, mechanism_choice._scores
 

@@ -84,6 +84,7 @@ def test_rows_of_another_profile_are_scored_again(tmp_path, bars, monkeypatch):
     assert sizes == [4, 5, len(bars.test), len(bars.test)]
 
 
+@pytest.mark.long
 def test_a_demo_is_done_once(tmp_path, bars_everywhere, monkeypatch, no_training):
     monkeypatch.setattr(demo_lib, "_WARM_UP", 2)
     monkeypatch.setattr(demo_lib, "_SLEEP", 2)

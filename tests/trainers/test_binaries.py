@@ -311,6 +311,7 @@ def test_a_killed_training_continues_to_the_same_numbers(tmp_path):
 
 
 @needs_tfds
+@pytest.mark.long
 def test_a_dnn_learns_mnist_in_an_epoch(tmp_path):
     result = call(
         *("trainers.train", "--model=dnn", "--dataset=mnist", "--epochs=1"),

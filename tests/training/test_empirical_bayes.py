@@ -222,7 +222,7 @@ def test_p_m_is_not_fitted_to_what_is_no_sample(spec, bars, m_at_test):
         )
 
 
-@pytest.mark.parametrize("kind", ["learned", "class"])
+@pytest.mark.parametrize("kind", ["learned", pytest.param("class", marks=pytest.mark.long)])
 def test_fitting_moves_p_m_alone_and_makes_the_inputs_likelier(spec, bars, kind):
     model = _model(spec, prior_m=kind, p_untouched=0.5)
     x = bars.test.x[:30]

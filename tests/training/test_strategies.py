@@ -97,8 +97,11 @@ def train(make, spec, bars, name):
     return losses, [np.asarray(v) for v in trainer.classifier.variables]
 
 
+_ALIKE = [augmented, paced, discriminative, batch_normalised]
+
+
 @pytest.mark.parametrize(
-    "make", [clean, augmented, finetuned, paced, discriminative, batch_normalised]
+    "make", [clean, finetuned, *(pytest.param(make, marks=pytest.mark.long) for make in _ALIKE)]
 )
 def test_two_replicas_give_the_losses_of_one_on_the_same_global_batch(make, spec, bars):
     one, weights_of_one = train(make, spec, bars, "none")
