@@ -30,5 +30,23 @@ def test_an_ordering_can_fail(dnn, holds):
     assert check.passed == holds
 
 
+@pytest.mark.parametrize(
+    ("model", "trained", "tested", "name"),
+    [
+        ("cnn", "vertical_shift:0.5", "horizontal_shift", "a CNN trained on one direction"),
+        ("cnn", "zca_whitening:1", "vertical_shift", "a CNN trained on whitened images"),
+        ("cnn", "zca_whitening:1", "horizontal_shift", "a CNN trained on whitened images"),
+        ("dnn_large", "horizontal_shift:0.5", "vertical_shift", "a large DNN trained on one"),
+    ],
+)
+@pytest.mark.parametrize(("hits", "holds"), [(59, True), (61, False)])
+def test_what_a_network_expects_may_harm_it_elsewhere(model, trained, tested, name, hits, holds):
+    clean = scored(60, model=model, manipulation=tested)
+    expecting = scored(hits, model=model, manipulation=tested, trained_on=f"clean+{trained}")
+    (check,) = orderings([clean, expecting])
+    assert check.name.startswith(name)
+    assert check.passed == holds
+
+
 def test_without_rows_nothing_is_claimed():
     assert orderings([scored(60)]) == []

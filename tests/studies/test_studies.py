@@ -3,10 +3,12 @@
 import functools
 import json
 
+import numpy as np
 import pytest
 
-from tests.doubles import binary, subject_of
+from tests.doubles import ROW, binary, subject_of
 from tests.studies.conftest import untouched
+from tfcama.evaluation import results
 from tfcama.evaluation.robustness import Check
 from tfcama.serving import publish
 from tfcama.studies import demo as demo_lib
@@ -22,8 +24,7 @@ TINY = functools.partial(FinetuneConfig, steps=2, batch_size=4)
 def test_a_shift_study_is_done_once(tmp_path, bars_everywhere, monkeypatch, no_training):
     monkeypatch.setattr(shift, "FinetuneConfig", TINY)
     profile = shift.Profile(
-        dnn_epochs=1,
-        cama_epochs=1,
+        epochs={"dnn": 1, "cama": 1},
         ranges=(0.0, 0.2),
         augmented={"dnn": (shift.HORIZONTAL,), "cama": (shift.VERTICAL,)},
         augmented_ranges=(0.2,),
@@ -59,6 +60,51 @@ def test_a_shift_study_is_done_once(tmp_path, bars_everywhere, monkeypatch, no_t
     before, _ = untouched(tmp_path / "runs"), no_training()
     study.run([0], tmp_path / "report")
     assert untouched(tmp_path / "runs") == before
+
+
+def test_the_figures_of_larger_networks_show_them_apart():
+    rows = [
+        results.scored(
+            np.arange(100) < 50,
+            **{**ROW, "model": model, "trained_on": trained, "level": level},
+        )
+        for model in ("dnn", "dnn_large", "cnn")
+        for trained in ("clean", "clean+vertical_shift:0.5", "clean+zca_whitening:1")
+        for level in (0.0, 0.2)
+        if model == "cnn" or "zca" not in trained
+    ]
+    found = {p.name: p.title for p in shift.shift_figures(rows, chance=0.1)}
+    assert found == {
+        "figure1_vertical": "DNNs on vertical shifts",
+        "figure16_vertical": "CNNs on vertical shifts",
+        "figure17_vertical": "large DNNs on vertical shifts",
+        "figure18_vertical": "CNNs that were trained on whitened images, on vertical shifts",
+    }
+
+
+def test_larger_networks_are_trained_as_their_profile_says(tmp_path, monkeypatch):
+    asked = {}
+
+    def trained(self, name, seed, *, model, training):
+        asked[name] = (model, training.epochs, training.augment)
+        raise RuntimeError
+
+    monkeypatch.setattr(shift.ShiftStudy, "trained", trained)
+    study = shift.ShiftStudy(
+        root=tmp_path,
+        dataset="digits",
+        data_dir=None,
+        profile=shift.PROFILES["networks"],
+        precision="float32",
+        progress=lambda line: None,
+    )
+    for piece in list(study.pieces(0).values()):
+        with pytest.raises(RuntimeError):
+            piece.call()
+    assert len(asked) == 10
+    assert asked["dnn_large"] == ("dnn_large", 20, "")
+    assert asked["dnn_vertical_shift"] == ("dnn", 20, "vertical_shift:0.5")
+    assert asked["cnn_zca_whitening"] == ("cnn", 5, "zca_whitening:1")
 
 
 def test_rows_of_another_profile_are_scored_again(tmp_path, bars, monkeypatch):

@@ -36,11 +36,24 @@ class _Claim(NamedTuple):
     high: float = 1.0
 
 
+def _other(clean: _Curve) -> tuple[_Claim, ...]:
+    """A model that was trained on one direction is not above this one on the other."""
+    return (
+        _Claim(clean._replace(trained=_VERTICAL), clean, _HORIZONTAL, high=0.0),
+        _Claim(clean._replace(trained=_HORIZONTAL), clean, _VERTICAL, high=0.0),
+    )
+
+
 _DNN, _CAMA = _Curve("dnn"), _Curve("cama")
 _ORDERINGS = {
-    "a DNN trained on one direction is worse than a clean one on the other": (
-        _Claim(_Curve("dnn", _VERTICAL), _DNN, _HORIZONTAL, high=0.0),
-        _Claim(_Curve("dnn", _HORIZONTAL), _DNN, _VERTICAL, high=0.0),
+    "a DNN trained on one direction is worse than a clean one on the other": _other(_DNN),
+    "a CNN trained on one direction is worse than a clean one on the other": _other(_Curve("cnn")),
+    "a large DNN trained on one direction is worse than a clean one on the other": _other(
+        _Curve("dnn_large")
+    ),
+    "a CNN trained on whitened images is worse than a clean one on both": tuple(
+        _Claim(_Curve("cnn", "zca_whitening"), _Curve("cnn"), direction, high=0.0)
+        for direction in (_VERTICAL, _HORIZONTAL)
     ),
     "CAMA is at least the DNN on vertical shifts, about equal on horizontal ones": (
         _Claim(_CAMA, _DNN, _VERTICAL, low=-_SLACK),

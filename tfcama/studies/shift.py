@@ -2,6 +2,8 @@
 
 Models are trained clean, with vertical and with horizontal shifts; CAMAs are fine-tuned at every
 range on half of the shifted test images, without labels; everything is tested on both directions.
+The profile "networks" has no CAMA but larger networks and another manipulation, ICLR's Figures 16
+to 18: does training on what one expects harm elsewhere, whatever the network?
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from tfcama.evaluation import curves
 from tfcama.evaluation.results import Row
 from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject
-from tfcama.report import figures
+from tfcama.report import figures, labels
 from tfcama.report.pictures import Picture, to_png
 from tfcama.specs import with_number
 from tfcama.studies import steps
@@ -27,7 +29,11 @@ from tfcama.workdir import Workdir
 
 VERTICAL, HORIZONTAL, BOTH = "vertical_shift", "horizontal_shift", "shift"
 DIRECTIONS = (VERTICAL, HORIZONTAL)
+CAMA = "cama"
+_DISCRIMINATIVE = {"dnn": "1", "cnn": "16", "dnn_large": "17"}  # by their figures
+_ZCA = "zca_whitening"
 _AUGMENTED_RANGE = 0.5  # both papers
+_WHITENED = 1.0  # wholly; the paper does not say
 _FRACTION_RANGE = 0.2  # where the number of images is varied
 _TENTHS = tuple(round(0.1 * step, 1) for step in range(10))
 
@@ -36,9 +42,9 @@ class Profile(NamedTuple):
     """How much of the study is run.
 
     Attributes:
-      dnn_epochs, cama_epochs: of training.
+      epochs: of training, of every model that is trained, a key of MODELS.
       ranges: of the curves of models as trained.
-      augmented: directions that further DNNs and CAMAs are trained on.
+      augmented: model -> what more of it are trained on, one each.
       augmented_ranges: of the curves of CAMAs that were trained on shifts.
       finetuned: what the clean-trained CAMA is fine-tuned on -> at which ranges.
       finetuned_augmented: ranges at which CAMAs that were trained on shifts are fine-tuned.
@@ -46,8 +52,7 @@ class Profile(NamedTuple):
       limit: test rows that are scored; None for all.
     """
 
-    dnn_epochs: int
-    cama_epochs: int
+    epochs: dict[str, int]
     ranges: tuple[float, ...]
     augmented: dict[str, tuple[str, ...]]
     augmented_ranges: tuple[float, ...]
@@ -59,8 +64,7 @@ class Profile(NamedTuple):
 
 PROFILES = {
     "full": Profile(
-        dnn_epochs=20,
-        cama_epochs=15,
+        epochs={"dnn": 20, "cama": 15},
         ranges=_TENTHS,
         augmented={"dnn": DIRECTIONS, "cama": DIRECTIONS},
         augmented_ranges=_TENTHS,
@@ -74,8 +78,7 @@ PROFILES = {
         limit=None,
     ),
     "core": Profile(
-        dnn_epochs=20,
-        cama_epochs=15,
+        epochs={"dnn": 20, "cama": 15},
         ranges=_TENTHS,
         augmented={"dnn": DIRECTIONS, "cama": (VERTICAL,)},
         augmented_ranges=(0.0, 0.2, 0.5, 0.9),
@@ -85,8 +88,7 @@ PROFILES = {
         limit=None,
     ),
     "quick": Profile(
-        dnn_epochs=1,
-        cama_epochs=1,
+        epochs={"dnn": 1, "cama": 1},
         ranges=(0.0, 0.2, 0.5),
         augmented={"dnn": DIRECTIONS, "cama": (VERTICAL,)},
         augmented_ranges=(0.0, 0.2, 0.5),
@@ -94,6 +96,16 @@ PROFILES = {
         finetuned_augmented=(),
         fractions=(0.01,),
         limit=300,
+    ),
+    "networks": Profile(
+        epochs={"dnn": 20, "dnn_large": 20, "cnn": 5},
+        ranges=_TENTHS,
+        augmented={"dnn": DIRECTIONS, "dnn_large": DIRECTIONS, "cnn": (*DIRECTIONS, _ZCA)},
+        augmented_ranges=(),
+        finetuned={},
+        finetuned_augmented=(),
+        fractions=(),
+        limit=None,
     ),
 }
 
@@ -107,7 +119,8 @@ class ShiftStudy(Study):
 
     @property
     def title(self) -> str:
-        return f"Shifts on {self.dataset}: deep CAMA's Figures 1, 7, 8 and 10"
+        shown = "1, 7, 8 and 10" if CAMA in self.profile.epochs else "1 and 16 to 18 (ICLR)"
+        return f"Shifts on {self.dataset}: deep CAMA's Figures {shown}"
 
     def pictures(
         self, rows: Sequence[Row], workdirs: Sequence[Workdir], *, chance: float
@@ -122,11 +135,11 @@ class ShiftStudy(Study):
     def pieces(self, seed: int) -> dict[str, Piece]:
         """Models as trained; each CAMA's fine-tunings."""
         pieces = {}
-        for model in ("dnn", "cama"):
-            for augmented in ("", *self.profile.augmented[model]):
+        for model in self.profile.epochs:
+            for augmented in ("", *self.profile.augmented.get(model, ())):
                 name = _name(model, augmented)
                 pieces[name] = Piece(functools.partial(self._train, model, augmented, seed))
-                for finetuning in self._finetunings(augmented) if model == "cama" else ():
+                for finetuning in self._finetunings(augmented) if model == CAMA else ():
                     manipulation, level, fraction = finetuning
                     pieces[f"{name}_to_{manipulation}_{level:g}_{fraction:g}"] = Piece(
                         functools.partial(self._finetune, augmented, *finetuning, seed), (name,)
@@ -139,7 +152,7 @@ class ShiftStudy(Study):
         if augmented:
             return [
                 (direction, level, FRACTION)
-                for direction in profile.augmented["cama"]
+                for direction in profile.augmented[CAMA]
                 for level in profile.finetuned_augmented
             ]
         matched = [
@@ -150,18 +163,18 @@ class ShiftStudy(Study):
         return matched + [(VERTICAL, _FRACTION_RANGE, fraction) for fraction in profile.fractions]
 
     def _train(self, model: str, augmented: str, seed: int) -> Workdir:
-        augment = f"{augmented}:{_AUGMENTED_RANGE}" if augmented else ""
+        level = _WHITENED if augmented == _ZCA else _AUGMENTED_RANGE
         workdir = self.trained(
             _name(model, augmented),
             seed,
             model=model,
             training=TrainingConfig(
-                epochs=self.profile.dnn_epochs if model == "dnn" else self.profile.cama_epochs,
-                augment=augment,
-                precision=self.precision if model == "cama" else "float32",
+                epochs=self.profile.epochs[model],
+                augment=f"{augmented}:{level:g}" if augmented else "",
+                precision=self.precision if model == CAMA else "float32",
             ),
         )
-        few = model == "cama" and augmented
+        few = model == CAMA and augmented
         ranges = self.profile.augmented_ranges if few else self.profile.ranges
         for direction in DIRECTIONS:
             self.curve_once(workdir, direction, ranges, limit=self.profile.limit)
@@ -171,7 +184,7 @@ class ShiftStudy(Study):
         self, augmented: str, manipulation: str, level: float, fraction: float, seed: int
     ) -> Workdir:
         """Fine-tunes at one range; scores that range in both directions, and clean images."""
-        trained = self._train("cama", augmented, seed)
+        trained = self._train(CAMA, augmented, seed)
         config = FinetuneConfig(
             subject=with_number(manipulation, level), fraction=fraction, seed=seed
         )
@@ -196,7 +209,7 @@ def _name(model: str, augmented: str) -> str:
 
 
 def shift_figures(rows: Sequence[Row], *, chance: float) -> list[Picture]:
-    """Figures 1, 7, 8 and 10 from the rows of a study.
+    """Figures 1, 7, 8, 10 and 16 to 18 from the rows of a study.
 
     Args:
       rows: of any number of seeds.
@@ -209,25 +222,37 @@ def shift_figures(rows: Sequence[Row], *, chance: float) -> list[Picture]:
         trained = [row for row in tested if row.experiment == "manipulation"]
         matched = [row for row in tested if row.experiment == "matched" and row.level > 0]
         groups = {
-            "figure1": (
-                [row for row in trained if row.model == "dnn"],
-                f"DNNs on {short} shifts",
-                "The papers' Figure 1: does training on one direction harm the other?",
+            **{
+                f"figure{number}": (
+                    [row for row in trained if row.model == model and _ZCA not in row.trained_on],
+                    f"{labels.model_name(model)}s on {short} shifts",
+                    f"The papers' Figure {number}: does training on one direction harm the other?",
+                )
+                for model, number in _DISCRIMINATIVE.items()
+            },
+            "figure18": (
+                [
+                    *(row for row in trained if row.model == "cnn" and _ZCA in row.trained_on),
+                    *(row for row in trained if row.model == "cnn" and row.trained_on == "clean"),
+                ],
+                f"CNNs that were trained on whitened images, on {short} shifts",
+                "ICLR's Figure 18: does training on ZCA-whitened images harm?",
             ),
             "figure7": (
-                [row for row in trained + matched if row.trained_on == "clean"],
+                [row for row in trained + matched if row.trained_on == "clean" and _figure7(row)],
                 f"CAMA trained clean, on {short} shifts",
                 "The papers' Figure 7: fine-tuned without labels, at every range anew, on half of "
                 "the test images shifted vertically, horizontally or both ways.",
             ),
             "figure10": (
-                [row for row in trained + matched if row.model == "cama" and _figure10(row)],
+                [row for row in trained + matched if row.model == CAMA and _figure10(row)],
                 f"CAMA trained on shifts of range {_AUGMENTED_RANGE}, on {short} shifts",
                 "The papers' Figure 10: as trained, and fine-tuned on the direction of the test.",
             ),
         }
         for name, (group, title, caption) in groups.items():
-            if len({row.level for row in group}) < 2:
+            lines = {labels.line_of(row) for row in group}
+            if min(len(lines), len({row.level for row in group})) < 2:
                 continue
             figure = figures.accuracy_curves(
                 group,
@@ -247,6 +272,10 @@ def shift_figures(rows: Sequence[Row], *, chance: float) -> list[Picture]:
         caption="The papers' Figure 8, scored on the images that fine-tuning did not see.",
     )
     return pictures
+
+
+def _figure7(row: Row) -> bool:
+    return row.model in ("dnn", CAMA)
 
 
 def _figure10(row: Row) -> bool:
