@@ -74,6 +74,13 @@ def eagerly():
         tf.config.run_functions_eagerly(False)
 
 
+@pytest.fixture(scope="module")
+def uncompiled():
+    """All of a file runs eagerly, see `eagerly`."""
+    with eagerly():
+        yield
+
+
 @pytest.fixture
 def no_rewriting():
     """Grappler is off: two compilations of a training step are then equal to the bit.

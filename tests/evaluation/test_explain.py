@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.conftest import TF_DATA_IS_COMPILED
 from tests.doubles import Linear
 from tfcama import random
 from tfcama.data import tables
@@ -18,6 +19,9 @@ from tfcama.models.measurement_cama import MeasurementCama, MeasurementCamaConfi
 from tfcama.report import explanation as report
 from tfcama.report.explanation import explanation_figure
 from tfcama.types import CHILD, COPARENT, PARENT, Column, InputSpec
+
+# Every test asks a model of its own once or twice; to compile it takes longer.
+pytestmark = [pytest.mark.usefixtures("uncompiled"), TF_DATA_IS_COMPILED]
 
 SPEC = InputSpec(
     shape=(10,),

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 from scipy import special
 
+from tests.conftest import TF_DATA_IS_COMPILED
 from tests.doubles import binary
 from tfcama import random
 from tfcama.data import tables
@@ -19,6 +20,9 @@ from tfcama.models.measurement_cama import MeasurementCama, MeasurementCamaConfi
 from tfcama.training import checkpoints, run
 from tfcama.training.config import RunConfig, TrainingConfig
 from tfcama.types import CHILD, COPARENT, PARENT, Column, InputSpec
+
+# Every test asks a model of its own once or twice; to compile it takes longer.
+pytestmark = [pytest.mark.usefixtures("uncompiled"), TF_DATA_IS_COMPILED]
 
 CLASSES = ("ill, badly", "well")
 COLUMNS = (
