@@ -110,8 +110,8 @@ def test_what_was_not_run_claims_nothing():
 def test_cifar_binary_is_trained_with_noise_by_the_cama_alone(tmp_path, monkeypatch):
     asked = {}
 
-    def trained(self, name, seed, *, model, training):
-        asked[model] = training.augment
+    def trained(self, name, seed, *, model, training, architecture):
+        asked[model] = (training.augment, architecture)
         raise RuntimeError
 
     monkeypatch.setattr(adversarial.AdversarialStudy, "trained", trained)
@@ -119,7 +119,10 @@ def test_cifar_binary_is_trained_with_noise_by_the_cama_alone(tmp_path, monkeypa
     for piece in list(study.pieces(0).values()):
         with pytest.raises(RuntimeError):
             piece.call()
-    assert asked == {"cnn_binary": "", "cama": "gaussian_noise:0.1"}
+    assert asked == {
+        "cnn_binary": ("", {}),
+        "cama": ("gaussian_noise:0.1", {"likelihood": "l2"}),
+    }
 
 
 def test_a_data_set_of_which_the_papers_say_nothing_is_refused(tmp_path):
