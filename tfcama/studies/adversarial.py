@@ -112,6 +112,12 @@ PROFILES = {
     "core": _FULL._replace(
         attacks=("fgsm", "pgd:steps=20"), adapted_radii=(0.1, 0.2, 0.3), limit=500
     ),
+    "hour": _FULL._replace(
+        attacks=("fgsm", "pgd:steps=20"),
+        radii=(0.0, 0.1, 0.2, 0.3),
+        adapted_radii=(0.1, 0.2),
+        limit=100,
+    ),
     "quick": Profile(
         rival_epochs=1,
         cama_epochs=1,
