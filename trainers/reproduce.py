@@ -32,7 +32,7 @@ same for CIFAR-10 and AlexNet; --profile=hour makes its three headline rows in a
 protocols: the plain network, VIB, CausalIB, adversarial training and a CAMA under the papers'
 attacks, the strong protocol and C&W, with sanity checks; with core two hours a seed on two cores.
 adversarial: FGSM and PGD on a DNN and a CAMA, before and after fine-tuning on what was attacked:
-Figure 11, and with --dataset=cifar_binary ICLR's Figure 12; with hour and core that, twice it a seed.
+Figure 11, and with --dataset=cifar_binary ICLR's Figure 12; with hour an hour a seed, core two.
 measurement: the tables' Figures 13 to 15 (ICLR) and 12 to 14 (NeurIPS), half an hour a seed.
 """
 
