@@ -101,6 +101,7 @@ def test_clean_accuracy_is_compared_with_the_papers():
     ]
     found = claims(rows, task=TASKS["cifar_binary"], attacks=[])
     assert [check.passed for check in found] == [False, True]
+    assert found[0].name == "clean: CAMA has the papers' 88.85 %"
 
 
 def test_what_was_not_run_claims_nothing():

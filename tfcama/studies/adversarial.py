@@ -249,7 +249,7 @@ def claims(rows: Sequence[Row], *, task: Task, attacks: Sequence[str]) -> list[C
     for model, papers in task.clean.items():
         ours = mean.get((model, _CLEAN, "", 0.0))
         if ours is not None:
-            about = f"clean: {labels.model_name(model)} has the papers' {100 * papers:.1f} %"
+            about = f"clean: {labels.model_name(model)} has the papers' {100 * papers:g} %"
             checks.append(Check(about, ours >= papers - _SLACK, f"{100 * ours:.1f} %"))
     for attack in attacks:
         about = labels.attack_name(attack)
