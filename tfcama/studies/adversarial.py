@@ -2,8 +2,8 @@
 
 A discriminative network and a CAMA that saw clean images alone (on CIFAR-binary also such with
 noise, objective (5)) meet FGSM and PGD, and the CAMA is fine-tuned on what was made for it. Every
-attack comes twice: on cross-entropy, as CleverHans has it and the papers ran it, whose gradient a
-CAMA's log-odds of hundreds of nats round away, and on the log-odds themselves.
+attack comes twice: on cross-entropy, as CleverHans, which the papers used, has it, whose gradient
+float32 rounds away where log-odds are hundreds of nats, and on the log-odds themselves.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Profile(NamedTuple):
     Attributes:
       rival_epochs, cama_epochs: of training.
       steps_per_epoch: 0 for all training rows.
-      attacks: by what the papers call them; each is also run on CleverHans' own loss.
+      attacks: on the log-odds; each is also run on CleverHans' own loss.
       radii: of the attacks.
       adapted_radii: at which the CAMA is fine-tuned on the attacked images.
       finetune_steps: of Eq. 8.
@@ -212,7 +212,7 @@ class AdversarialStudy(Study):
                 group, axis="eps", xlabel=eps, title=title, chance=chance
             )
             how = (
-                "On cross-entropy, as CleverHans has it and the papers ran it."
+                "On cross-entropy, as CleverHans, which the papers used, has it."
                 if attack.endswith(_PAPERS)
                 else "On the log-odds, which float32 does not round away."
             )
