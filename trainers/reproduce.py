@@ -19,7 +19,7 @@ r"""Repeats the papers' experiments, resumable, and writes their report.
 
 shift: deep CAMA's Figures 1, 7, 8 and 10. A seed on two cores takes about six hours with
 --profile=full, two with --profile=core (fewer ranges are fine-tuned), minutes with quick; networks
-has ICLR's Figures 16 to 18, larger networks and ZCA whitening, in an hour and a half.
+has ICLR's Figures 16 to 18, larger networks and ZCA whitening.
 mechanisms: translation, rotation, zoom, photometric and their composition against augmentation with
 labels, test-time augmentation, Tent, batch statistics and a spatial transformer; with core the
 first seed is attacked, too; with --dataset=measurement --profile=tables, location-scale against the

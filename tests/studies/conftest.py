@@ -3,6 +3,7 @@
 import pytest
 
 from tests.conftest import TF_DATA_IS_COMPILED, eagerly
+from tfcama.studies.study import Study
 from tfcama.training import config, run
 
 
@@ -32,3 +33,26 @@ def no_training(monkeypatch):
         monkeypatch.setattr(run.Trainer, "fit", lambda *a, **k: pytest.fail("trained again"))
 
     return forbid
+
+
+@pytest.fixture
+def asked_to_train(monkeypatch):
+    """Of a study, what its pieces ask `Study.trained` for, by the name of the run; none is made."""
+
+    class AskedError(Exception):
+        pass
+
+    def ask(study):
+        asked = {}
+
+        def trained(self, name, seed, **how):
+            asked[name] = how
+            raise AskedError
+
+        monkeypatch.setattr(Study, "trained", trained)
+        for piece in study.pieces(0).values():
+            with pytest.raises(AskedError):
+                piece.call()
+        return asked
+
+    return ask

@@ -20,7 +20,7 @@ from tfcama.evaluation.results import Row, commits, load_rows, one_a_seed
 from tfcama.evaluation.robustness import Check, load_checks
 from tfcama.evaluation.subject import load_spec
 from tfcama.report import figures, labels
-from tfcama.report.pictures import Picture, load_all, slug, to_png
+from tfcama.report.pictures import Picture, curve_pictures, load_all, slug, to_png
 from tfcama.report.schema import Report
 from tfcama.training.config import RunConfig
 from tfcama.types import InputSpec
@@ -37,8 +37,8 @@ _TEMPLATE = "index.html.j2"
 _REPORT = "report.json"
 _SUFFIXES = (".json", ".png", ".html", ".csv")
 _DRAWN = {
-    "image": "Each test image is manipulated by a draw of its own, how far says the level. ",
-    "table": "Every row is shifted by the same amount. ",
+    "image": "Each test image is manipulated by a draw of its own, how far says the level.",
+    "table": "Every row is shifted by the same amount.",
 }
 
 
@@ -174,39 +174,30 @@ def _curves(rows: Sequence[Row], spec: InputSpec) -> list[Picture]:
             by_attack[row.attack].append(row)
         elif row.manipulation:
             by_manipulation[row.manipulation].append(row)
-    drawn = []
+    drawn: list[Picture] = []
     for manipulation, group in by_manipulation.items():
-        if len({row.level for row in group}) < 2:
-            continue
         about = labels.manipulation_name(manipulation)
         unit = MANIPULATIONS[manipulation.split(":")[0].split("+")[0]].unit
-        figure = figures.accuracy_curves(
-            group, axis="level", xlabel=f"{about} ({unit})", title=about, chance=chance
-        )
-        drawn.append(
-            Picture(
-                name=f"accuracy_{slug(manipulation)}",
-                section="shift",
-                title=f"Accuracy against {about}",
-                caption=_DRAWN[spec.kind] + figures.band_caption(group),
-                png=to_png(figure),
-            )
+        drawn += curve_pictures(
+            f"accuracy_{slug(manipulation)}",
+            group,
+            axis="level",
+            xlabel=f"{about} ({unit})",
+            title=about,
+            heading=f"Accuracy against {about}",
+            caption=_DRAWN[spec.kind],
+            chance=chance,
         )
     for attack, group in by_attack.items():
-        if len({row.eps for row in group}) < 2:
-            continue
         about = labels.attack_name(attack)
-        figure = figures.accuracy_curves(
-            group, axis="eps", xlabel=labels.eps_label(spec, attack), title=about, chance=chance
-        )
-        drawn.append(
-            Picture(
-                name=f"attack_{slug(attack)}",
-                section="attack",
-                title=f"Accuracy under {about}",
-                caption=figures.band_caption(group),
-                png=to_png(figure),
-            )
+        drawn += curve_pictures(
+            f"attack_{slug(attack)}",
+            group,
+            axis="eps",
+            xlabel=labels.eps_label(spec, attack),
+            title=about,
+            heading=f"Accuracy under {about}",
+            chance=chance,
         )
     return drawn
 

@@ -16,6 +16,7 @@ from tfcama.attacks.base import Attacked
 from tfcama.data import manipulations
 from tfcama.errors import InputError
 from tfcama.evaluation.recovered import Recovered
+from tfcama.evaluation.results import Row
 from tfcama.evaluation.subject import Subject
 from tfcama.models.cama_base import CamaBase, Explanation
 from tfcama.report import figures, labels
@@ -53,6 +54,37 @@ def to_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+def curve_pictures(
+    name: str,
+    rows: Sequence[Row],
+    *,
+    axis: str,
+    xlabel: str,
+    title: str,
+    chance: float,
+    heading: str = "",
+    caption: str = "",
+) -> list[Picture]:
+    """Accuracy along a manipulation or an attack; none where the rows are of one place on it.
+
+    Args:
+      name: of the picture.
+      rows: of any number of seeds.
+      axis: "level" or "eps".
+      xlabel: what that is, and its unit.
+      title: of the figure.
+      chance: accuracy of guessing.
+      heading: in the report; "" for the title.
+      caption: what is to be said before what the bands are.
+    """
+    if len({getattr(row, axis) for row in rows}) < 2:
+        return []
+    figure = figures.accuracy_curves(rows, axis=axis, xlabel=xlabel, title=title, chance=chance)
+    section = "attack" if axis == "eps" else "shift"
+    caption = f"{caption} {figures.band_caption(rows)}".lstrip()
+    return [Picture(name, section, heading or title, caption, to_png(figure))]
 
 
 def save(workdir: Workdir, picture: Picture) -> None:

@@ -11,20 +11,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from tfcama.evaluation import curves
-from tfcama.evaluation.results import Row
+from tfcama.evaluation.results import Row, mean_curve
 from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import load_spec
 from tfcama.registry import Registry
-from tfcama.report import figures, labels
+from tfcama.report import labels
 from tfcama.report.build import training_pictures
-from tfcama.report.pictures import Picture, slug, to_png
+from tfcama.report.pictures import Picture, curve_pictures, slug
 from tfcama.studies import steps
 from tfcama.studies.attacked_adaptation import static_once
 from tfcama.studies.side_by_side import Piece
@@ -185,10 +184,8 @@ class AdversarialStudy(Study):
         return workdir
 
     def _attacked(self, model: str, attack: str, seed: int) -> Workdir:
-        workdir, profile = self._trained(model, seed), self.profile
-        if not steps.is_attacked(workdir, attack, profile.radii, limit=profile.limit):
-            subject = self.subject(workdir).first(profile.limit)
-            steps.attack(subject, attack, profile.radii, progress=self.progress)
+        workdir = self._trained(model, seed)
+        self.attack_once(workdir, attack, self.profile.radii, limit=self.profile.limit)
         return workdir
 
     def _adapted(self, attack: str, eps: float, seed: int) -> Workdir:
@@ -202,23 +199,23 @@ class AdversarialStudy(Study):
     def pictures(
         self, rows: Sequence[Row], workdirs: Sequence[Workdir], *, chance: float
     ) -> list[Picture]:
-        pictures, eps = [], labels.eps_label(load_spec(workdirs[0]))
+        pictures: list[Picture] = []
+        eps = labels.eps_label(load_spec(workdirs[0]))
         for attack in self.attacks:
             group = [row for row in rows if row.attack == attack]
-            if len({row.eps for row in group}) < 2:
-                continue
-            title = f"{labels.attack_name(attack)} on {self.dataset}"
-            figure = figures.accuracy_curves(
-                group, axis="eps", xlabel=eps, title=title, chance=chance
-            )
             how = (
                 "On cross-entropy, as CleverHans, which the papers used, has it."
                 if attack.endswith(_PAPERS)
                 else "On the log-odds, which float32 does not round away."
             )
-            caption = f"{how} {figures.band_caption(group)}"
-            pictures.append(
-                Picture(f"attack_{slug(attack)}", "attack", title, caption, to_png(figure))
+            pictures += curve_pictures(
+                f"attack_{slug(attack)}",
+                group,
+                axis="eps",
+                xlabel=eps,
+                title=f"{labels.attack_name(attack)} on {self.dataset}",
+                caption=how,
+                chance=chance,
             )
         return pictures + training_pictures(of_first_seed(workdirs))
 
@@ -236,26 +233,21 @@ def claims(rows: Sequence[Row], *, task: Task, attacks: Sequence[str]) -> list[C
       task: which figure.
       attacks: that were run.
     """
-    found: dict[tuple[str, str, str, float], list[float]] = defaultdict(list)
-    for row in rows:
-        found[row.model, row.experiment, row.attack, row.eps].append(row.accuracy)
-    mean = {key: float(np.mean(values)) for key, values in found.items()}
-
-    def curve(model: str, experiment: str, attack: str) -> dict[float, float]:
-        about = (model, experiment, attack)
-        return {key[-1]: mean[key] for key in sorted(mean) if key[:-1] == about}
-
+    curve = functools.partial(mean_curve, rows, "eps")
     checks = []
     for model, papers in task.clean.items():
-        ours = mean.get((model, _CLEAN, "", 0.0))
-        if ours is not None:
+        for ours in curve(model=model, experiment=_CLEAN).values():
             about = f"clean: {labels.model_name(model)} has the papers' {100 * papers:g} %"
             checks.append(Check(about, ours >= papers - _SLACK, f"{100 * ours:.1f} %"))
     for attack in attacks:
         about = labels.attack_name(attack)
-        cama, rival = curve(CAMA, "attack", attack), curve(task.rival, "attack", attack)
-        adapted = curve(CAMA, "attack_static", attack)
-        after = curve(CAMA, labels.STATIC_CLEAN, attack)
+        cama, rival = (
+            curve(model=model, experiment="attack", attack=attack) for model in (CAMA, task.rival)
+        )
+        adapted, after = (
+            curve(model=CAMA, experiment=experiment, attack=attack)
+            for experiment in ("attack_static", labels.STATIC_CLEAN)
+        )
         both = [eps for eps in cama if eps and eps in rival]
         if both:
             checks.append(

@@ -23,9 +23,9 @@ from tfcama.evaluation import curves
 from tfcama.evaluation.results import Row, scored
 from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject, load_spec
-from tfcama.report import figures, labels
+from tfcama.report import labels
 from tfcama.report.build import training_pictures
-from tfcama.report.pictures import Picture, slug, to_png
+from tfcama.report.pictures import Picture, curve_pictures, slug
 from tfcama.specs import with_number
 from tfcama.studies import steps
 from tfcama.studies.attacked_adaptation import static_once
@@ -299,9 +299,7 @@ class MeasurementStudy(Study):
         everything |= dict.fromkeys(_ATTACKS, (self.profile.radii, None))
         everything |= dict.fromkeys(_STRONG if strong else (), (strong, _STRONG_ROWS))
         for attack, (radii, limit) in everything.items():
-            if not steps.is_attacked(workdir, attack, radii, limit=limit):
-                subject = self.subject(workdir).first(limit)
-                steps.attack(subject, attack, radii, progress=self.progress)
+            self.attack_once(workdir, attack, radii, limit=limit)
 
     def _finetune(self, manipulation: str, level: float, fraction: float, seed: int) -> Workdir:
         """Fine-tunes on one shift; scores that shift and, with the papers' share, clean rows."""
@@ -377,27 +375,22 @@ def table_figures(
             )
     for attack in (*_ATTACKS, *_STRONG):
         group = [row for row in usual if row.attack == attack]
-        if len({row.eps for row in group}) < 2:
-            continue
         about = labels.attack_name(attack)
-        figure = figures.accuracy_curves(
-            group, axis="eps", xlabel=eps, title=f"{about} on X and C", chance=chance
-        )
         caption = "Children and co-parents move, parents never. " + (
             "In the form of ICLR's and NeurIPS' Figure 13."
             if attack in _ATTACKS
             else "Stronger attacks than the papers', if few draws and starts for the strong "
             "protocol; scored by ten noise draws that they did not see."
         )
-        caption += f" {figures.band_caption(group)}"
-        pictures.append(
-            Picture(
-                f"attack_{slug(attack)}",
-                "attack",
-                f"Accuracy under {about}",
-                caption,
-                to_png(figure),
-            )
+        pictures += curve_pictures(
+            f"attack_{slug(attack)}",
+            group,
+            axis="eps",
+            xlabel=eps,
+            title=f"{about} on X and C",
+            heading=f"Accuracy under {about}",
+            caption=caption,
+            chance=chance,
         )
     pictures += fraction_pictures(
         "fraction",
@@ -413,16 +406,14 @@ def table_figures(
 def _accuracy(
     name: str, rows: Sequence[Row], manipulation: str, *, chance: float, papers: str
 ) -> list[Picture]:
-    if len({row.level for row in rows}) < 2:
-        return []
     about = labels.manipulation_name(manipulation)
-    figure = figures.accuracy_curves(
+    return curve_pictures(
+        name,
         rows,
         axis="level",
         xlabel=f"{about} (training standard deviations)",
         title=about,
+        heading=f"Accuracy against {about}",
+        caption=f"In the form of {papers}. Every row is shifted by the same amount.",
         chance=chance,
     )
-    caption = f"In the form of {papers}. Every row is shifted by the same amount. "
-    caption += figures.band_caption(rows)
-    return [Picture(name, "shift", f"Accuracy against {about}", caption, to_png(figure))]

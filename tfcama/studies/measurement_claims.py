@@ -5,12 +5,11 @@ All accuracies are means over seeds, on all test rows.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from tfcama.evaluation.results import Row
+from tfcama.evaluation.results import Row, mean_curve
 from tfcama.evaluation.robustness import Check
 from tfcama.report import labels
 
@@ -37,17 +36,8 @@ def claims(rows: Sequence[Row]) -> list[Check]:
     return [check for maker in makers for check in maker(rows)]
 
 
-def _curve(rows: Iterable[Row], axis: str = "level", **fields: str) -> _Curve:
-    """Level or eps -> mean accuracy of the rows with these fields."""
-    found: dict[float, list[float]] = defaultdict(list)
-    for row in rows:
-        if all(getattr(row, name) == value for name, value in fields.items()):
-            found[getattr(row, axis)].append(row.accuracy)
-    return {place: float(np.mean(values)) for place, values in sorted(found.items())}
-
-
 def _trained(rows: Sequence[Row], model: str, manipulation: str, variant: str = "") -> _Curve:
-    return _curve(
+    return mean_curve(
         rows,
         model=model,
         manipulation=manipulation,
@@ -94,7 +84,7 @@ def _children(rows: Sequence[Row]) -> list[Check]:
     for manipulation in ("children_shift", "children_shift:direction=down"):
         about = labels.manipulation_name(manipulation)
         dnn, cama = (_trained(rows, model, manipulation) for model in (_DNN, _CAMA))
-        adapted = _curve(rows, model=_CAMA, manipulation=manipulation, experiment="matched")
+        adapted = mean_curve(rows, model=_CAMA, manipulation=manipulation, experiment="matched")
         if len(dnn) > 1 and len(cama) > 1:
             shared = [level for level in cama if level > 0 and level in dnn]
             checks.append(
@@ -116,8 +106,8 @@ def _children(rows: Sequence[Row]) -> list[Check]:
 
 
 def _largest(rows: Sequence[Row]) -> list[Check]:
-    adapted = _curve(rows, model=_CAMA, manipulation="children_shift", experiment="matched")
-    after = _curve(
+    adapted = mean_curve(rows, model=_CAMA, manipulation="children_shift", experiment="matched")
+    after = mean_curve(
         rows, model=_CAMA, manipulation="children_shift", experiment=labels.MATCHED_CLEAN
     )
     before = _trained(rows, _CAMA, "children_shift")
@@ -145,7 +135,7 @@ def _attacks(rows: Sequence[Row]) -> list[Check]:
     for attack in dict.fromkeys(row.attack for row in rows if row.attack):
         about = labels.attack_name(attack)
         own = {"attack": attack, "experiment": "attack", "variant": ""}
-        dnn, cama = (_curve(rows, "eps", model=model, **own) for model in (_DNN, _CAMA))
+        dnn, cama = (mean_curve(rows, "eps", model=model, **own) for model in (_DNN, _CAMA))
         shared = [eps for eps in cama if eps > 0 and eps in dnn]
         if not shared:
             continue
@@ -156,7 +146,7 @@ def _attacks(rows: Sequence[Row]) -> list[Check]:
                 f"CAMA minus DNN: {_differences(cama, dnn)}",
             )
         )
-        adapted = _curve(rows, "eps", model=_CAMA, attack=attack, experiment="attack_static")
+        adapted = mean_curve(rows, "eps", model=_CAMA, attack=attack, experiment="attack_static")
         if adapted:
             checks.append(
                 Check(

@@ -25,9 +25,9 @@ from tfcama.evaluation.augmented import augmented
 from tfcama.evaluation.results import Row
 from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject, load_spec
-from tfcama.report import figures, labels
+from tfcama.report import labels
 from tfcama.report.matrix import to_csv, to_figure
-from tfcama.report.pictures import Picture, load_all, slug, to_png
+from tfcama.report.pictures import Picture, curve_pictures, load_all, slug, to_png
 from tfcama.studies import steps
 from tfcama.studies.mechanism_claims import claims
 from tfcama.studies.mechanism_profiles import ASKED, GENERAL, PROFILES, Case, Profile
@@ -350,25 +350,19 @@ class MechanismStudy(Study):
                 group = [
                     row for row in rows if row.attack.replace("measurement_", "") == attack + source
                 ]
-                if not group:
-                    continue
                 about = labels.attack_name(attack) + (
                     ", made for CAMA before it was adapted" if source else ""
                 )
-                figure = figures.accuracy_curves(
+                pictures += curve_pictures(
+                    f"attack_{slug(attack + source)}",
                     group,
                     axis="eps",
                     xlabel=labels.eps_label(load_spec(workdirs[0])),
                     title=about,
+                    heading=f"Accuracy under {about}",
+                    caption="No mechanism here is a model of adversarial noise: adapted to "
+                    "manipulations, not to attacks.",
                     chance=chance,
-                )
-                caption = (
-                    "No mechanism here is a model of adversarial noise: adapted to manipulations, "
-                    f"not to attacks. {figures.band_caption(group)}"
-                )
-                name = f"attack_{slug(attack + source)}"
-                pictures.append(
-                    Picture(name, "attack", f"Accuracy under {about}", caption, to_png(figure))
                 )
         return pictures
 

@@ -20,10 +20,10 @@ from tfcama.evaluation.over_seeds import OverSeeds
 from tfcama.evaluation.results import Row, one_a_seed
 from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject, load_spec, load_subject
-from tfcama.report import figures, labels
+from tfcama.report import labels
 from tfcama.report.build import training_pictures
 from tfcama.report.matrix import to_csv, to_figure
-from tfcama.report.pictures import Picture, slug, to_png
+from tfcama.report.pictures import Picture, curve_pictures, slug, to_png
 from tfcama.studies.causal_ib_methods import (
     CLEAN,
     FGSM,
@@ -314,16 +314,10 @@ class ProtocolStudy(Study):
             ("nearest", profile.nearest, "Carlini and Wagner's attack"),
         ):
             group = [row for row in rows if row.attack == attack]
-            if len({row.eps for row in group}) > 1:
-                figure = figures.accuracy_curves(
-                    group,
-                    axis="eps",
-                    xlabel=labels.eps_label(spec, attack),
-                    title=title,
-                    chance=chance,
-                )
-                caption = figures.band_caption(group)
-                pictures.append(Picture(name, "attack", title, caption, to_png(figure)))
+            xlabel = labels.eps_label(spec, attack)
+            pictures += curve_pictures(
+                name, group, axis="eps", xlabel=xlabel, title=title, chance=chance
+            )
         return pictures + training_pictures(of_first_seed(workdirs))
 
     def files(self, rows: Sequence[Row], workdirs: Sequence[Workdir]) -> dict[str, str]:

@@ -17,8 +17,8 @@ from tfcama.evaluation import curves
 from tfcama.evaluation.results import Row
 from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject
-from tfcama.report import figures, labels
-from tfcama.report.pictures import Picture, to_png
+from tfcama.report import labels
+from tfcama.report.pictures import Picture, curve_pictures
 from tfcama.specs import with_number
 from tfcama.studies import steps
 from tfcama.studies.orderings import orderings
@@ -164,13 +164,14 @@ class ShiftStudy(Study):
 
     def _train(self, model: str, augmented: str, seed: int) -> Workdir:
         level = _WHITENED if augmented == _ZCA else _AUGMENTED_RANGE
+        augment = with_number(augmented, level) if augmented else ""
         workdir = self.trained(
             _name(model, augmented),
             seed,
             model=model,
             training=TrainingConfig(
                 epochs=self.profile.epochs[model],
-                augment=f"{augmented}:{level:g}" if augmented else "",
+                augment=augment,
                 precision=self.precision if model == CAMA else "float32",
             ),
         )
@@ -221,6 +222,7 @@ def shift_figures(rows: Sequence[Row], *, chance: float) -> list[Picture]:
         tested = [row for row in rows if row.manipulation == direction]
         trained = [row for row in tested if row.experiment == "manipulation"]
         matched = [row for row in tested if row.experiment == "matched" and row.level > 0]
+        of_figure7 = [row for row in trained if row.model in ("dnn", CAMA)]
         groups = {
             **{
                 f"figure{number}": (
@@ -232,14 +234,15 @@ def shift_figures(rows: Sequence[Row], *, chance: float) -> list[Picture]:
             },
             "figure18": (
                 [
-                    *(row for row in trained if row.model == "cnn" and _ZCA in row.trained_on),
-                    *(row for row in trained if row.model == "cnn" and row.trained_on == "clean"),
+                    row
+                    for row in trained
+                    if row.model == "cnn" and (row.trained_on == "clean" or _ZCA in row.trained_on)
                 ],
                 f"CNNs that were trained on whitened images, on {short} shifts",
                 "ICLR's Figure 18: does training on ZCA-whitened images harm?",
             ),
             "figure7": (
-                [row for row in trained + matched if row.trained_on == "clean" and _figure7(row)],
+                [row for row in of_figure7 + matched if row.trained_on == "clean"],
                 f"CAMA trained clean, on {short} shifts",
                 "The papers' Figure 7: fine-tuned without labels, at every range anew, on half of "
                 "the test images shifted vertically, horizontally or both ways.",
@@ -251,18 +254,16 @@ def shift_figures(rows: Sequence[Row], *, chance: float) -> list[Picture]:
             ),
         }
         for name, (group, title, caption) in groups.items():
-            lines = {labels.line_of(row) for row in group}
-            if min(len(lines), len({row.level for row in group})) < 2:
-                continue
-            figure = figures.accuracy_curves(
-                group,
-                axis="level",
-                xlabel=f"{short} shift range (fraction of the side)",
-                title=title,
-                chance=chance,
-            )
-            caption += f" {figures.band_caption(group)}"
-            pictures.append(Picture(f"{name}_{short}", "shift", title, caption, to_png(figure)))
+            if len({labels.line_of(row) for row in group}) > 1:
+                pictures += curve_pictures(
+                    f"{name}_{short}",
+                    group,
+                    axis="level",
+                    xlabel=f"{short} shift range (fraction of the side)",
+                    title=title,
+                    caption=caption,
+                    chance=chance,
+                )
     pictures += fraction_pictures(
         "figure8",
         rows,
@@ -272,10 +273,6 @@ def shift_figures(rows: Sequence[Row], *, chance: float) -> list[Picture]:
         caption="The papers' Figure 8, scored on the images that fine-tuning did not see.",
     )
     return pictures
-
-
-def _figure7(row: Row) -> bool:
-    return row.model in ("dnn", CAMA)
 
 
 def _figure10(row: Row) -> bool:

@@ -252,6 +252,19 @@ class Study(abc.ABC):
             **steps.curve_asked(levels, limit),
         )
 
+    def attack_once(
+        self,
+        workdir: Workdir,
+        attack: str,
+        radii: Sequence[float],
+        *,
+        limit: int | None = None,
+    ) -> None:
+        """`steps.attack`, unless that was done before."""
+        if not steps.is_attacked(workdir, attack, radii, limit=limit):
+            subject = self.subject(workdir).first(limit)
+            steps.attack(subject, attack, radii, progress=self.progress)
+
 
 def of_first_seed(workdirs: Sequence[Workdir]) -> list[Workdir]:
     """A study's runs under the directory of the seed of the first of them, seed<n>."""
