@@ -41,6 +41,7 @@ _CASES = (
     Case("inversion", 0.5, "photometric"),
     Case("rotation:30+zoom:0.3+shift:0.15+contrast:0.5", None, GENERAL),
 )
+_TRANSLATIONS = tuple(case for case in _CASES if case.mechanism == "translation")
 _TABLE_CASES = (
     Case("children_shift", 1.0, "location_scale"),
     Case("children_shift", 3.0, "location_scale"),
@@ -134,6 +135,18 @@ PROFILES = {
     ),
     "core": _CORE,
     "short": _CORE._replace(adapted=3, general=2, additive_steps=400, fractions=(), attacked=0),
+    "translation": _CORE._replace(
+        cnn_epochs=0,
+        cases=_TRANSLATIONS,
+        adapted=len(_TRANSLATIONS),
+        foresighted=0,
+        augmentation="",
+        additive=0,
+        general=0,
+        fractions=(),
+        limit=None,
+        attacked=0,
+    ),
     "quick": _CORE._replace(
         cama_epochs=1,
         dnn_epochs=1,
