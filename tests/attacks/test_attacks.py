@@ -454,6 +454,34 @@ def test_a_lucky_draw_does_not_choose_the_iterate():
         np.testing.assert_allclose(gained, EPS * np.abs(w).sum(), rtol=1e-3)
 
 
+class Gambler(Linear):
+    """To one side wrong by far under one draw of five, to the other by little under every draw."""
+
+    def log_scores(self, x, *, seed):
+        away = (tf.reduce_mean(x, axis=[1, 2, 3]) - 0.5) / EPS
+        jackpot = tf.where(random.normal([], seed) > 0.84, 61.0, 0.0)
+        wrong = jackpot * tf.nn.relu(away) + 2.0 * tf.nn.relu(-away) - 1.0
+        return tf.stack([wrong, tf.zeros_like(wrong)], axis=1)
+
+
+class Crowd(Linear):
+    """To one side log-odds rise by many classes that stay behind, to the other one class wins."""
+
+    def log_scores(self, x, *, seed):
+        away = (tf.reduce_mean(x, axis=[1, 2, 3]) - 0.5) / EPS
+        behind = 4.5 * tf.nn.relu(away) - 5.0
+        first = tf.maximum(behind, 5.5 * tf.nn.relu(-away) - 5.0)
+        return tf.stack([first, tf.zeros_like(first), *[behind] * 8], axis=1)
+
+
+@pytest.mark.parametrize(("cls", "noise", "classes"), [(Gambler, 1.0, 2), (Crowd, 0.0, 10)])
+def test_what_fools_more_draws_beats_what_has_the_higher_loss(cls, noise, classes):
+    model = cls(np.zeros([1, classes]), shape=(1, 1, 1), noise=noise)
+    x, y = np.full([4, 1, 1, 1], 0.5, np.float32), np.ones(4, np.int32)
+    moved = parse("pgd_eot:steps=8:restarts=8", eps=EPS)(model, x, y, seed=0).x
+    np.testing.assert_allclose(moved, 0.5 - EPS, atol=0.1 * EPS)
+
+
 class TwoSamples(Linear):
     """Answers by the best of two samples, of which the second hides the first's gradient."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tfcama import random
-from tfcama.attacks.losses import LOSSES
+from tfcama.attacks.losses import LOSSES, margin
 from tfcama.ball import over_values
 from tfcama.types import Classifier, Sampled
 
@@ -56,10 +57,22 @@ def mean_over_draws(
     return tf.reduce_mean(over_draws(value, seed, draws=draws), axis=0)
 
 
-def expected_loss(
+class Standing(NamedTuple):
+    """How far an attack has come, by draws that its steps did not see, [B] each.
+
+    Attributes:
+      wrong: share of the draws whose answer is not y.
+      loss: in the mean over the draws.
+    """
+
+    wrong: tf.Tensor
+    loss: tf.Tensor
+
+
+def standing(
     classifier: Classifier, loss: str, *, draws: int, of: str = ANSWER
-) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
-    """(x, y, seed) -> [B], the loss in the mean over draws; inf where it is no number.
+) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Standing]:
+    """(x, y, seed) -> how far an attack has come; scores that are no numbers are wrong answers.
 
     Args:
       classifier: what is attacked.
@@ -67,21 +80,37 @@ def expected_loss(
       draws: of its noise; 1 for deterministic models, whatever is said.
       of: see `loss_of`.
     """
-    one = loss_of(classifier, loss, of=of)
     draws = draws if classifier.stochastic else 1
+    one = LOSSES[loss] if of == ANSWER or not isinstance(classifier, Sampled) else None
+    of_samples = loss_of(classifier, loss, of=of)
 
     # AutoGraph is for the loops of attacks alone: to convert a model takes it seconds.
     @tf.autograph.experimental.do_not_convert
-    def expected(x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        found = mean_over_draws(lambda draw: one(x, y, draw), seed, draws=draws)
-        return tf.where(tf.math.is_nan(found), np.inf, found)  # scores of no class are no hit
+    def found(x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> Standing:
+        def by_draw(draw: tf.Tensor) -> tf.Tensor:
+            scores = classifier.log_scores(x, seed=draw)
+            right = margin(scores, y) <= 0.0  # NaN is not
+            value = one(scores, y) if one else of_samples(x, y, draw)
+            return tf.stack([1.0 - tf.cast(right, tf.float32), value])
 
-    return expected
+        wrong, value = tf.unstack(mean_over_draws(by_draw, seed, draws=draws))
+        return Standing(wrong, tf.where(tf.math.is_nan(value), np.inf, value))
+
+    return found
 
 
 def better_of(
-    x: tf.Tensor, loss: tf.Tensor, best: tf.Tensor, best_loss: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Of every row [*shape] the iterate of the higher loss, and that loss, [B]."""
-    better = loss > best_loss
-    return tf.where(over_values(better, x), x, best), tf.maximum(loss, best_loss)
+    x: tf.Tensor, found: Standing, best: tf.Tensor, best_found: Standing
+) -> tuple[tf.Tensor, Standing]:
+    """Of every row [*shape] the iterate that fools more draws, or as many at a higher loss.
+
+    A loss has no upper end: what is far beyond the boundary in one draw of ten outweighs what is
+    just beyond it in all, and log-odds may rise where the answer stays.
+    """
+    better = (found.wrong > best_found.wrong) | (
+        (found.wrong == best_found.wrong) & (found.loss > best_found.loss)
+    )
+    kept = Standing(
+        *(tf.where(better, new, old) for new, old in zip(found, best_found, strict=True))
+    )
+    return tf.where(over_values(better, x), x, best), kept

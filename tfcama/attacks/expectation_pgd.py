@@ -1,7 +1,8 @@
 """`pgd_eot`: PGD on the expectation over the model's noise, the strong protocol's white-box attack.
 
 Fresh noise at every step, gradients averaged over draws (Athalye et al., 2018), several starts,
-and each example's iterate chosen on draws that its gradients never saw.
+and each example's iterate chosen on draws that its gradients never saw: by how many of them it
+fools, then by the loss.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from tfcama.attacks.base import CompiledAttack
 from tfcama.attacks.draws import (
     ANSWER,
     SAMPLES,
+    Standing,
     better_of,
-    expected_loss,
     loss_of,
     mean_over_draws,
+    standing,
 )
 from tfcama.attacks.losses import LOSSES
 from tfcama.ball import into_ball
@@ -72,7 +74,7 @@ def _compiled(attack: ExpectationPgd, classifier: Classifier) -> Callable[..., t
     draws = attack.draws if classifier.stochastic else 1
     per_check = -(-attack.steps // attack.checks)
     loss = loss_of(classifier, attack.loss, of=attack.of)
-    expected = expected_loss(classifier, attack.loss, draws=attack.draws, of=attack.of)
+    judged = standing(classifier, attack.loss, draws=attack.draws, of=attack.of)
 
     # AutoGraph is for the loop of `from_start` alone: to convert a model takes it seconds.
     @tf.autograph.experimental.do_not_convert
@@ -87,19 +89,19 @@ def _compiled(attack: ExpectationPgd, classifier: Classifier) -> Callable[..., t
         return mean_over_draws(one_draw, seed, draws=draws)
 
     @tf.function(reduce_retracing=True, autograph=False)
-    def unmoved(origin: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        return expected(origin, y, random.fold_in(seed, 1))
+    def unmoved(origin: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> Standing:
+        return judged(origin, y, random.fold_in(seed, 1))
 
     @tf.function(reduce_retracing=True)
     def from_start(
         restart: tf.Tensor,
         best: tf.Tensor,
-        best_loss: tf.Tensor,
+        best_found: Standing,
         origin: tf.Tensor,
         y: tf.Tensor,
         seed: tf.Tensor,
         eps: tf.Tensor,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    ) -> tuple[tf.Tensor, Standing]:
         held_out = random.fold_in(seed, 1)
         step_size = attack.step_size or eps * max(0.25, 2.5 / attack.steps)
         start = random.uniform(tf.shape(origin), random.fold_in(seed, 2 + restart), -1.0, 1.0) * eps
@@ -111,14 +113,14 @@ def _compiled(attack: ExpectationPgd, classifier: Classifier) -> Callable[..., t
             draw = random.fold_in(random.fold_in(seed, 0), restart * attack.steps + step)
             x = into_ball(x + size * tf.sign(gradient(x, y, draw)), origin, eps, classifier)
             if (step + 1) % per_check == 0 or step + 1 == attack.steps:
-                best, best_loss = better_of(x, expected(x, y, held_out), best, best_loss)
-        return best, best_loss
+                best, best_found = better_of(x, judged(x, y, held_out), best, best_found)
+        return best, best_found
 
     def perturb(origin: tf.Tensor, y: tf.Tensor, seed: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
-        best, best_loss = origin, unmoved(origin, y, seed)
+        best, best_found = origin, unmoved(origin, y, seed)
         for restart in tracked(range(attack.restarts), "starts of an attack"):
-            best, best_loss = from_start(
-                tf.constant(restart), best, best_loss, origin, y, seed, eps
+            best, best_found = from_start(
+                tf.constant(restart), best, best_found, origin, y, seed, eps
             )
         return best
 

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tfcama import random
 from tfcama.attacks.adam import adam
 from tfcama.attacks.base import CompiledAttack
-from tfcama.attacks.draws import better_of, expected_loss
+from tfcama.attacks.draws import better_of, standing
 from tfcama.attacks.losses import LOSSES
 from tfcama.ball import into_ball, over_values
 from tfcama.config import check_at_least
@@ -65,7 +65,7 @@ class Spsa(CompiledAttack):
 def _compiled(attack: Spsa, classifier: Classifier) -> Callable[..., tf.Tensor]:
     """The whole attack as one graph: (x, y, seed, eps) -> adversarial x."""
     loss = LOSSES[attack.loss]
-    expected = expected_loss(classifier, attack.loss, draws=_HELD_OUT)
+    judged = standing(classifier, attack.loss, draws=_HELD_OUT)
 
     @tf.autograph.experimental.do_not_convert
     def estimate(
@@ -94,14 +94,14 @@ def _compiled(attack: Spsa, classifier: Classifier) -> Callable[..., tf.Tensor]:
     def perturb(origin: tf.Tensor, y: tf.Tensor, seed: tf.Tensor, eps: tf.Tensor) -> tf.Tensor:
         learning_rate = attack.learning_rate or eps * max(0.05, 2.5 / attack.steps)
         held_out = random.fold_in(seed, 1)
-        best, best_loss = origin, expected(origin, y, held_out)
+        best, best_found = origin, judged(origin, y, held_out)
         x, first, second = origin, tf.zeros_like(origin), tf.zeros_like(origin)
         for step in tf.range(attack.steps):
             draw = random.fold_in(random.fold_in(seed, 0), step)
             slope = estimate(x, origin, y, draw, eps)
             direction, first, second = adam(slope, first, second, step)
             x = into_ball(x + learning_rate * direction, origin, eps, classifier)
-            best, best_loss = better_of(x, expected(x, y, held_out), best, best_loss)
+            best, best_found = better_of(x, judged(x, y, held_out), best, best_found)
         return best
 
     return perturb
