@@ -26,7 +26,6 @@ from tfcama.attacks import registry
 from tfcama.attacks.registry import ATTACKS
 from tfcama.ball import LINF
 from tfcama.errors import InputError
-from tfcama.evaluation import robustness
 from tfcama.evaluation.subject import load_subject
 from tfcama.models.mechanisms.registry import MECHANISMS
 from tfcama.report.build import build
@@ -138,10 +137,7 @@ def main() -> None:
     if len(in_max_norm) > 1 and any(parsed[each].protocol == "strong" for each in in_max_norm):
         steps.worst_case(subject, in_max_norm, source=source, progress=print)
     if _SANITY.value:
-        checks = robustness.sanity_checks(subject, eps=max(radii), transfer_from=source)
-        robustness.save_checks(workdir, checks)
-        for check in checks:
-            print(f"{'pass' if check.passed else 'FAIL'}  {check.name}: {check.detail}")
+        steps.check_sanity(subject, eps=max(radii), transfer_from=source, progress=print)
     reported = [workdir]
     if adapts:
         reported += adapted_runs(workdir)

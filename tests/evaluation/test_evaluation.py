@@ -13,6 +13,7 @@ from tfcama.data.base import Dataset, Split
 from tfcama.data.manipulations import manipulate, parse
 from tfcama.errors import InputError
 from tfcama.evaluation import curves, robustness
+from tfcama.evaluation.checks import Check, has_checks, load_checks, save_checks, together
 from tfcama.evaluation.predict import Predictor, gain, scores_by_group
 from tfcama.evaluation.subject import load_subject
 from tfcama.models.registry import MODELS
@@ -261,13 +262,45 @@ def test_what_only_many_starts_find_is_noticed(halves):
     }
 
 
-def test_noise_that_hides_the_gradient_is_noticed(halves):
-    """One draw's gradient points half astray; the mean over draws shows the way."""
+def test_steps_that_end_on_a_hillock_are_noticed(halves):
+    """One pixel leads up a hillock and down again; answers turn round at the ball's far end."""
+    eps = 0.03
+
+    class Hillock(Linear):
+        def log_scores(self, x, *, seed):
+            away = (x[:, 0, 0] - 0.4) / eps  # [N, 1]
+            turned = 0.5 - 2.0 * tf.abs(away - 0.25) + 3.0 * tf.sigmoid(60.0 * (away - 0.8))
+            return super().log_scores(x, seed=seed) * (1.0 - turned)
+
+    x = halves.test.x.copy()
+    x[:, 0, 0] = 0.4
+    flat = halves._replace(test=Split(x, halves.test.y))
+    checks = robustness.sanity_checks(subject_of(half_classifier(Hillock), flat), eps=eps)
+    failed = {check.name for check in checks if not check.passed}
+    assert "iterative attacks beat single-step ones" in failed
+
+
+def test_gradients_that_lead_the_wrong_way_are_noticed(halves):
+    """An attack mends what was wrong, the more the larger its ball."""
+
+    class Reversed(Linear):
+        def log_scores(self, x, *, seed):
+            return super().log_scores(2.0 * tf.stop_gradient(x) - x, seed=seed)
+
+    subject = subject_of(half_classifier(Reversed, bias=[0.0, 4.0]), halves)
+    checks = robustness.sanity_checks(subject, eps=0.06)
+    failed = {check.name for check in checks if not check.passed}
+    assert "accuracy falls as eps grows" in failed
+
+
+@pytest.mark.parametrize(("astray", "draws_are_enough"), [(0.7, True), (2.0, False)])
+def test_noise_that_hides_the_gradient_is_noticed(halves, astray, draws_are_enough):
+    """One draw's gradient points astray; the mean over draws shows the way, if of enough."""
 
     class NoisyGradient(Linear):
         def log_scores(self, x, *, seed):
             away = x - tf.stop_gradient(x)  # zero, but for its gradient
-            noise = random.normal(tf.shape(x), seed)
+            noise = astray * random.normal(tf.shape(x), seed)
             turned = tf.reduce_sum(tf.reshape(away * noise, [tf.shape(x)[0], -1]), axis=1)
             return super().log_scores(x, seed=seed) + tf.stack([turned, -turned], axis=1)
 
@@ -277,11 +310,14 @@ def test_noise_that_hides_the_gradient_is_noticed(halves):
     assert len(checks) == 12
     assert any(check.detail.endswith("of 20 inputs") for check in checks)
     failed = {check.name for check in checks if not check.passed}
-    assert failed >= {
+    assert "gradients in the mean over draws are not much stronger" in failed
+    assert ("twice the draws change little" not in failed) == draws_are_enough
+    of_little_noise = {
         "noise that is known is no shelter",
-        "gradients in the mean over draws are not much stronger",
+        "twice the steps change little",
+        "another loss is not much stronger",
     }
-    assert "twice the draws change little" not in failed
+    assert not draws_are_enough or failed >= of_little_noise
 
 
 def test_softmax_outputs_are_noticed(halves):
@@ -294,12 +330,25 @@ def test_softmax_outputs_are_noticed(halves):
     assert "the loss is on logits, not on softmax outputs" in failed
 
 
-def test_checks_survive_their_file(tmp_path):
-    workdir = Workdir(tmp_path)
-    assert robustness.load_checks(workdir) == []
-    checks = [robustness.Check("a", True, "1"), robustness.Check("b", False, "2")]
-    robustness.save_checks(workdir, checks)
-    assert robustness.load_checks(workdir) == checks
+def test_checks_survive_their_file_and_know_what_they_were_asked(tmp_path):
+    workdir, asked = Workdir(tmp_path), {"inputs": 25, "eps": 0.1}
+    assert load_checks(workdir, of="CAMA") == {}
+    assert not has_checks(workdir, asked=asked)
+    checks = [Check("a", True, "1"), Check("b", False, "2"), Check("c", None, "3")]
+    save_checks(workdir, checks, asked=asked)
+    heading = "Sanity of the attacks: CAMA, 25 inputs, eps 0.1"
+    assert load_checks(workdir, of="CAMA") == {heading: checks}
+    assert [check.verdict for check in checks] == ["pass", "FAIL", "open"]
+    assert has_checks(workdir, asked=asked)
+    assert not has_checks(workdir, asked={**asked, "inputs": 500})
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [([], True), ([True, True], True), ([True, None], None), ([None, False, True], False)],
+)
+def test_several_claims_hold_together_only_if_all_do(verdicts, expected):
+    assert together(verdicts) is expected
 
 
 def test_a_subject_is_a_run_with_its_data(tmp_path, bars_everywhere):

@@ -13,6 +13,7 @@ from tests.doubles import ROW
 from tfcama import provenance
 from tfcama.errors import InputError
 from tfcama.evaluation import results, robustness
+from tfcama.evaluation.checks import Check, save_checks
 from tfcama.evaluation.subject import load_subject
 from tfcama.models.registry import MODELS
 from tfcama.report import build as build_lib
@@ -175,9 +176,8 @@ def _studied(root):
     )
     attacked.adaptive(rounds=2)
     attacked.malicious(share=0.25)
-    robustness.save_checks(
-        workdirs[1], [robustness.Check("good", True, "1"), robustness.Check("bad", False, "2")]
-    )
+    checked = [Check("good", True, "1"), Check("bad", False, "2"), Check("near", None, "3")]
+    save_checks(workdirs[1], checked, asked={"inputs": 25, "eps": 0.1})
     return root, workdirs, lines
 
 
@@ -234,7 +234,7 @@ def test_a_dollar_in_a_name_is_no_formula():
 def test_every_step_reports_its_progress(studied):
     _, _, lines = studied
     assert sum("vertical_shift 0.3: accuracy" in line for line in lines) == 3
-    assert any(re.search(r"fgsm eps 0.1, adapted: attacked 0\.\d+|1\.0", line) for line in lines)
+    assert any(re.search(r"fgsm eps 0.1, adapted: attacked (0\.\d+|1\.0)", line) for line in lines)
 
 
 def test_static_fine_tuning_reports_attacked_and_clean(studied):
@@ -357,6 +357,22 @@ def test_clean_images_of_a_static_fine_tuning_stand_under_clean():
         ("clean", 0.0): 0.75,
         ("FGSM eps", 0.1): 0.0,
     }
+
+
+def test_clean_images_are_shown_after_the_adaptation_that_costs_them_most():
+    """One for every eps; whichever comes first."""
+    rows = [
+        results.scored(
+            np.arange(4) < hits,
+            **{**ROW, "experiment": "attack_static_clean", "finetuned_on": f"fgsm eps {eps:g}"},
+        )
+        for eps, hits in ((0.1, 4), (0.2, 2), (0.3, 3))
+    ]
+    for ordered in (rows, rows[::-1]):
+        (line,) = _summary(ordered)["lines"].values()
+        cell = line["clean", 0.0]
+        assert cell["accuracy"] == 0.5
+        assert cell["small"].startswith("lowest of 3, ")
 
 
 def test_a_cell_is_of_the_largest_test_set():

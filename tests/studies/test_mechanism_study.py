@@ -12,7 +12,7 @@ from scipy import special, stats
 
 from tests.studies.conftest import untouched
 from tfcama.errors import InputError
-from tfcama.evaluation.results import Row
+from tfcama.evaluation.results import Row, wilson
 from tfcama.report.matrix import to_csv
 from tfcama.studies import mechanism_choice, mechanisms
 from tfcama.studies.mechanism_choice import TRAINED, rank_mechanisms, write_ranking
@@ -167,6 +167,8 @@ def row(accuracy, *, trained_on="clean", finetuned_on="", on="clean", model="cam
         "seed": 0,
         "variant": "mechanism=translation" if finetuned_on and model == "cama" else "",
     }
+    n = 100_000
+    low, high = wilson(accuracy * n, n)
     return Row(
         model=model,
         dataset="mnist",
@@ -174,10 +176,10 @@ def row(accuracy, *, trained_on="clean", finetuned_on="", on="clean", model="cam
         finetuned_on=finetuned_on,
         attack="",
         eps=0.0,
-        n=100,
+        n=n,
         accuracy=accuracy,
-        low=0.0,
-        high=1.0,
+        low=low,
+        high=high,
         **{**defaults, **fields},
     )
 

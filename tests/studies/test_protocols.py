@@ -9,6 +9,7 @@ import pytest
 from tests.doubles import ROW
 from tfcama.attacks.registry import STRONG, parse
 from tfcama.evaluation import robustness
+from tfcama.evaluation.checks import Check
 from tfcama.evaluation.over_seeds import OverSeeds
 from tfcama.evaluation.results import save_rows, scored
 from tfcama.studies import protocols
@@ -47,7 +48,7 @@ def test_the_study_is_done_once_and_shows_both_protocols(
 
     def checked(subject, **how):
         asked.append((subject.workdir.root.name, len(subject.test), how["transfer_from"]))
-        return [robustness.Check("gradients are not zero", True, "0.0 % of inputs have none")]
+        return [Check("gradients are not zero", True, "0.0 % of inputs have none")]
 
     monkeypatch.setattr(robustness, "sanity_checks", checked)
     made = study(

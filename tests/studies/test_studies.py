@@ -8,8 +8,8 @@ import pytest
 
 from tests.doubles import ROW, binary, subject_of
 from tests.studies.conftest import untouched
-from tfcama.evaluation import results
-from tfcama.evaluation.robustness import Check
+from tfcama.evaluation import results, robustness
+from tfcama.evaluation.checks import Check
 from tfcama.serving import publish
 from tfcama.studies import demo as demo_lib
 from tfcama.studies import shift
@@ -136,7 +136,7 @@ def test_a_demo_is_done_once(tmp_path, bars_everywhere, monkeypatch, no_training
     monkeypatch.setattr(demo_lib, "_PGD", "pgd:steps=2")
     # What these do is tested beside them, and takes a minute and a half.
     checked = [Check("gradients are not zero", True, "0 %")]
-    monkeypatch.setattr(demo_lib.robustness, "sanity_checks", lambda *a, **k: checked)
+    monkeypatch.setattr(robustness, "sanity_checks", lambda *a, **k: checked)
     monkeypatch.setattr(publish, "_compare", lambda *a: None)
     call = functools.partial(
         demo_lib.demo, tmp_path, dataset="digits", data_dir=None, seed=0, epochs=1

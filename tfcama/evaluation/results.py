@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -170,21 +169,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _rows_file(workdir: Workdir, name: str) -> Path:
     return workdir.results / _ROWS.format(name)
-
-
-def mean_curve(rows: Iterable[Row], axis: str = "level", **fields: str) -> dict[float, float]:
-    """Level or eps, in rising order -> mean accuracy of the rows with these fields, in [0, 1].
-
-    Args:
-      rows: of any number of seeds.
-      axis: "level" or "eps".
-      **fields: what the rows must have, by field.
-    """
-    found: dict[float, list[float]] = defaultdict(list)
-    for row in rows:
-        if all(getattr(row, name) == value for name, value in fields.items()):
-            found[getattr(row, axis)].append(row.accuracy)
-    return {place: float(np.mean(values)) for place, values in sorted(found.items())}
 
 
 def one_a_seed(rows: Iterable[Row]) -> list[Row]:

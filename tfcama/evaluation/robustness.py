@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -13,12 +12,11 @@ from tfcama import random
 from tfcama.attacks import losses, registry
 from tfcama.attacks.base import Attack, Attacked
 from tfcama.errors import InputError
+from tfcama.evaluation.checks import Check
 from tfcama.evaluation.results import Row, accuracy_text, scored
 from tfcama.evaluation.subject import Subject
 from tfcama.types import Classifier
-from tfcama.workdir import Workdir, write_json
 
-_CHECKS = "sanity.checks.json"
 _BATCH = 50
 SCORING_DRAWS = 10  # independent draws that score a stochastic model
 _CHECKED_DRAWS = 5  # of a gradient's noise, and twice as many
@@ -106,7 +104,9 @@ def worst_case(
         hits = np.stack(
             [attacked_hits(subject, each[eps].x, draws=2 * SCORING_DRAWS) for each in found]
         )  # [attacks, draws, N]
-        choosing, scoring = (hits, hits) if hits.shape[1] == 1 else np.split(hits, 2, axis=1)
+        # By the draws that score each attack by itself: the worst is not above the least of these
+        # for want of luck.
+        scoring, choosing = (hits, hits) if hits.shape[1] == 1 else np.split(hits, 2, axis=1)
         worst = choosing.mean(axis=1).argmin(axis=0)  # [N]
         left = np.take_along_axis(scoring, worst[None, None], axis=0)[0]
         rows.append(scored(left, **subject.identity("attack", attack=attack, eps=eps)))
@@ -144,32 +144,6 @@ def scoring_draws(attack: Attack) -> int:
     return 1 if attack.protocol == "paper" else SCORING_DRAWS
 
 
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """One sanity check of an attack (Carlini et al., 2019).
-
-    Attributes:
-      name: what is checked.
-      passed: whether it holds.
-      detail: the numbers it rests on.
-    """
-
-    name: str
-    passed: bool
-    detail: str
-
-
-def save_checks(workdir: Workdir, checks: Sequence[Check]) -> None:
-    """Writes results/sanity.checks.json."""
-    write_json(workdir.results / _CHECKS, [dataclasses.asdict(check) for check in checks])
-
-
-def load_checks(workdir: Workdir) -> list[Check]:
-    """The checks that were run on a workdir; none is an empty list."""
-    path = workdir.results / _CHECKS
-    return [Check(**check) for check in json.loads(path.read_text())] if path.exists() else []
-
-
 def sanity_checks(
     subject: Subject,
     *,
@@ -196,7 +170,7 @@ def sanity_checks(
         return float(_hits_under(subject, attack, radius, source).mean())
 
     pgd = f"pgd:steps={steps}"
-    slack = 1.0 / len(subject.test)  # one input either way is no finding
+    slack = _one_input(subject)
     clean = accuracy("noise", 0.0)
     by_pgd = _hits_under(subject, pgd, eps)
     single, iterated = accuracy("fgsm", eps), float(by_pgd.mean())
@@ -279,9 +253,17 @@ def _hits_under(
     return attacked_hits(subject, x, draws=draws)
 
 
+def _one_input(subject: Subject) -> float:
+    """The share of the test rows that one of them is: one either way is no finding."""
+    return 1.0 / len(subject.test)
+
+
 def _takes_little(accuracy: float, by_more: float, slack: float) -> bool:
-    """Whether more of an attack leaves at most five points less."""
-    return accuracy - by_more <= 0.05 + slack
+    """Whether more of an attack leaves at most five points less, or one input where that is more.
+
+    In float32 0.3 - 0.25 is a little more than 0.05.
+    """
+    return accuracy - by_more <= max(0.05, slack) + 1e-6
 
 
 def _noise_checks(subject: Subject, *, eps: float, steps: int, fresh: float) -> list[Check]:
@@ -295,7 +277,7 @@ def _noise_checks(subject: Subject, *, eps: float, steps: int, fresh: float) -> 
     """
     seed = subject.loaded.config.seed
     known = dataclasses.replace(subject, scorer=_KnownNoise(subject.classifier, seed=seed))
-    slack = 1.0 / len(subject.test)
+    slack = _one_input(subject)
     fixed = float(_hits_under(known, f"pgd:steps={steps}", eps).mean())
     few, many = (
         float(_hits_under(subject, f"pgd_eot:draws={draws}:steps={steps}", eps).mean())

@@ -15,9 +15,9 @@ import jinja2
 from tfcama import provenance
 from tfcama.data.manipulations import MANIPULATIONS
 from tfcama.errors import InputError
+from tfcama.evaluation.checks import Check, load_checks
 from tfcama.evaluation.over_seeds import OverSeeds
 from tfcama.evaluation.results import Row, commits, load_rows, one_a_seed
-from tfcama.evaluation.robustness import Check, load_checks
 from tfcama.evaluation.subject import load_spec
 from tfcama.report import figures, labels
 from tfcama.report.pictures import Picture, curve_pictures, load_all, slug, to_png
@@ -61,13 +61,15 @@ def build(workdirs: Sequence[Workdir], target: Path, *, title: str) -> Report:
             "run trainers.evaluate or trainers.attack first."
         )
     kept = [picture for workdir in workdirs for picture in _renamed(workdir, workdirs)]
-    checks = {f"Sanity of the attacks: {_name(w, workdirs)}": load_checks(w) for w in workdirs}
+    checks: dict[str, list[Check]] = {}
+    for workdir in workdirs:
+        checks |= load_checks(workdir, of=_name(workdir, workdirs))
     return write_report(
         workdirs,
         target,
         rows=rows,
         pictures=_curves(rows, spec) + training_pictures(workdirs) + kept,
-        checks={name: found for name, found in checks.items() if found},
+        checks=checks,
         title=title,
     )
 
@@ -250,7 +252,8 @@ def _summary(rows: Sequence[Row]) -> dict[str, Any]:
     """One line a model; columns: clean, and the least, the middle and the largest strength.
 
     A cell is the mean over seeds, with their standard deviation; of one seed with its interval. Of
-    rows that were scored on different numbers of inputs only those of the most count.
+    rows that were scored on different numbers of inputs only those of the most count; of several
+    adaptations, one for each strength, which clean images meet one and all, the worst.
     """
     chosen = [row for row in rows if not row.experiment.endswith("_held_out")]
     strengths: dict[str, set[float]] = defaultdict(set)
@@ -266,15 +269,26 @@ def _summary(rows: Sequence[Row]) -> dict[str, Any]:
         picked = {values[0], values[len(values) // 2], values[-1]}
         columns += [(about, value) for value in sorted(picked)]
     cells = {
-        line: {column: _cell(_of_most_inputs(group)) for column, group in conditions.items()}
+        line: {column: _lowest_cell(group) for column, group in conditions.items()}
         for line, conditions in lines.items()
     }
     return {"columns": columns, "lines": cells}
 
 
+def _lowest_cell(rows: Sequence[Row]) -> dict[str, Any]:
+    by_adaptation: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_adaptation[row.finetuned_on].append(row)
+    cells = [_cell(_of_most_inputs(group)) for group in by_adaptation.values()]
+    lowest = min(cells, key=lambda cell: cell["accuracy"])
+    if len(cells) > 1:
+        lowest["small"] = f"lowest of {len(cells)}, {lowest['small']}"
+    return lowest
+
+
 def _cell(rows: Sequence[Row]) -> dict[str, Any]:
     rows = one_a_seed(rows)
-    found = OverSeeds({row.seed: row.accuracy for row in rows})
+    found = OverSeeds.of(rows)
     first = rows[0]
     if len(found.by_seed) > 1:
         small = f"± {100 * found.spread:.1f}, {len(found.by_seed)} seeds"

@@ -16,9 +16,10 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from tfcama.evaluation import curves
-from tfcama.evaluation.results import Row, mean_curve
-from tfcama.evaluation.robustness import Check
+from tfcama.evaluation import curves, over_seeds
+from tfcama.evaluation.checks import Check, together
+from tfcama.evaluation.over_seeds import OverSeeds, above
+from tfcama.evaluation.results import Row
 from tfcama.evaluation.subject import load_spec
 from tfcama.registry import Registry
 from tfcama.report import labels
@@ -233,12 +234,12 @@ def claims(rows: Sequence[Row], *, task: Task, attacks: Sequence[str]) -> list[C
       task: which figure.
       attacks: that were run.
     """
-    curve = functools.partial(mean_curve, rows, "eps")
+    curve = functools.partial(over_seeds.curve, rows, "eps")
     checks = []
     for model, papers in task.clean.items():
         for ours in curve(model=model, experiment=_CLEAN).values():
             about = f"clean: {labels.model_name(model)} has the papers' {100 * papers:g} %"
-            checks.append(Check(about, ours >= papers - _SLACK, f"{100 * ours:.1f} %"))
+            checks.append(Check(about, ours.mean >= papers - _SLACK, f"{ours} %"))
     for attack in attacks:
         about = labels.attack_name(attack)
         cama, rival = (
@@ -253,14 +254,14 @@ def claims(rows: Sequence[Row], *, task: Task, attacks: Sequence[str]) -> list[C
             checks.append(
                 Check(
                     f"{about}: CAMA is above the {labels.model_name(task.rival)} at every eps",
-                    all(cama[eps] > rival[eps] for eps in both),
+                    together(above(cama[eps], rival[eps]) for eps in both),
                     _each({eps: (cama[eps], rival[eps]) for eps in both}, "against"),
                 )
             )
         shared = [eps for eps in adapted if eps in cama]
         if shared:
             low, high = task.gain
-            gains = [adapted[eps] - cama[eps] for eps in shared]
+            gains = [adapted[eps].mean - cama[eps].mean for eps in shared]
             checks.append(
                 Check(
                     f"{about}: fine-tuning on the attacked images wins {100 * low:.0f} to "
@@ -273,16 +274,13 @@ def claims(rows: Sequence[Row], *, task: Task, attacks: Sequence[str]) -> list[C
             checks.append(
                 Check(
                     f"{about}: fine-tuning costs clean images nothing",
-                    all(value >= cama[0.0] - _SLACK for value in after.values()),
+                    all(value.mean >= cama[0.0].mean - _SLACK for value in after.values()),
                     _each({eps: (cama[0.0], value) for eps, value in after.items()}, "to"),
                 )
             )
     return checks
 
 
-def _each(pairs: Mapping[float, tuple[float, float]], word: str) -> str:
+def _each(pairs: Mapping[float, tuple[OverSeeds, OverSeeds]], word: str) -> str:
     """The two accuracies at every eps, in words."""
-    return "; ".join(
-        f"eps {eps:g}: {100 * one:.1f} {word} {100 * other:.1f} %"
-        for eps, (one, other) in pairs.items()
-    )
+    return "; ".join(f"eps {eps:g}: {one} {word} {other} %" for eps, (one, other) in pairs.items())

@@ -20,8 +20,8 @@ import numpy as np
 
 from tfcama.errors import InputError
 from tfcama.evaluation import curves, results, robustness
+from tfcama.evaluation.checks import Check
 from tfcama.evaluation.results import Row
-from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.smoothed import smoothed
 from tfcama.evaluation.subject import Subject, load_subject
 from tfcama.report import bottleneck, figures

@@ -12,15 +12,16 @@ import dataclasses
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tfcama.data import manipulations
 from tfcama.evaluation import curves
-from tfcama.evaluation.results import Row
-from tfcama.evaluation.robustness import Check
+from tfcama.evaluation.checks import Check
+from tfcama.evaluation.over_seeds import WIDTH, OverSeeds, above
+from tfcama.evaluation.results import Row, wilson
 from tfcama.evaluation.subject import Subject
 from tfcama.models.cama_base import CamaBase
 from tfcama.models.cama_config import BY_CLASS, LEARNED
@@ -211,15 +212,15 @@ class ClassRotationStudy(Study):
             found = {prior: self._every_seed(workdirs, level, prior) for prior in _PRIORS}
             if not all(found.values()):
                 continue
-            accuracy, log_px = (
-                {prior: float(np.mean([each[key] for each in of])) for prior, of in found.items()}
-                for key in ("accuracy", "log_px")
-            )
+            accuracy = {prior: _over_seeds(of) for prior, of in found.items()}
+            log_px = {
+                prior: np.mean([each["log_px"] for each in of]) for prior, of in found.items()
+            }
             checks.append(
                 Check(
                     f"classes turned by up to {level:g} degrees: p(m|y) above p(m)",
-                    accuracy[BY_CLASS] > accuracy[LEARNED],
-                    f"{100 * accuracy[BY_CLASS]:.1f} against {100 * accuracy[LEARNED]:.1f} %; log "
+                    above(accuracy[BY_CLASS], accuracy[LEARNED]),
+                    f"{accuracy[BY_CLASS]} against {accuracy[LEARNED]} %; log "
                     f"p(x) {log_px[BY_CLASS]:.1f} against {log_px[LEARNED]:.1f} nats",
                 )
             )
@@ -234,3 +235,13 @@ class ClassRotationStudy(Study):
                 )
         headings = {"Does p(m|y) pay?": checks, "What nobody can tell without labels": limits}
         return {heading: listed for heading, listed in headings.items() if listed}
+
+
+def _over_seeds(found: Sequence[Mapping[str, Any]]) -> OverSeeds:
+    """Accuracy, of what `_look` saved, a seed each."""
+    errors = {}
+    for place, each in enumerate(found):
+        confusions = np.array(each["confusions"])
+        low, high = wilson(np.trace(confusions), int(confusions.sum()))
+        errors[place] = (high - low) / (2.0 * WIDTH)
+    return OverSeeds({place: each["accuracy"] for place, each in enumerate(found)}, errors)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from tfcama.data.base import DataConfig
 from tfcama.data.datasets import DATASETS
-from tfcama.evaluation import robustness
-from tfcama.evaluation.subject import Subject, load_subject
+from tfcama.evaluation.subject import load_subject
 from tfcama.models.registry import MODELS
 from tfcama.report.build import build
 from tfcama.serving.publish import held_out, publish
@@ -126,8 +125,10 @@ def _image_demo(
         for attack in ("fgsm", _PGD):
             if not steps.is_attacked(workdir, attack, _RADII, limit=_ATTACKED_ROWS):
                 steps.attack(attacked, attack, _RADII, progress=progress)
-    dnn, cama, _ = subjects
-    _checks(cama, transfer_from=dnn, progress=progress)
+    dnn, cama = (subject.first(_CHECKED_ROWS) for subject in subjects[:2])
+    steps.check_sanity(
+        cama, eps=0.1, transfer_from=dnn, steps=10, noise_rows=_NOISE_ROWS, progress=progress
+    )
     build(workdirs, root / "report", title=f"Classifiers under manipulation: {dataset}")
     _export(adapted, root / "export" / "cama", data_dir, progress)
     return root / "report" / "index.html"
@@ -139,15 +140,3 @@ def _export(workdir: Workdir, base: Path, data_dir: str | None, progress: Progre
     loaded = run.load(workdir)
     clean = held_out(loaded, data_dir=data_dir, progress=progress)
     progress(f"published {publish(loaded, base, clean=clean)}")
-
-
-def _checks(cama: Subject, *, transfer_from: Subject, progress: Progress) -> None:
-    if robustness.load_checks(cama.workdir):
-        return
-    subject, source = (each.first(_CHECKED_ROWS) for each in (cama, transfer_from))
-    checks = robustness.sanity_checks(
-        subject, eps=0.1, transfer_from=source, steps=10, noise_rows=_NOISE_ROWS
-    )
-    robustness.save_checks(subject.workdir, checks)
-    for check in checks:
-        progress(f"{'pass' if check.passed else 'FAIL'}  {check.name}: {check.detail}")

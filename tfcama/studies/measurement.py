@@ -20,8 +20,8 @@ from tfcama.data import manipulations
 from tfcama.data.datasets import DATASETS
 from tfcama.data.measurement import MeasurementConfig, MeasurementScm
 from tfcama.evaluation import curves
+from tfcama.evaluation.checks import Check
 from tfcama.evaluation.results import Row, scored
-from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject, load_spec
 from tfcama.report import labels
 from tfcama.report.build import training_pictures

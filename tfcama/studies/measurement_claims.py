@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tfcama.evaluation.results import Row, mean_curve
-from tfcama.evaluation.robustness import Check
+from tfcama.evaluation.checks import Check
+from tfcama.evaluation.over_seeds import mean_curve
+from tfcama.evaluation.results import Row
 from tfcama.report import labels
 
 _DNN, _CAMA = "measurement_dnn", "measurement_cama"

@@ -12,9 +12,9 @@ import numpy as np
 
 from tfcama.data import manipulations, streams
 from tfcama.errors import InputError
+from tfcama.evaluation.checks import Check
 from tfcama.evaluation.predict import gain, hits_of, mean_log_px, scores_by_group
 from tfcama.evaluation.results import Row, accuracy_text, scored
-from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject, load_subject
 from tfcama.report import figures, labels
 from tfcama.report.build import write_report

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tfcama.evaluation.over_seeds import OverSeeds, averaged
+from tfcama.evaluation.checks import Check
+from tfcama.evaluation.over_seeds import OverSeeds, above, averaged
 from tfcama.evaluation.results import Row
-from tfcama.evaluation.robustness import Check
 from tfcama.report import labels
 from tfcama.specs import with_number
 from tfcama.studies.study import finetuned_experiment
@@ -79,7 +79,7 @@ def _accuracies(
     rows: Sequence[Row], mechanisms: Mapping[str, str], *, experiment: str
 ) -> _Accuracies:
     """Of an experiment."""
-    found: dict[_Key, dict[int, float]] = defaultdict(dict)
+    found: dict[_Key, list[Row]] = defaultdict(list)
     for row in rows:
         adapted = row.finetuned_on != ""
         if row.experiment != (f"{experiment}_held_out" if adapted else experiment):
@@ -91,8 +91,8 @@ def _accuracies(
         if how == mechanisms.get(row.finetuned_on):
             how = ""
         key = _Key(model, row.trained_on, row.finetuned_on, _tested_on(row), how)
-        found[key][row.seed] = row.accuracy
-    return {key: OverSeeds(by_seed) for key, by_seed in found.items()}
+        found[key].append(row)
+    return {key: OverSeeds.of(group) for key, group in found.items()}
 
 
 def _mechanism(row: Row) -> str:
@@ -197,7 +197,7 @@ def _unseen(found: _Accuracies, cases: Sequence[str], scored: Sequence[str]) -> 
                 Check(
                     f"made for {labels.manipulation_name(case)}, on all other manipulations: "
                     f"{cama} above every rival made for the same",
-                    ours.mean > known[best].mean,
+                    above(ours, known[best]),
                     f"{ours} % against {known[best]} % ({best})",
                 )
             )
@@ -218,7 +218,7 @@ def _dreams_alone(found: _Accuracies, scored: Sequence[str]) -> list[Check]:
             Check(
                 f"CAMA with {key.how}, dreams alone, on all manipulations: above every rival, "
                 "whatever that has seen of them",
-                ours.mean > known[best].mean,
+                above(ours, known[best]),
                 f"{ours} % against {known[best]} % ({_named(best)})",
             )
         )
@@ -278,7 +278,7 @@ def _above_additive(found: _Accuracies, cases: Sequence[str], *, about: str = ""
     return [
         Check(
             f"{labels.manipulation_name(case)}: {about}its mechanism above the additive one",
-            found[_own(case)].mean > accuracy.mean,
+            above(found[_own(case)], accuracy),
             f"{found[_own(case)]} against {accuracy} %",
         )
         for case, accuracy in additive.items()

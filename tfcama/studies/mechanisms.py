@@ -22,8 +22,8 @@ from tfcama.data.datasets import DATASETS
 from tfcama.errors import InputError
 from tfcama.evaluation import curves, robustness
 from tfcama.evaluation.augmented import augmented
+from tfcama.evaluation.checks import Check
 from tfcama.evaluation.results import Row
-from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject, load_spec
 from tfcama.report import labels
 from tfcama.report.matrix import to_csv, to_figure

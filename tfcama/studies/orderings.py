@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tfcama.evaluation.checks import Check
 from tfcama.evaluation.results import Row
-from tfcama.evaluation.robustness import Check
 from tfcama.report import labels
 
 _VERTICAL, _HORIZONTAL, _BOTH = "vertical_shift", "horizontal_shift", "shift"

@@ -16,14 +16,15 @@ from typing import ClassVar, NamedTuple
 
 from tfcama.attacks import registry
 from tfcama.evaluation import curves, results, robustness
-from tfcama.evaluation.over_seeds import OverSeeds
+from tfcama.evaluation.checks import Check, load_checks, together
+from tfcama.evaluation.over_seeds import OverSeeds, above
 from tfcama.evaluation.results import Row, one_a_seed
-from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject, load_spec, load_subject
 from tfcama.report import labels
 from tfcama.report.build import training_pictures
 from tfcama.report.matrix import to_csv, to_figure
 from tfcama.report.pictures import Picture, curve_pictures, slug, to_png
+from tfcama.studies import steps
 from tfcama.studies.causal_ib_methods import (
     CLEAN,
     FGSM,
@@ -227,12 +228,10 @@ class ProtocolStudy(Study):
         """The whole of the strong protocol at one radius, and the worst of it, input by input."""
         workdir, eps = self._model(name, seed), self._eps(share)
         attacks, _, images = self._depth(name)
-        transferred = name != PLAIN
 
         def attacked(subject: Subject) -> list[Row]:
             sources = dict.fromkeys(attacks)
-            if transferred:
-                sources[_TRANSFERRED] = self._source(seed, images)
+            sources[_TRANSFERRED] = None if name == PLAIN else self._source(seed, images)
             rows, found = [], []
             for attack, source in sources.items():
                 row, made = robustness.attack_curve(
@@ -244,7 +243,7 @@ class ProtocolStudy(Study):
             self.progress(f"{worst[0].attack} eps {eps:g}: {results.accuracy_text(worst[0])}")
             return rows + worst
 
-        asked = {"attacks": attacks, "transferred": _TRANSFERRED if transferred else ""}
+        asked = {"attacks": attacks, "transferred": _TRANSFERRED}
         self.once(workdir, f"strong_{share:g}", attacked, limit=images, eps=eps, **asked)
         return workdir
 
@@ -263,17 +262,14 @@ class ProtocolStudy(Study):
 
     def _sanity(self, name: str, seed: int) -> Workdir:
         """The sanity checks, at half of the paper's eps."""
-        workdir = self._model(name, seed)
-        if not robustness.load_checks(workdir):
-            self.progress(f"{workdir.root}: sanity checks")
-            images = self._depth(name).images
-            checks = robustness.sanity_checks(
-                self.subject(workdir).first(images),
-                eps=self._eps(0.5),
-                transfer_from=None if name == PLAIN else self._source(seed, images),
-                noise_rows=_NOISE_ROWS,
-            )
-            robustness.save_checks(workdir, checks)
+        workdir, images = self._model(name, seed), self._depth(name).images
+        steps.check_sanity(
+            self.subject(workdir).first(images),
+            eps=self._eps(0.5),
+            transfer_from=None if name == PLAIN else self._source(seed, images),
+            noise_rows=_NOISE_ROWS,
+            progress=self.progress,
+        )
         return workdir
 
     # --- report --------------------------------------------------------------------------------
@@ -327,12 +323,11 @@ class ProtocolStudy(Study):
 
     def checks(self, rows: Sequence[Row], workdirs: Sequence[Workdir]) -> dict[str, list[Check]]:
         del rows
-        found = {
-            f"Sanity of the attacks: {_label(workdir.root.name)}": robustness.load_checks(workdir)
-            for workdir in of_first_seed(workdirs)
-        }
+        found: dict[str, list[Check]] = {}
+        for workdir in of_first_seed(workdirs):
+            found |= load_checks(workdir, of=_label(workdir.root.name))
         own = claims(table(workdirs, self._columns()), worst=self._worst, columns=self._columns())
-        return {"What the strong protocol says": own, **{k: v for k, v in found.items() if v}}
+        return {"What the strong protocol says": own, **found}
 
 
 class Column(NamedTuple):
@@ -363,7 +358,7 @@ def table(workdirs: Sequence[Workdir], columns: Sequence[Column]) -> dict[str, l
             one_a_seed(r for r in rows if (r.attack, r.eps) == (column.attack, column.eps))
             for column in columns
         ]
-        found[name] = [OverSeeds({row.seed: row.accuracy for row in cell}) for cell in by_column]
+        found[name] = [OverSeeds.of(cell) for cell in by_column]
     return found
 
 
@@ -379,16 +374,16 @@ def claims(
     """
     checks = []
     for place, column in enumerate(columns):
-        left = {name: line[place].mean for name, line in found.items() if line[place].by_seed}
+        left = {name: line[place] for name, line in found.items() if line[place].by_seed}
         if column.attack != worst or CONTROL not in left:
             continue
         control = left.pop(CONTROL)
-        shown = ", ".join(f"{_label(name)} {value:.3f}" for name, value in left.items())
+        shown = ", ".join(f"{_label(name)} {value.mean:.3f}" for name, value in left.items())
         checks.append(
             Check(
                 f"adversarial training keeps more than any other, {column.name}",
-                all(control > value for value in left.values()),
-                f"{control:.3f} against {shown}",
+                together(above(control, value) for value in left.values()),
+                f"{control.mean:.3f} against {shown}",
             )
         )
     return checks
@@ -410,5 +405,5 @@ def _listed(depth: Depth) -> str:
 
 
 def _worst(attacks: Sequence[str]) -> str:
-    """What rows call the worst of these attacks and of the transferred one."""
+    """What rows call the worst of these attacks and of what was made for the plain network."""
     return labels.worst_of([*attacks, "transfer"])

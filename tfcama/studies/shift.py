@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 from tfcama.evaluation import curves
+from tfcama.evaluation.checks import Check
 from tfcama.evaluation.results import Row
-from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject
 from tfcama.report import labels
 from tfcama.report.pictures import Picture, curve_pictures

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tfcama.attacks.base import Attacked
-from tfcama.evaluation import curves, results, robustness
+from tfcama.evaluation import checks, curves, results, robustness
 from tfcama.evaluation.recovered import Recovered, recover
 from tfcama.evaluation.results import Row
 from tfcama.evaluation.subject import Subject
@@ -186,3 +186,40 @@ def worst_case(
     )
     for row in rows:
         progress(f"{name} eps {row.eps:g}: {results.accuracy_text(row)}")
+
+
+def check_sanity(
+    subject: Subject,
+    *,
+    eps: float,
+    transfer_from: Subject | None = None,
+    steps: int = 20,
+    noise_rows: int | None = None,
+    progress: Progress,
+) -> None:
+    """The sanity checks of attacks on a run, saved in its workdir, unless they were made before.
+
+    Args:
+      subject: a finished run; on its test rows.
+      eps: see `robustness.sanity_checks`.
+      transfer_from: likewise.
+      steps: likewise.
+      noise_rows: likewise.
+      progress: called with a line a check.
+    """
+    asked = {
+        "inputs": len(subject.test),
+        "eps": eps,
+        "steps": steps,
+        "noise_rows": noise_rows,
+        "transfer_from": "" if transfer_from is None else transfer_from.named_to(subject),
+    }
+    if not checks.has_checks(subject.workdir, asked=asked):
+        progress(f"{subject.workdir.root}: sanity checks")
+        found = robustness.sanity_checks(
+            subject, eps=eps, transfer_from=transfer_from, steps=steps, noise_rows=noise_rows
+        )
+        checks.save_checks(subject.workdir, found, asked=asked)
+    for listed in checks.load_checks(subject.workdir, of="").values():
+        for check in listed:
+            progress(f"{check.verdict}  {check.name}: {check.detail}")

@@ -18,9 +18,9 @@ from tfcama.data import streams
 from tfcama.data.base import Dataset, Split
 from tfcama.errors import InputError
 from tfcama.evaluation import change_point, results
+from tfcama.evaluation.checks import Check
 from tfcama.evaluation.predict import Predictor, hits_of
 from tfcama.evaluation.results import Row, scored
-from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject
 from tfcama.report import figures, labels, pictures
 from tfcama.report.build import write_report

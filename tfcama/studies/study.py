@@ -13,8 +13,8 @@ from tfcama.data.base import DataConfig
 from tfcama.data.datasets import DATASETS
 from tfcama.errors import InputError
 from tfcama.evaluation import curves, results
+from tfcama.evaluation.checks import Check
 from tfcama.evaluation.results import Row
-from tfcama.evaluation.robustness import Check
 from tfcama.evaluation.subject import Subject, load_spec, load_subject
 from tfcama.models.registry import MODELS
 from tfcama.report import figures, labels
