@@ -191,6 +191,17 @@ def test_the_log_odds_are_cross_entropy_before_its_softplus():
     )
 
 
+def test_the_odds_of_far_inputs_have_their_sign_and_gradient():
+    """log p(x, y) of a table's row may be a trillion nats below zero."""
+    scores, y = tf.constant([[-2e9, -3e9, -4e9], [-3.1e12, -3e12, -5e12]]), tf.constant([0, 0])
+    with tf.GradientTape() as tape:
+        tape.watch(scores)
+        found = losses.log_odds(scores, y)
+    np.testing.assert_allclose(found, [-1e9, 1e11], rtol=1e-4)
+    np.testing.assert_array_equal(tape.gradient(found, scores), [[-1, 1, 0], [-1, 1, 0]])
+    np.testing.assert_allclose(losses.margin(scores, y), [-1e9, 1e11], rtol=1e-4)
+
+
 def test_square_gets_near_it_without_gradients():
     model, w = binary()
     x, y = inputs(), np.array([0, 1, 0, 1, 0, 1])

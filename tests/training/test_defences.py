@@ -367,6 +367,19 @@ def test_every_defence_trains_every_family(spec, bars, family, name):
     trains(kind(model, num_rows=8, seed=SEED), bars, EVERY[name])
 
 
+def test_noise_is_no_defence_of_a_likelihood_of_pixels_in_their_bounds(spec):
+    """x l - softplus(l) grows without end with l where x is above 1."""
+
+    def compiled(**config):
+        model = Cama(spec, CamaConfig(num_samples=1, **config))
+        trainer = CamaTrainer(model, num_rows=4, seed=SEED)
+        trainer.compile(Adam(1e-3), defence=defences.parse("noise:sigma=0.1"))
+
+    with pytest.raises(InputError, match="likelihood is one of pixels in"):
+        compiled()
+    compiled(likelihood="gaussian")
+
+
 def test_adversarial_training_wraps_a_cama(spec, bars):
     random.seed_everything(0)
     model = Cama(spec, CamaConfig(num_samples=1))
@@ -374,14 +387,13 @@ def test_adversarial_training_wraps_a_cama(spec, bars):
 
 
 def trains(trainer, bars, text):
-    before = [v.numpy() for v in trainer.moving_variables]
+    before = [v.numpy() for v in trainer._moving]
     trainer.compile(Adam(1e-3), defence=defences.parse(text))
     stream = pipeline.training_stream(bars.train, batch_size=8, seed=SEED)
     trainer.fit(stream, epochs=1, steps_per_epoch=1, shuffle=False, verbose=0)
     assert np.isfinite(float(trainer.metrics[0].result()))
     moved = [
-        not np.array_equal(old, v.numpy())
-        for old, v in zip(before, trainer.moving_variables, strict=True)
+        not np.array_equal(old, v.numpy()) for old, v in zip(before, trainer._moving, strict=True)
     ]
     assert np.mean(moved) > 0.4  # a clean CAMA's M-networks stay
 

@@ -26,8 +26,10 @@ from tfcama.training.cama import (
     bounded,
     dreamt,
 )
+from tfcama.training.config import TrainingConfig
 from tfcama.training.discriminative import DiscriminativeTrainer
 from tfcama.training.optimizer import Adam
+from tfcama.training.registry import TRAINERS
 
 SEED = random.stream(0, "test")
 CLEAN_GROUPS = {"p_y", "p_z", "p_merge", "q_z"}
@@ -422,3 +424,43 @@ def test_a_known_m_needs_an_m_without_units(spec):
         CamaTrainer(
             cama(spec, mechanism="rotation"), num_rows=4, seed=SEED, augmented=True, m_known=True
         )
+
+
+@pytest.mark.parametrize("how", [{}, {"groups": ["q_m", "p_m", "q_m"]}])
+def test_adaptation_moves_the_m_networks_unless_told_otherwise_each_once(spec, how):
+    model = cama(spec)
+    moving = finetuning(model, **how)._moving
+    groups = model.variable_groups()
+    assert {id(v) for v in moving} == {id(v) for name in ("p_m", "q_m") for v in groups[name]}
+    assert len(moving) == len(groups["p_m"]) + len(groups["q_m"])
+
+
+def test_something_must_move(spec):
+    with pytest.raises(InputError, match="no variable group was named that moves; name of p_y"):
+        finetuning(cama(spec), groups=())
+
+
+def test_xla_is_not_asked_for_shapes_that_nobody_knows(spec):
+    with pytest.raises(InputError, match="jit_compile was given; cama fills in what"):
+        finetuning(cama(spec, mechanism="translation")).compile(Adam(1e-3), jit_compile=True)
+    finetuning(cama(spec, mechanism="photometric")).compile(Adam(1e-3), jit_compile=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "sentence"),
+    [
+        ("cama", {"augment": "shift:0.5"}, "m has 1 coordinates, what shift:0.5 did more"),
+        ("dnn", {"augment": "shift:0.5"}, "augment_m=known was given; dnn has no m"),
+    ],
+)
+def test_what_is_known_of_m_must_have_a_place(spec, model, config, sentence):
+    made = cama(spec, dim_m=1) if model == "cama" else dnn(spec, DiscriminativeConfig())
+    how = TrainingConfig(augment_m="known", **config)
+    family = "cama" if model == "cama" else "discriminative"
+    with pytest.raises(InputError, match=sentence):
+        TRAINERS[family](made, how, 4, SEED)
+
+
+def test_a_known_m_is_of_an_augmentation():
+    with pytest.raises(InputError, match="augment_m=known was given, but no augment"):
+        TrainingConfig(augment_m="known")

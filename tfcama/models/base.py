@@ -40,6 +40,16 @@ class ClassifierModel(keras.Model, abc.ABC):
         return self.spec.bounds
 
     @property
+    def fits_xla(self) -> bool:
+        """Whether XLA can compile its scores: all shapes are known beforehand."""
+        return True
+
+    @property
+    def keeps_to_bounds(self) -> bool:
+        """Whether its loss is made for inputs within their bounds alone."""
+        return False
+
+    @property
     def attack_mask(self) -> tf.Tensor | None:
         """None for images; [D] for tables: 1 where a valid intervention may act, see below.
 

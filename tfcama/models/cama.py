@@ -22,7 +22,7 @@ from tfcama.models.cama_base import CamaBase
 from tfcama.models.cama_config import AT_TEST, CamaBaseConfig
 from tfcama.models.mechanisms.base import Mechanism
 from tfcama.networks.heads import NormalHead, moments, normal
-from tfcama.networks.likelihoods import LIKELIHOODS, Likelihood
+from tfcama.networks.likelihoods import LIKELIHOODS, BernoulliLikelihood, Likelihood
 from tfcama.networks.self_building import SelfBuilding
 from tfcama.networks.sum_dense import SumDense
 from tfcama.networks.towers import ConvTower, DeconvTower, Mlp
@@ -52,6 +52,7 @@ class CamaConfig(CamaBaseConfig):
     def __post_init__(self):
         super().__post_init__()
         check_at_least(self, completions=0)
+        LIKELIHOODS[self.likelihood]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,6 +262,14 @@ class Cama(CamaBase):
         x = self.mechanism.invert(m, x)
         features = self.q_z.encode(x if self.q_x is None else self.q_x(x))
         return self.q_z(features, self.mechanism.code(m), y)
+
+    @property
+    def fits_xla(self):
+        return not self._rounds
+
+    @property
+    def keeps_to_bounds(self):
+        return isinstance(self.likelihood, BernoulliLikelihood)
 
     @property
     def _rounds(self):

@@ -20,10 +20,11 @@ from tensorflow_probability import distributions as tfd
 from tfcama import random
 from tfcama.models.cama_densities import CamaDensities, Noise
 from tfcama.networks.heads import moments, normal
+from tfcama.objectives.bounds import importance_bound
 
 _START_SPREAD = 2.0  # standard deviations of p(m)
 _STARTS_SEED = (0, 1)  # the same starts for every prediction
-_STEP = 0.3  # of the ascent, in standard deviations of the prior; falls to a tenth
+_STEP = 0.3  # of the ascent, in standard deviations of p(m); falls to a tenth
 _Z_STEP, _Z_MEMORY = 0.2, (0.8, 0.95)  # of the ascent in z, by Adam; the step falls to zero
 _ASCENT_MARGINS = 3.0  # a class that is so far behind may still win by it
 _ENCODED = 10  # rows that may be decoded in the memory that it takes to encode one
@@ -78,7 +79,9 @@ class CamaPrediction(CamaDensities):
         """What `log_scores` gives, [B, C] nats, and the m that stands for it, [B, M].
 
         That m is the prediction's first sample; where an input may be untouched, 0 if that is
-        likelier than not, as `log_p_untouched` says, or else the sample that explains it best.
+        likelier than not by these scores, or else the sample that explains it best. Ascent in z is
+        of the best m of every class alone, so that an input on the verge may be another one to
+        `log_p_untouched`, which compares without it.
         z_steps is as in `scores_by_m`.
         """
         m, parts = self.scores_by_m(x, seed=seed, z_steps=z_steps)
@@ -242,7 +245,7 @@ class CamaPrediction(CamaDensities):
                     lambda part: log_weights(part, *rows), parts, parallel_iterations=1
                 )
                 weights = tf.reshape(weights, [num_samples, -1, width])
-            return tfp.math.reduce_logmeanexp(weights, axis=0)
+            return importance_bound(weights)
 
         rows = (x, m, proposal, labels)
         return _in_chunks(estimate, rows, length=affordable // at_once, shape=(width,))
@@ -400,12 +403,12 @@ class CamaPrediction(CamaDensities):
             with tf.GradientTape() as tape:
                 tape.watch(m)
                 value = log_joint(m)
-            gradient = tape.gradient(value, m)
+            gradient = scale * tape.gradient(value, m)  # by m in standard deviations
             # The direction alone: far from a mode gradients are hundreds of nats steep.
             norm = tf.sqrt(tf.reduce_sum(tf.square(gradient), axis=1, keepdims=True) + 1e-12)
             speed = 0.5 * speed + gradient / norm
             share = tf.cast(step, tf.float32) / max(1, self.config.m_steps - 1)
-            m = m + _STEP * (1.0 - 0.9 * share) * speed
+            m = m + _STEP * (1.0 - 0.9 * share) * scale * speed
             return step + 1, m, speed, *_better(best, best_value, m, log_joint)
 
         _, best, best_value = _repeat(start, self.config.m_starts, best, best_value)

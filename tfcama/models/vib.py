@@ -37,7 +37,9 @@ POOLINGS: Registry[Callable[[tf.Tensor], tf.Tensor]] = Registry(
 
 @dataclasses.dataclass(frozen=True)
 class VibConfig(BackboneConfig):
-    """VIB's choices; the defaults are those of the CausalIB authors.
+    """VIB's choices; the defaults are those of the CausalIB authors, but for `scale` and `unit`.
+
+    Theirs are a scale that no function keeps positive, and bits.
 
     Attributes:
       dim_z: size of the code Z.

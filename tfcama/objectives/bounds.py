@@ -24,18 +24,19 @@ def elbo(weights: LogWeights) -> tf.Tensor:
     return tf.reduce_mean(weights.total(), axis=0)
 
 
-def importance_bound(weights: LogWeights) -> tf.Tensor:
+def importance_bound(weights: tf.Tensor) -> tf.Tensor:
     """The log of the mean of K importance weights: the summand of Eq. 6 (Burda et al., 2016).
 
     It is at least the ELBO, grows with K in expectation, and tends to log p(x, y).
 
     Args:
-      weights: of K posterior samples, [K, B] or [K, B, C]; their ratios sampled, not analytic.
+      weights: logarithms of those of K posterior samples, [K, B] or [K, B, C], in all
+        (`LogWeights.total`); their ratios sampled, not analytic.
 
     Returns:
       [B] or [B, C] nats.
     """
-    return tfp.math.reduce_logmeanexp(weights.total(), axis=0)
+    return tfp.math.reduce_logmeanexp(weights, axis=0)
 
 
 def marginal_over_classes(bounds: tf.Tensor) -> tf.Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import tensorflow as tf
 
-_OFF = -1e9  # a logit that is never the largest
+_OFF = -math.inf  # never the largest: log p(x, y) of a far input is below any number
 
 
 def cross_entropy(scores: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

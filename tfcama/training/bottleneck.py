@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tfcama import random
 from tfcama.models.causal_ib import CausalIb
-from tfcama.models.vib import Vib, codes
+from tfcama.models.vib import POOLINGS, Vib, codes
 from tfcama.objectives import bottleneck, instruments
 from tfcama.training.trainer import EVALUATION_SEED, Trainer
 from tfcama.types import Batch
@@ -38,7 +38,8 @@ class VibTrainer(Trainer):
         distortion = bottleneck.expected_cross_entropy(logits, batch.y)
         rate = bottleneck.rate(q_z)
         bound = self._unit * (distortion + model.config.alpha * rate)
-        guess = tf.argmax(tf.reduce_mean(logits, axis=0), axis=-1, output_type=tf.int32)
+        answer = POOLINGS[model.config.pooling](logits)
+        guess = tf.argmax(answer, axis=-1, output_type=tf.int32)
         further = self._further(z, q_z.mean(), noise)
         return {
             "loss": tf.add_n([bound, *further.values()]),

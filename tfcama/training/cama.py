@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -15,6 +15,7 @@ from tfcama.models.cama_base import CamaBase, Explanation
 from tfcama.models.cama_densities import Noise
 from tfcama.models.mechanisms.base import Mechanism
 from tfcama.objectives import bounds
+from tfcama.training.config import MOVED
 from tfcama.training.trainer import EVALUATION_SEED, Trainer
 from tfcama.types import Batch, Generative, LogWeights, Sampler
 
@@ -173,7 +174,7 @@ _FAR, _NEAR = 5.0, 0.5  # standard deviations of dreamt coordinates, in those of
 _FAR_AT_ONCE = 2.0  # in the mean
 _ALL = 2.0  # the same of mechanisms whose parameters move together
 _FITTED = 0.8  # of the dreams once p(m) was fitted to unlabelled inputs: so many go by it
-_BELIEVED = 5.0  # nats a parameter; q(m|x) = p(m) costs 2.9 in the mean
+_BELIEVED = 5.0  # nats a parameter; at q(m|x) = p(m) dreams cost 2 (elastic) to 14 (translation)
 _FIRST_SHARE = 0.25  # of the unlabelled rows, where a curriculum starts
 
 
@@ -226,9 +227,10 @@ class FinetuneTrainer(_AdaptingTrainer):
         dreams: float = 0.0,
         fitted: bool = False,
         curriculum: int = 0,
+        groups: Sequence[str] = MOVED,
         **kwargs,
     ):
-        super().__init__(classifier, **kwargs)
+        super().__init__(classifier, groups=groups, **kwargs)
         if dreams:
             _check_dreams(classifier)
         self._dreams = dreams

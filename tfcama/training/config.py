@@ -90,6 +90,8 @@ class TrainingConfig:
             transforms.parse(self.transform)
         if self.augment:
             manipulations.parse(self.augment)
+        if self.augment_m == "known" and not self.augment:
+            raise InputError("augment_m=known was given, but no augment whose m would be known.")
         if self.defence and defences.parse(self.defence).mixes_rows and self.augment:
             raise InputError(
                 f"defence={self.defence} and augment={self.augment} were given; a defence that "
@@ -100,6 +102,7 @@ class TrainingConfig:
 _IF_ANY = ("earlier", "stream")  # keys that config.json may lack
 KEPT_AT_ZERO = ("p_untouched", "m_samples", "z_steps")  # the trained model's, see FinetuneConfig
 RWS = "rws"
+MOVED = ("p_m", "q_m")  # what adaptation moves
 FOLLOWED_BY = (RWS, methods.EQ8)
 THEN = ", then "  # between what a run was adapted to, one after the other
 DREAMS = "dreams"  # what a run was adapted to that has seen nothing else
@@ -155,7 +158,7 @@ class FinetuneConfig:
     batch_size: int = 64
     learning_rate: float = 1e-3
     num_samples: int = 1
-    groups: tuple[str, ...] = ("p_m", "q_m")
+    groups: tuple[str, ...] = MOVED
     mechanism: str = ""
     prior_m: str = ""
     p_untouched: float = 0.0

@@ -41,9 +41,11 @@ class Defence(abc.ABC):
 
     Attributes:
       mixes_rows: whether a row's loss depends on other rows.
+      leaves_bounds: whether rows may leave the bounds of the inputs.
     """
 
     mixes_rows: ClassVar[bool] = False
+    leaves_bounds: ClassVar[bool] = False
 
     @abc.abstractmethod
     def terms(
@@ -246,6 +248,8 @@ class GaussianNoise(Defence):
     """
 
     sigma: float = 0.25
+
+    leaves_bounds: ClassVar[bool] = True
 
     def __post_init__(self):
         check_positive(self, "sigma")

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tfcama.data import manipulations
+from tfcama.errors import InputError
 from tfcama.models.base import ClassifierModel
 from tfcama.registry import Registry
 from tfcama.training.bottleneck import CausalIbTrainer, VibTrainer
@@ -21,6 +23,11 @@ MakeTrainer = Callable[[Any, TrainingConfig, int, np.ndarray], Trainer]
 
 
 def _cama(model: Any, config: TrainingConfig, num_rows: int, seed: np.ndarray) -> Trainer:
+    if config.augment_m == "known" and model.dim_m < manipulations.parse(config.augment).code_size:
+        raise InputError(
+            f"augment_m=known was given; m has {model.dim_m} coordinates, what "
+            f"{config.augment} did more. Give a larger dim_m, or take unknown."
+        )
     return CamaTrainer(
         model,
         num_rows=num_rows,
@@ -31,12 +38,13 @@ def _cama(model: Any, config: TrainingConfig, num_rows: int, seed: np.ndarray) -
 
 
 def _plain(kind: type[Trainer]) -> MakeTrainer:
-    """Of a trainer that takes nothing from the configuration."""
+    """Of a trainer that takes nothing from the configuration, of a model without M."""
 
     def make(
         model: ClassifierModel, config: TrainingConfig, num_rows: int, seed: np.ndarray
     ) -> Trainer:
-        del config
+        if config.augment_m == "known":
+            raise InputError(f"augment_m=known was given; {model.name} has no m. Take unknown.")
         return kind(model, num_rows=num_rows, seed=seed)
 
     return make

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfcama import random
 from tfcama.data.base import Split
-from tfcama.errors import unknown_name
+from tfcama.errors import InputError, unknown_name
 from tfcama.models.base import ClassifierModel
 from tfcama.training.defences import AttackingDefence, Defence
 from tfcama.types import Batch
@@ -33,7 +33,10 @@ class Trainer(keras.Model, abc.ABC):
       classifier: what is trained.
       num_rows: rows of the global batch.
       seed: int32 [2]; with the optimiser's step count it decides every draw.
-      groups: variable groups that move; None for all.
+      groups: variable groups that move, each once; None for all.
+
+    Raises:
+      InputError: a group is unknown, or none was named.
 
     Attributes:
       term_names: what `terms` returns besides "loss"; each becomes a metric, its batch mean.
@@ -54,20 +57,18 @@ class Trainer(keras.Model, abc.ABC):
         self._num_rows = num_rows
         self._seed = tf.constant(seed)
         known = classifier.variable_groups()
-        for name in groups or ():
+        groups = list(known if groups is None else dict.fromkeys(groups))
+        if not groups:
+            raise InputError(f"no variable group was named that moves; name of {', '.join(known)}.")
+        for name in groups:
             if name not in known:
                 raise unknown_name("variable group", name, known)
         self._defence: Defence | None = None
-        self._moving = [v for name in (groups or known) for v in known[name]]
+        self._moving = [v for name in groups for v in known[name]]
         self._means = {
             name: keras.metrics.Mean(name=name) for name in ("loss", *self.term_names, "accuracy")
         }
         self.built = True
-
-    @property
-    def moving_variables(self) -> list[Any]:
-        """The variables that training may change."""
-        return self._moving
 
     @abc.abstractmethod
     def terms(self, batch: Any, *, draws: random.RowDraws | None) -> dict[str, tf.Tensor]:
@@ -96,7 +97,22 @@ class Trainer(keras.Model, abc.ABC):
           jit_compile: XLA for the step.
           defence: what hardens training steps. Validation stays clean; of a defence that attacks
             it also has `robust_accuracy`.
+
+        Raises:
+          InputError: XLA cannot compile this model, or its loss is not made for the defence.
         """
+        model = self.classifier
+        if jit_compile and not model.fits_xla:
+            raise InputError(
+                f"jit_compile was given; {model.name} fills in what its mechanism moved out of the "
+                "frame, of as many inputs as need it, which XLA cannot compile. Leave it out."
+            )
+        if defence is not None and defence.leaves_bounds and model.keeps_to_bounds:
+            raise InputError(
+                f"a defence that moves inputs out of their bounds was given; {model.name}'s "
+                "likelihood is one of pixels in [0, 1], and grows without end outside. Take "
+                "likelihood=gaussian."
+            )
         self._defence = defence
         if isinstance(defence, AttackingDefence):
             self._means[ROBUST_ACCURACY] = keras.metrics.Mean(name=ROBUST_ACCURACY)

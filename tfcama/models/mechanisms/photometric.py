@@ -42,7 +42,7 @@ class PhotometricMechanism(ParametricMechanism):
         bottom, top = tf.where(upright, mean, rest), tf.where(upright, rest, mean)
         low = 0.5 * (1.0 - size) + brightness  # what the darker of black and white becomes
         bright, dark = low + size * bottom, (1.0 - low - size) + size * top
-        # A pixel that was surer than the floor may stay so: do(m = 0) changes nothing.
+        # A pixel that was surer than the floor may stay so, up to 69 nats: do(m = 0) leaves it.
         bright = tf.maximum(bright, tf.clip_by_value(bottom, _TINY, _FLOOR))
         dark = tf.maximum(dark, tf.clip_by_value(top, _TINY, _FLOOR))
         return tf.math.log(bright) - tf.math.log(dark)
