@@ -271,6 +271,14 @@ def test_every_rival_counts_by_itself():
         assert (check.passed, check.detail) == (False, "70.0 % against 80.0 % (cnn_bn tent)")
 
 
+@pytest.mark.parametrize(("seen", "claimed"), [("", 0), ("+zoom:0.4", 1)])
+def test_who_has_seen_nothing_is_no_rival_of_dreams(seen, claimed):
+    rows = [row(0.9, finetuned_on="dreams", on="zoom:0.4")]
+    rows.append(row(0.3, model="dnn", trained_on=f"clean{seen}", on="zoom:0.4"))
+    found = claims(rows, {}, {"zoom:0.4": "zoom"}, asked={})
+    assert len([check for check in found if "dreams alone" in check.name]) == claimed
+
+
 def test_numbers_over_seeds_stand_with_their_spread():
     shift = Case("vertical_shift", 0.5, "translation")
     made = {"finetuned_on": shift.text, "on": shift.text}

@@ -208,6 +208,8 @@ def _dreams_alone(found: _Accuracies, scored: Sequence[str]) -> list[Check]:
     """A CAMA that saw no manipulated input against every rival, whatever that has seen."""
     dreamt = sorted({key._replace(tested_on="") for key in found if key.finetuned_on == DREAMS})
     known = _means(found, [key for key in found if key.model != _CAMA], scored)
+    if not any(key.finetuned_on or key.trained_on != "clean" for key in known):
+        known = {}  # nobody who has seen anything is no rival
     checks = []
     for key in dreamt if known else ():
         ours = _over(found, key, scored)
