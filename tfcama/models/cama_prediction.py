@@ -20,7 +20,6 @@ from tensorflow_probability import distributions as tfd
 from tfcama import random
 from tfcama.models.cama_densities import CamaDensities, Noise
 from tfcama.networks.heads import moments, normal
-from tfcama.objectives.bounds import importance_bound
 
 _START_SPREAD = 2.0  # standard deviations of p(m)
 _STARTS_SEED = (0, 1)  # the same starts for every prediction
@@ -38,6 +37,21 @@ def sampled(q_m: tfd.Distribution, noise: tf.Tensor) -> tuple[tf.Tensor, tf.Tens
     """Proposes samples of q(m|x), see Proposing."""
     m = q_m.mean() + q_m.stddev() * noise
     return m, q_m.log_prob(m)
+
+
+def importance_bound(weights: tf.Tensor) -> tf.Tensor:
+    """The log of the mean of K importance weights: the summand of Eq. 6 (Burda et al., 2016).
+
+    It is at least the ELBO, grows with K in expectation, and tends to log p(x, y).
+
+    Args:
+      weights: logarithms of those of K posterior samples, [K, B] or [K, B, C], in all
+        (`LogWeights.total`); their ratios sampled, not analytic.
+
+    Returns:
+      [B] or [B, C] nats.
+    """
+    return tfp.math.reduce_logmeanexp(weights, axis=0)
 
 
 class CamaPrediction(CamaDensities):

@@ -7,7 +7,6 @@ All are maximised, in nats.
 from __future__ import annotations
 
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from tfcama.types import LogWeights
 
@@ -22,21 +21,6 @@ def elbo(weights: LogWeights) -> tf.Tensor:
       [B] or [B, C] nats; the mean over K.
     """
     return tf.reduce_mean(weights.total(), axis=0)
-
-
-def importance_bound(weights: tf.Tensor) -> tf.Tensor:
-    """The log of the mean of K importance weights: the summand of Eq. 6 (Burda et al., 2016).
-
-    It is at least the ELBO, grows with K in expectation, and tends to log p(x, y).
-
-    Args:
-      weights: logarithms of those of K posterior samples, [K, B] or [K, B, C], in all
-        (`LogWeights.total`); their ratios sampled, not analytic.
-
-    Returns:
-      [B] or [B, C] nats.
-    """
-    return tfp.math.reduce_logmeanexp(weights, axis=0)
 
 
 def marginal_over_classes(bounds: tf.Tensor) -> tf.Tensor:
