@@ -28,7 +28,7 @@ from tfcama.ball import LINF
 from tfcama.errors import InputError
 from tfcama.evaluation.subject import load_subject
 from tfcama.models.mechanisms.registry import MECHANISMS
-from tfcama.report.build import build
+from tfcama.report.build import build, check_target
 from tfcama.studies import steps
 from tfcama.studies.attacked_adaptation import AttackedAdaptation, adapted_runs, malicious_rows
 from tfcama.training.config import asked_finetuning
@@ -104,6 +104,7 @@ def main() -> None:
                 f"--{flag} was given, but nothing is adapted; add --finetune, --adaptive_rounds or "
                 "--malicious."
             )
+    check_target(workdir.report)
     limits = {"data_dir": DATA_DIR.value, "limit": _LIMIT.value}
     subject = load_subject(workdir, **limits)
     source = load_subject(Workdir(_TRANSFER.value), **limits) if _TRANSFER.value else None

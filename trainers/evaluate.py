@@ -20,7 +20,7 @@ from tfcama.data import manipulations
 from tfcama.errors import InputError
 from tfcama.evaluation.augmented import COPIES, augmented
 from tfcama.evaluation.subject import load_subject
-from tfcama.report.build import build
+from tfcama.report.build import build, check_target
 from tfcama.studies import steps
 from tfcama.workdir import Workdir
 from trainers.shared_flags import DATA_DIR, WORKDIR
@@ -75,6 +75,7 @@ def main() -> None:
             manipulations.parse(manipulation, level=level)  # a bad one costs no work
     if _AUGMENTATION.value:
         manipulations.parse(_AUGMENTATION.value)
+    check_target(workdir.report)
     subject = load_subject(workdir, data_dir=DATA_DIR.value, limit=_LIMIT.value, at_test=_SET.value)
     if _AUGMENTATION.value:
         subject = augmented(subject, _AUGMENTATION.value, copies=_COPIES.value)

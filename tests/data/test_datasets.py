@@ -69,6 +69,23 @@ def test_data_that_is_not_there_says_what_data_dir_should_hold(name, tmp_path):
         datasets.load(name, data_dir=str(missing))
 
 
+def test_a_home_that_the_shell_left_to_us_is_found(tmp_path, monkeypatch):
+    """bash expands no ~ behind --data_dir=, and tensorflow-datasets would make a directory ~."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    asked = []
+
+    def builder(name, *, data_dir):
+        asked.append(data_dir)
+        raise OSError("no more is needed")
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(tfds, "builder", builder)
+    (tmp_path / "prepared").mkdir()
+    with pytest.raises(InputError, match="no more is needed"):
+        datasets.load("mnist", data_dir="~/prepared")
+    assert asked == [str(tmp_path / "prepared")]
+
+
 @needs_tfds
 @pytest.mark.parametrize(
     "name",

@@ -31,7 +31,9 @@ def _read(name: str, data_dir: str | None) -> tuple[InputSpec, Split, Split]:
     Raises:
       InputError: the data set is not under data_dir and cannot be downloaded.
     """
-    if data_dir is not None and not Path(data_dir).expanduser().is_dir():
+    # A shell leaves the ~ of --data_dir=~/x to us, and tensorflow-datasets takes it for a name.
+    data_dir = data_dir and str(Path(data_dir).expanduser())
+    if data_dir and not Path(data_dir).is_dir():
         raise InputError(
             f"--data_dir={data_dir} is not a directory; it should hold '{name}/<version>/' as "
             f"tensorflow-datasets prepares it. Without data at hand, use --dataset=digits."

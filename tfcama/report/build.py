@@ -133,8 +133,8 @@ def check_target(target: Path) -> None:
     others = [path for path in found if path.is_dir() or path.suffix not in _SUFFIXES]
     if found and (others or target / _REPORT not in found):
         raise InputError(
-            f"{target} holds what is no report ({(others or found)[0].name}); name a new directory "
-            "for it, or one that holds an earlier one, which it replaces."
+            f"{target} holds what is no report ({(others or found)[0].name}); a report goes "
+            "where nothing is, or where an earlier one is, which it replaces. Move what is there."
         )
 
 

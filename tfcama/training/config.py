@@ -386,7 +386,7 @@ def _claiming(config: RunConfig) -> dict[str, Any]:
     if config.finetuned is None:
         instead = "take another --workdir"
     else:
-        instead = "delete that directory, name another one"
+        instead = "name another place, or delete it if it is an adaptation that nobody needs"
     return {"read": lambda found: RunConfig.from_json(found).to_json(), "instead": instead}
 
 
