@@ -195,6 +195,7 @@ def check_sanity(
     transfer_from: Subject | None = None,
     steps: int = 20,
     noise_rows: int | None = None,
+    tell_again: bool = False,
     progress: Progress,
 ) -> None:
     """The sanity checks of attacks on a run, saved in its workdir, unless they were made before.
@@ -205,6 +206,7 @@ def check_sanity(
       transfer_from: likewise.
       steps: likewise.
       noise_rows: likewise.
+      tell_again: also tells how they came out where they were made before.
       progress: called with a line a check.
     """
     asked = {
@@ -214,7 +216,10 @@ def check_sanity(
         "noise_rows": noise_rows,
         "transfer_from": "" if transfer_from is None else transfer_from.named_to(subject),
     }
-    if not checks.has_checks(subject.workdir, asked=asked):
+    made = checks.has_checks(subject.workdir, asked=asked)
+    if made and not tell_again:
+        return
+    if not made:
         progress(f"{subject.workdir.root}: sanity checks")
         found = robustness.sanity_checks(
             subject, eps=eps, transfer_from=transfer_from, steps=steps, noise_rows=noise_rows
