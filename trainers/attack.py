@@ -138,9 +138,7 @@ def main() -> None:
     if len(in_max_norm) > 1 and any(parsed[each].protocol == "strong" for each in in_max_norm):
         steps.worst_case(subject, in_max_norm, source=source, progress=print)
     if _SANITY.value:
-        steps.check_sanity(
-            subject, eps=max(radii), transfer_from=source, tell_again=True, progress=print
-        )
+        steps.check_sanity(subject, eps=max(radii), transfer_from=source, progress=print)
     reported = [workdir]
     if adapts:
         reported += adapted_runs(workdir)

@@ -331,16 +331,16 @@ def test_softmax_outputs_are_noticed(halves):
 
 
 def test_checks_survive_their_file_and_know_what_they_were_asked(tmp_path):
-    workdir, asked = Workdir(tmp_path), {"inputs": 25, "eps": 0.1}
+    workdir, asked = Workdir(tmp_path), {"limit": 25, "eps": 0.1}
     assert load_checks(workdir, of="CAMA") == {}
     assert not has_checks(workdir, asked=asked)
     checks = [Check("a", True, "1"), Check("b", False, "2"), Check("c", None, "3")]
-    save_checks(workdir, checks, asked=asked)
+    save_checks(workdir, checks, inputs=25, asked=asked)
     heading = "Sanity of the attacks: CAMA, 25 inputs, eps 0.1"
     assert load_checks(workdir, of="CAMA") == {heading: checks}
     assert [check.verdict for check in checks] == ["pass", "FAIL", "open"]
     assert has_checks(workdir, asked=asked)
-    assert not has_checks(workdir, asked={**asked, "inputs": 500})
+    assert not has_checks(workdir, asked={**asked, "limit": 500})
 
 
 @pytest.mark.parametrize(

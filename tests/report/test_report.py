@@ -177,7 +177,7 @@ def _studied(root):
     attacked.adaptive(rounds=2)
     attacked.malicious(share=0.25)
     checked = [Check("good", True, "1"), Check("bad", False, "2"), Check("near", None, "3")]
-    save_checks(workdirs[1], checked, asked={"inputs": 25, "eps": 0.1})
+    save_checks(workdirs[1], checked, inputs=25, asked={"eps": 0.1})
     return root, workdirs, lines
 
 

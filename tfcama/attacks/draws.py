@@ -28,16 +28,22 @@ def loss_of(
         without samples has its answer.
     """
     one = LOSSES[loss]
-    if of == ANSWER or not isinstance(classifier, Sampled):
+    sampled = _sampled(classifier, of)
+    if sampled is None:
         return lambda x, y, seed: one(classifier.log_scores(x, seed=seed), y)
 
     def mean_over_samples(x: tf.Tensor, y: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        scores = classifier.log_scores_by_sample(x, seed=seed)
+        scores = sampled.log_scores_by_sample(x, seed=seed)
         samples = tf.shape(scores)[0]
         losses = one(tf.reshape(scores, [-1, classifier.num_classes]), tf.tile(y, [samples]))
         return tf.reduce_mean(tf.reshape(losses, [samples, -1]), axis=0)
 
     return mean_over_samples
+
+
+def _sampled(classifier: Classifier, of: str) -> Sampled | None:
+    """The classifier where a loss is of its samples: it was asked for, and there are some."""
+    return classifier if of == SAMPLES and isinstance(classifier, Sampled) else None
 
 
 def over_draws(
@@ -81,8 +87,7 @@ def standing(
       of: see `loss_of`.
     """
     draws = draws if classifier.stochastic else 1
-    one = LOSSES[loss] if of == ANSWER or not isinstance(classifier, Sampled) else None
-    of_samples = loss_of(classifier, loss, of=of)
+    by_samples = loss_of(classifier, loss, of=of) if _sampled(classifier, of) is not None else None
 
     # AutoGraph is for the loops of attacks alone: to convert a model takes it seconds.
     @tf.autograph.experimental.do_not_convert
@@ -90,7 +95,7 @@ def standing(
         def by_draw(draw: tf.Tensor) -> tf.Tensor:
             scores = classifier.log_scores(x, seed=draw)
             right = margin(scores, y) <= 0.0  # NaN is not
-            value = one(scores, y) if one else of_samples(x, y, draw)
+            value = by_samples(x, y, draw) if by_samples else LOSSES[loss](scores, y)
             return tf.stack([1.0 - tf.cast(right, tf.float32), value])
 
         wrong, value = tf.unstack(mean_over_draws(by_draw, seed, draws=draws))

@@ -38,16 +38,19 @@ def together(verdicts: Iterable[bool | None]) -> bool | None:
     return False if False in found else None if None in found else True
 
 
-def save_checks(workdir: Workdir, checks: Sequence[Check], *, asked: Mapping[str, Any]) -> None:
+def save_checks(
+    workdir: Workdir, checks: Sequence[Check], *, inputs: int, asked: Mapping[str, Any]
+) -> None:
     """Writes results/sanity.json.
 
     Args:
       workdir: of the run that was checked.
       checks: how they came out.
-      asked: eps and the number of inputs, and what else they depend on; of what JSON can hold.
+      inputs: how many were attacked.
+      asked: eps, and what else they depend on; of what JSON can hold.
     """
     kept = [dataclasses.asdict(check) for check in checks]
-    write_json(workdir.results / _FILE, {"asked": asked, "checks": kept})
+    write_json(workdir.results / _FILE, {"inputs": inputs, "asked": asked, "checks": kept})
 
 
 def has_checks(workdir: Workdir, *, asked: Mapping[str, Any]) -> bool:
@@ -65,7 +68,7 @@ def load_checks(workdir: Workdir, *, of: str) -> dict[str, list[Check]]:
     saved = _read(workdir)
     if not saved["checks"]:
         return {}
-    about = "{inputs} inputs, eps {eps:.3g}".format(**saved["asked"])
+    about = f"{saved['inputs']} inputs, eps {saved['asked']['eps']:.3g}"
     checks = [Check(**check) for check in saved["checks"]]
     return {f"Sanity of the attacks: {of}, {about}": checks}
 

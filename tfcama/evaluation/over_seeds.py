@@ -11,7 +11,7 @@ import numpy as np
 
 from tfcama.evaluation.results import Row
 
-WIDTH = 1.96  # standard errors on either side of a 95 % interval
+_WIDTH = 1.96  # standard errors on either side of a 95 % interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class OverSeeds:
         return cls(
             {s: float(np.mean([row.accuracy for row in own])) for s, own in by_seed.items()},
             {
-                s: _error([(row.high - row.low) / (2.0 * WIDTH) for row in own])
+                s: _error([standard_error(row.low, row.high) for row in own])
                 for s, own in by_seed.items()
             },
         )
@@ -56,6 +56,11 @@ class OverSeeds:
     def __str__(self) -> str:
         spread = "" if np.isnan(self.spread) else f" ± {100 * self.spread:.1f}"
         return f"{100 * self.mean:.1f}{spread}"
+
+
+def standard_error(low: float, high: float) -> float:
+    """Of what has this 95 % interval."""
+    return (high - low) / (2.0 * _WIDTH)
 
 
 def averaged(several: Sequence[OverSeeds]) -> OverSeeds:

@@ -261,7 +261,7 @@ def _one_input(subject: Subject) -> float:
 def _takes_little(accuracy: float, by_more: float, slack: float) -> bool:
     """Whether more of an attack leaves at most five points less, or one input where that is more.
 
-    In float32 0.3 - 0.25 is a little more than 0.05.
+    Shares are floats: 0.2 - 0.15 is a little more than 0.05.
     """
     return accuracy - by_more <= max(0.05, slack) + 1e-6
 

@@ -20,7 +20,7 @@ import tensorflow as tf
 from tfcama.data import manipulations
 from tfcama.evaluation import curves
 from tfcama.evaluation.checks import Check
-from tfcama.evaluation.over_seeds import WIDTH, OverSeeds, above
+from tfcama.evaluation.over_seeds import OverSeeds, above, standard_error
 from tfcama.evaluation.results import Row, wilson
 from tfcama.evaluation.subject import Subject
 from tfcama.models.cama_base import CamaBase
@@ -242,6 +242,6 @@ def _over_seeds(found: Sequence[Mapping[str, Any]]) -> OverSeeds:
     errors = {}
     for place, each in enumerate(found):
         confusions = np.array(each["confusions"])
-        low, high = wilson(np.trace(confusions), int(confusions.sum()))
-        errors[place] = (high - low) / (2.0 * WIDTH)
+        interval = wilson(np.trace(confusions), int(confusions.sum()))
+        errors[place] = standard_error(*interval)
     return OverSeeds({place: each["accuracy"] for place, each in enumerate(found)}, errors)

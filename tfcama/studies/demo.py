@@ -125,10 +125,10 @@ def _image_demo(
         for attack in ("fgsm", _PGD):
             if not steps.is_attacked(workdir, attack, _RADII, limit=_ATTACKED_ROWS):
                 steps.attack(attacked, attack, _RADII, progress=progress)
-    dnn, cama = (subject.first(_CHECKED_ROWS) for subject in subjects[:2])
-    steps.check_sanity(
-        cama, eps=0.1, transfer_from=dnn, steps=10, noise_rows=_NOISE_ROWS, progress=progress
-    )
+    how = {"eps": 0.1, "steps": 10, "noise_rows": _NOISE_ROWS}
+    if not steps.is_checked(trained["cama"], limit=_CHECKED_ROWS, transferred=True, **how):
+        dnn, cama = (subject.first(_CHECKED_ROWS) for subject in subjects[:2])
+        steps.check_sanity(cama, transfer_from=dnn, progress=progress, **how)
     build(workdirs, root / "report", title=f"Classifiers under manipulation: {dataset}")
     _export(adapted, root / "export" / "cama", data_dir, progress)
     return root / "report" / "index.html"

@@ -209,9 +209,9 @@ def _dreams_alone(found: _Accuracies, scored: Sequence[str]) -> list[Check]:
     dreamt = sorted({key._replace(tested_on="") for key in found if key.finetuned_on == DREAMS})
     known = _means(found, [key for key in found if key.model != _CAMA], scored)
     if not any(key.finetuned_on or key.trained_on != "clean" for key in known):
-        known = {}  # nobody who has seen anything is no rival
+        return []  # who has seen nothing is no rival
     checks = []
-    for key in dreamt if known else ():
+    for key in dreamt:
         ours = _over(found, key, scored)
         if ours is None:
             continue

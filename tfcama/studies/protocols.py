@@ -263,13 +263,15 @@ class ProtocolStudy(Study):
     def _sanity(self, name: str, seed: int) -> Workdir:
         """The sanity checks, at half of the paper's eps."""
         workdir, images = self._model(name, seed), self._depth(name).images
-        steps.check_sanity(
-            self.subject(workdir).first(images),
-            eps=self._eps(0.5),
-            transfer_from=None if name == PLAIN else self._source(seed, images),
-            noise_rows=_NOISE_ROWS,
-            progress=self.progress,
-        )
+        transferred = name != PLAIN
+        how = {"eps": self._eps(0.5), "noise_rows": _NOISE_ROWS}
+        if not steps.is_checked(workdir, limit=images, transferred=transferred, **how):
+            steps.check_sanity(
+                self.subject(workdir).first(images),
+                transfer_from=self._source(seed, images) if transferred else None,
+                progress=self.progress,
+                **how,
+            )
         return workdir
 
     # --- report --------------------------------------------------------------------------------

@@ -188,43 +188,56 @@ def worst_case(
         progress(f"{name} eps {row.eps:g}: {results.accuracy_text(row)}")
 
 
-def check_sanity(
-    subject: Subject,
+def is_checked(workdir: Workdir, **asked: Any) -> bool:
+    """Whether `check_sanity` left its checks here, asked the same.
+
+    Args:
+      workdir: of the run.
+      **asked: see `sanity_asked`.
+    """
+    return checks.has_checks(workdir, asked=sanity_asked(**asked))
+
+
+def sanity_asked(
     *,
     eps: float,
-    transfer_from: Subject | None = None,
+    limit: int | None,
+    transferred: bool,
     steps: int = 20,
     noise_rows: int | None = None,
-    tell_again: bool = False,
-    progress: Progress,
+) -> dict[str, Any]:
+    """What the saved sanity checks depend on besides the run; see `robustness.sanity_checks`.
+
+    Args:
+      eps: the radius of interest.
+      limit: of the subject's test rows.
+      transferred: whether there is another run for the black-box check.
+      steps: of PGD.
+      noise_rows: rows for the checks of a stochastic model's noise.
+    """
+    return {
+        "eps": eps,
+        "limit": limit,
+        "transferred": transferred,
+        "steps": steps,
+        "noise_rows": noise_rows,
+    }
+
+
+def check_sanity(
+    subject: Subject, *, transfer_from: Subject | None = None, progress: Progress, **how: Any
 ) -> None:
-    """The sanity checks of attacks on a run, saved in its workdir, unless they were made before.
+    """The sanity checks of attacks on a run, saved in its workdir.
 
     Args:
       subject: a finished run; on its test rows.
-      eps: see `robustness.sanity_checks`.
-      transfer_from: likewise.
-      steps: likewise.
-      noise_rows: likewise.
-      tell_again: also tells how they came out where they were made before.
+      transfer_from: another run, for the black-box check.
       progress: called with a line a check.
+      **how: eps, steps and noise_rows, see `robustness.sanity_checks`.
     """
-    asked = {
-        "inputs": len(subject.test),
-        "eps": eps,
-        "steps": steps,
-        "noise_rows": noise_rows,
-        "transfer_from": "" if transfer_from is None else transfer_from.named_to(subject),
-    }
-    made = checks.has_checks(subject.workdir, asked=asked)
-    if made and not tell_again:
-        return
-    if not made:
-        progress(f"{subject.workdir.root}: sanity checks")
-        found = robustness.sanity_checks(
-            subject, eps=eps, transfer_from=transfer_from, steps=steps, noise_rows=noise_rows
-        )
-        checks.save_checks(subject.workdir, found, asked=asked)
-    for listed in checks.load_checks(subject.workdir, of="").values():
-        for check in listed:
-            progress(f"{check.verdict}  {check.name}: {check.detail}")
+    progress(f"{subject.workdir.root}: sanity checks")
+    found = robustness.sanity_checks(subject, transfer_from=transfer_from, **how)
+    asked = sanity_asked(limit=subject.limit, transferred=transfer_from is not None, **how)
+    checks.save_checks(subject.workdir, found, inputs=len(subject.test), asked=asked)
+    for check in found:
+        progress(f"{check.verdict}  {check.name}: {check.detail}")
