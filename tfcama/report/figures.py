@@ -464,7 +464,7 @@ def training_curves(histories: dict[str, list[dict[str, float]]], *, title: str)
         robust = [row.get("val_robust_accuracy", np.nan) for row in history]
         left.plot(epochs, robust, linestyle="--", **style)
     left.set(xlabel="epoch", ylabel="validation accuracy")
-    right.set(xlabel="epoch", ylabel="validation loss (in the unit of its training)")
+    right.set(xlabel="epoch", ylabel="validation loss (own unit)")
     for axes in (left, right):
         tidy(axes)
     handles, names = left.get_legend_handles_labels()
