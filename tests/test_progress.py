@@ -22,13 +22,13 @@ def half_minutes(monkeypatch):
 
 def test_off_a_terminal_a_line_a_minute_says_what_is_left(half_minutes):
     told = console(terminal=False)
-    assert list(progress.tracked(range(0, 6), "scored inputs", unit=250, console=told)) == [
-        *range(6)
-    ]
+    assert list(
+        progress.tracked(range(0, 6), "scored inputs", unit=250, total=1_400, console=told)
+    ) == [*range(6)]
     assert told.file.getvalue().splitlines() == [
-        "scored inputs: 250 of 1,500  left: 300 s",
-        "scored inputs: 750 of 1,500  left: 120 s",
-        "scored inputs: 1,250 of 1,500  left: 36 s",
+        "scored inputs: 250 of 1,400  left: 300 s",
+        "scored inputs: 750 of 1,400  left: 120 s",
+        "scored inputs: 1,250 of 1,400  left: 36 s",
     ]
 
 

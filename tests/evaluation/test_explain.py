@@ -9,12 +9,11 @@ import tensorflow as tf
 
 from tests.conftest import TF_DATA_IS_COMPILED
 from tests.doubles import Linear
-from tfcama import random
 from tfcama.data import tables
 from tfcama.errors import InputError
 from tfcama.evaluation import explain as explain_lib
 from tfcama.evaluation.explain import explain
-from tfcama.evaluation.predict import Predictor
+from tfcama.evaluation.predict import Predictor, prediction_noise
 from tfcama.models.measurement_cama import MeasurementCama, MeasurementCamaConfig
 from tfcama.report import explanation as report
 from tfcama.report.explanation import explanation_figure
@@ -172,7 +171,7 @@ def test_m_is_what_the_prediction_takes(adapted):
 
 def test_movements_that_make_the_row_less_likely_are_doubted(adapted):
     found = explain(adapted, ROW, seed=0)
-    draw = random.fold_in(tf.constant(random.stream(0, "prediction")), 0)
+    draw = tf.constant(prediction_noise(0))
     adapted.config = dataclasses.replace(adapted.config, m_at_test="do_m0")
     without_m = adapted.log_px(tf.constant(ROW[None]), seed=draw).numpy()[0]
     assert found.log_px_do_m0 == pytest.approx(without_m, rel=1e-5)

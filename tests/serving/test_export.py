@@ -7,16 +7,17 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import special
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tests.doubles import ROW
 from tests.serving.conftest import untrained
 from tfcama.data.base import Split
 from tfcama.errors import InputError
+from tfcama.evaluation.predict import Predictor, prediction_noise
 from tfcama.evaluation.results import scored
 from tfcama.serving import ops, warmup
 from tfcama.serving import publish as publish_lib
-from tfcama.serving.module import serving_seed
 from tfcama.serving.publish import fingerprint, publish
 from tfcama.workdir import write_json
 
@@ -47,6 +48,14 @@ def test_nothing_but_the_model_is_inside(loaded, export, served):
         *("saved_model.pb", "variables", "assets", "assets.extra"),
         *("batching_params.pbtxt", "tfcama.json"),
     } - ({"assets"} if not (export / "1" / "assets").exists() else set())
+
+
+def test_an_export_answers_what_the_run_does(loaded, served, bars):
+    """The same noise, so that no label differs between an evaluation and the server."""
+    scores = Predictor(loaded.classifier, seed=0).log_scores(bars.train.x)
+    answer = served.signatures["serving_default"](image=tf.constant(bars.train.x))
+    np.testing.assert_array_equal(answer["label"], scores.argmax(axis=1))
+    np.testing.assert_allclose(answer["probabilities"], special.softmax(scores, axis=1), atol=1e-4)
 
 
 def test_versions_count_up_and_are_never_overwritten(small, tmp_path):
@@ -179,9 +188,9 @@ def test_metadata_says_what_was_exported(export, loaded, metadata, bars):
     assert metadata["class_names"] == ["a", "b", "c"]
     assert metadata["input"] == {"kind": "image", "shape": [28, 28, 1], "bounds": [0.0, 1.0]}
     assert (metadata["seed"], metadata["num_samples"], metadata["stochastic"]) == (0, 3, True)
-    assert metadata["noise_seed"] == serving_seed(0).tolist()
+    assert metadata["noise_seed"] == prediction_noise(0).tolist()
     scores = loaded.classifier.log_scores(
-        tf.constant(bars.train.x), seed=tf.constant(serving_seed(0))
+        tf.constant(bars.train.x), seed=tf.constant(prediction_noise(0))
     ).numpy()
     assert metadata["clean"] == {
         "rows": len(bars.train),

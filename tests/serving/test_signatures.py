@@ -11,14 +11,15 @@ from tensorflow.core.protobuf import config_pb2
 from tests.serving.conftest import untrained
 from tfcama import random
 from tfcama.errors import InputError
+from tfcama.evaluation.predict import prediction_noise
 from tfcama.models.cama import Cama, CamaConfig
 from tfcama.serving import png
 from tfcama.serving.answers import in_blocks
 from tfcama.serving.detector import Detector, rows_needed
-from tfcama.serving.module import ServingModule, serving_seed
+from tfcama.serving.module import ServingModule
 from tfcama.types import Bounds, InputSpec
 
-SEED = tf.constant(serving_seed(0))
+SEED = tf.constant(prediction_noise(0))
 SIZE = 7  # images
 
 
@@ -340,7 +341,7 @@ def test_no_batch_decodes_or_encodes_more_rows_at_once_than_allowed(spec, monkey
         monkeypatch.setattr(Cama, name, function)
     with pytest.raises(tf.errors.InvalidArgumentError, match="rows"):
         model.reconstruct(tf.zeros([limit + 1, *spec.shape]), seed=SEED, do_m0=False)
-    module = ServingModule(model, seed=serving_seed(0), clean=bars.train)
+    module = ServingModule(model, seed=prediction_noise(0), clean=bars.train)
     generator = np.random.default_rng(0)
     for signature in module.offered.values():
         values = signature.examples(generator, 5 * limit + 1)
@@ -415,7 +416,7 @@ def test_a_mechanism_with_its_search_and_completion_is_served(spec, images, tmp_
     model = untrained("cama", spec, tmp_path, num_samples=1, **settings).classifier
     head = model.q_m.variables[-1]
     head.assign(0.5 * tf.ones_like(head))  # m is not 0: parts of the images leave the frame
-    answer = ServingModule(model, seed=serving_seed(0)).serve(tf.constant(images[:1]))
+    answer = ServingModule(model, seed=prediction_noise(0)).serve(tf.constant(images[:1]))
     np.testing.assert_allclose(
         answer["log_px"], model.log_px(tf.constant(images[:1]), seed=SEED), rtol=1e-5
     )
@@ -427,7 +428,7 @@ def test_reconstruct_tells_what_was_done_in_units_of_the_mechanism(spec, images,
     head = model.q_m.variables[-1]
     head.assign(0.5 * tf.ones_like(head))
     x = tf.constant(images[:1])
-    module = ServingModule(model, seed=serving_seed(0))
+    module = ServingModule(model, seed=prediction_noise(0))
     answer = module.offered["reconstruct"].answer(x)
     assert [p.name for p in module.answers.parameters] == ["shift_x", "shift_y"]
     expected = model.manipulation(x, seed=SEED)

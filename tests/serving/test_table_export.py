@@ -9,11 +9,12 @@ from tests.serving.rows import COLUMNS, NAMES, ROWS, SIZE, sent, table_spec
 from tfcama import random
 from tfcama.data import tables
 from tfcama.errors import InputError
+from tfcama.evaluation.predict import prediction_noise
 from tfcama.models.discriminative import DiscriminativeConfig, measurement_dnn
 from tfcama.models.measurement_cama import MeasurementCama, MeasurementCamaConfig
 from tfcama.serving import publish as publish_lib
 from tfcama.serving.inputs import TableInputs, input_name, inputs_of
-from tfcama.serving.module import ServingModule, serving_seed
+from tfcama.serving.module import ServingModule
 from tfcama.training import checkpoints, run
 from tfcama.training.config import RunConfig, TrainingConfig
 from tfcama.types import CHILD, Column
@@ -59,7 +60,7 @@ def ask(served, values, signature="serving_default"):
 
 def offline(loaded, frame):
     x = tf.constant(tables.encode(loaded.classifier.spec, frame))
-    return loaded.classifier.log_scores(x, seed=tf.constant(serving_seed(0)))
+    return loaded.classifier.log_scores(x, seed=tf.constant(prediction_noise(0)))
 
 
 def test_columns_by_name_answer_as_the_offline_path_does(loaded, served):
@@ -219,7 +220,7 @@ def test_a_discriminative_export_has_no_density(tmp_path):
 )
 def test_any_column_names_can_be_exported(names, tmp_path):
     classifier = cama(table_spec(tuple(Column(name, (CHILD,)) for name in names)))
-    module = ServingModule(classifier, seed=serving_seed(0))
+    module = ServingModule(classifier, seed=prediction_noise(0))
     tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": module.serve})
     reloaded = tf.saved_model.load(str(tmp_path))
     values = {input_name(name): np.float32([i]) for i, name in enumerate(names)}
@@ -292,7 +293,7 @@ def test_a_seed_of_a_row_is_its_own(loaded, served):
     answer = ask(served, {**rows, "seed": np.int32([7, 8, 7])}, "predict_seeded")
     assert answer["log_px"][0] == answer["log_px"][2] != answer["log_px"][1]
     x = tf.constant(tables.encode(loaded.classifier.spec, pd.DataFrame(ROWS)))[:1]
-    seed = random.fold_in(tf.constant(serving_seed(0)), 8)
+    seed = random.fold_in(tf.constant(prediction_noise(0)), 8)
     expected = tf.reduce_logsumexp(loaded.classifier.log_scores(x, seed=seed))
     np.testing.assert_allclose(answer["log_px"][1], expected, rtol=1e-5)
 
@@ -325,7 +326,7 @@ def test_reconstructions_are_children_in_their_own_units(loaded, served):
         *(f"reconstruction{end}/{name}" for end in ("", "_do_m0") for name in ("pulse", "grade")),
     }
     for end, do_m0 in (("", False), ("_do_m0", True)):
-        rows = model.reconstruct(x, seed=tf.constant(serving_seed(0)), do_m0=do_m0)
+        rows = model.reconstruct(x, seed=tf.constant(prediction_noise(0)), do_m0=do_m0)
         frame = tables.decode(model.spec, rows.numpy())
         np.testing.assert_allclose(answer[f"reconstruction{end}/pulse"], frame["pulse"], rtol=1e-5)
         grades = [grade.decode() for grade in answer[f"reconstruction{end}/grade"].numpy()]
@@ -351,7 +352,7 @@ def test_a_counterfactual_of_the_predicted_class_is_the_reconstruction(served):
 
 def test_columns_give_way_to_the_signatures_own_inputs(tmp_path):
     columns = (Column("seed", (CHILD,)), Column("Label", (CHILD,)))
-    module = ServingModule(cama(table_spec(columns)), seed=serving_seed(0))
+    module = ServingModule(cama(table_spec(columns)), seed=prediction_noise(0))
     own = ("predict_seeded", "counterfactual")
     functions = {name: module.offered[name].function for name in own}
     tf.saved_model.save(module, str(tmp_path), signatures=functions)

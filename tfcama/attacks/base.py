@@ -94,7 +94,7 @@ class Attack(abc.ABC):
         prepared = compiled[self._compiled_as]
         found = []
         starts = range(0, len(x), self.batch_size)
-        for start in tracked(starts, "attacked inputs", unit=self.batch_size):
+        for start in tracked(starts, "attacked inputs", unit=self.batch_size, total=len(x)):
             rows = slice(start, start + self.batch_size)
             batch_seed = random.stream(seed, "attack", start)
             adversarial = self._perturb(

@@ -42,7 +42,7 @@ import tensorflow as tf
 from tfcama import random
 from tfcama.data import tables
 from tfcama.errors import InputError, unknown_name
-from tfcama.evaluation.predict import Predictor, not_finite
+from tfcama.evaluation.predict import Predictor, not_finite, prediction_noise
 from tfcama.models.measurement_cama import MeasurementCama
 from tfcama.types import CHILD, Classifier, Column, InputSpec
 
@@ -462,7 +462,7 @@ def _by_sample(stddev: np.ndarray, numeric: int) -> np.ndarray:
 
 def _log_px_do_m0(classifier: MeasurementCama, x: np.ndarray, *, seed: int) -> float:
     """Log p(x | a, c) under do(m = 0), in nats, with the noise that the prediction takes."""
-    draw = random.fold_in(tf.constant(random.stream(seed, "prediction")), 0)
+    draw = tf.constant(prediction_noise(seed))
     noise = classifier.shared_noise(draw, num_samples=classifier.config.num_samples)
     weights = classifier.log_weights(tf.constant(x), noise=noise, manipulated=False)
     total = weights.total().numpy().astype(np.float64)  # [K, 1, C]

@@ -17,6 +17,16 @@ _BATCH = 250
 _GROUPS = 20
 
 
+def prediction_noise(root: int, *, draw: int = 0) -> np.ndarray:
+    """The seed, int32 [2], of a run's predictions; exports and explanations share draw 0.
+
+    Args:
+      root: the run's seed.
+      draw: number of the draw.
+    """
+    return random.fold_in(tf.constant(random.stream(root, "prediction")), draw).numpy()
+
+
 class Predictor:
     """Scores arrays of inputs with a classifier, compiled once.
 
@@ -28,7 +38,7 @@ class Predictor:
 
     def __init__(self, classifier: Classifier, *, seed: int, batch_size: int = _BATCH):
         self.classifier = classifier
-        self._seed = tf.constant(random.stream(seed, "prediction"))
+        self._root = seed
         self._batch_size = batch_size
         self._log_scores = tf.function(
             lambda x, seed: classifier.log_scores(x, seed=seed),
@@ -43,11 +53,11 @@ class Predictor:
           InputError: inputs of the wrong shape, range or with NaN.
         """
         x = self.classifier.spec.check(x)
-        seed = random.fold_in(self._seed, draw)
+        seed = tf.constant(prediction_noise(self._root, draw=draw))
         starts = range(0, len(x), self._batch_size)
         scores = [
             self._log_scores(tf.constant(x[start : start + self._batch_size]), seed).numpy()
-            for start in tracked(starts, "scored inputs", unit=self._batch_size)
+            for start in tracked(starts, "scored inputs", unit=self._batch_size, total=len(x))
         ]
         return np.concatenate(scores) if scores else np.zeros([0, self.classifier.num_classes])
 

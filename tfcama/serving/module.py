@@ -72,7 +72,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfcama import random
 from tfcama.data.base import Split
 from tfcama.models.base import ClassifierModel
 from tfcama.serving.answers import Answers
@@ -143,8 +142,3 @@ class ServingModule(tf.Module):
     def functions(self) -> dict[str, Any]:
         """The signatures' functions by name, as tf.saved_model.save takes them."""
         return {name: signature.function for name, signature in self.offered.items()}
-
-
-def serving_seed(root: int) -> np.ndarray:
-    """The noise that a run's exports share."""
-    return random.stream(root, "serving")

@@ -14,12 +14,12 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tfcama import provenance
 from tfcama.data.base import Split
 from tfcama.errors import InputError
-from tfcama.evaluation.predict import hits_of
+from tfcama.evaluation.predict import hits_of, prediction_noise
 from tfcama.evaluation.results import commits, load_rows
 from tfcama.serving import batching, description, ops, png, warmup
 from tfcama.serving.detector import FALSE_ALARMS, rows_needed
 from tfcama.serving.inputs import inputs_of
-from tfcama.serving.module import ServingModule, serving_seed
+from tfcama.serving.module import ServingModule
 from tfcama.training import run
 from tfcama.training.run import LoadedRun
 from tfcama.types import Generative
@@ -80,7 +80,7 @@ def publish(
         clean = clean.take(np.arange(0, len(clean), -(-len(clean) // MAX_CLEAN)))
     module = ServingModule(
         loaded.classifier,
-        seed=serving_seed(loaded.config.seed),
+        seed=prediction_noise(loaded.config.seed),
         clean=clean,
         false_alarms=false_alarms,
     )
@@ -258,7 +258,7 @@ def _of_export(
     return {
         "stochastic": classifier.stochastic,
         "num_samples": getattr(architecture, "num_samples", None),
-        "noise_seed": [int(part) for part in serving_seed(loaded.config.seed)],
+        "noise_seed": [int(part) for part in prediction_noise(loaded.config.seed)],
         "signatures": {name: _described(graph.signature_def[name]) for name in module.offered},
         "limits": {
             "rows_at_once": 1 if module.answers.row_by_row else module.answers.rows_at_once,
