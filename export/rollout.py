@@ -40,10 +40,12 @@ def main() -> None:
         after = before.rolled_back()
     else:
         after = before.with_canary(_CANARY.value)
-    base = Path(before.models) / before.name
-    if base.is_dir():  # as a server on this machine sees it
+    if after.path.is_dir():
         for version in after.labels.values():
-            operations.check_version(base, version)
+            operations.check_version(after.path, version)
+    elif not _ROLLBACK.value:  # what is gone back to was served before
+        version = after.stable if _PROMOTE.value else after.canary
+        print(f"note: {after.path} is not on this machine; nobody looked for version {version}.")
     operations.write(after, directory)
     print(f"{after.name}: {_labels(before)}  ->  {_labels(after)}")
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tfcama import random
 from tfcama.evaluation.subject import Subject
 from tfcama.models.registry import MODELS
-from tfcama.training import run
+from tfcama.training import checkpoints, run
 from tfcama.training.config import RunConfig, TrainingConfig
 from tfcama.types import Bounds, InputSpec
 from tfcama.workdir import Workdir
@@ -91,5 +91,7 @@ def subject_of(
         input_spec=classifier.spec,
         finetuned=finetuned,
     )
-    loaded = run.LoadedRun(config, classifier, None)
-    return Subject(Workdir(path), loaded, dataset, dataset.test)
+    workdir = Workdir(path)
+    checkpoint = checkpoints.Checkpoint(workdir.checkpoints / "00001", 1, (0.0, 0.0), {})
+    loaded = run.LoadedRun(config, classifier, checkpoint)
+    return Subject(workdir, loaded, dataset, dataset.test)

@@ -283,6 +283,22 @@ def test_a_canary_that_no_server_would_take_is_refused(tmp_path):
     assert operations.read(tmp_path / "deploy").stable == 3
 
 
+def test_a_rollout_looks_where_the_configuration_was_written(tmp_path):
+    """Servers of another machine see another path, here /models."""
+    found = base(tmp_path, 3, 4)
+    deploy = tmp_path / "deploy"
+    done = call("export.config", f"--model_base_path={found}", "--stable=3", f"--out={deploy}")
+    assert done.returncode == 0, done.stderr
+    assert operations.read(deploy).models == "/models"
+    done = call("export.rollout", f"--config={deploy}", "--canary=7")
+    assert done.returncode == 2
+    assert f"{found} has no version 7; it has 3, 4." in done.stderr
+    found.rename(tmp_path / "elsewhere")
+    done = call("export.rollout", f"--config={deploy}", "--canary=7")
+    assert done.returncode == 0
+    assert f"{found} is not on this machine; nobody looked for version 7." in done.stdout
+
+
 def test_rolling_back_is_one_command(tmp_path):
     operations.write(Deployment("cama", stable=4, previous=3), tmp_path)
     done = call("export.rollout", f"--config={tmp_path}", "--rollback")

@@ -1,5 +1,6 @@
 """The studies in miniature: all their steps, once, and a second call that repeats none."""
 
+import contextlib
 import functools
 import json
 
@@ -8,11 +9,13 @@ import pytest
 
 from tests.doubles import ROW, binary, subject_of
 from tests.studies.conftest import untouched
-from tfcama.evaluation import results, robustness
+from tfcama.data.base import Split
+from tfcama.evaluation import curves, results, robustness
 from tfcama.evaluation.checks import Check
+from tfcama.evaluation.predict import Predictor
 from tfcama.serving import publish
 from tfcama.studies import demo as demo_lib
-from tfcama.studies import shift
+from tfcama.studies import shift, steps
 from tfcama.studies.study import of_first_seed
 from tfcama.training.config import FinetuneConfig
 from tfcama.workdir import Workdir
@@ -122,6 +125,52 @@ def test_rows_of_another_profile_are_scored_again(tmp_path, bars, monkeypatch):
     for limit, levels in ((4, [0.1]), (4, [0.1]), (5, [0.1]), (None, [0.1]), (None, [0.1, 0.2])):
         study.once(subject.workdir, "a", score, limit=limit, levels=levels)
     assert sizes == [4, 5, len(bars.test), len(bars.test)]
+
+
+@contextlib.contextmanager
+def killed_at_the_second(target, name):
+    """Lets a function be called once in the block; the second call is a kill."""
+    calls, original = [], getattr(target, name)
+
+    def called(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(target, name, called)
+        yield
+
+
+def test_a_killed_evaluation_goes_on_at_its_level(tmp_path, bars):
+    classifier, _ = binary(shape=bars.spec.shape)
+    subject = subject_of(classifier, bars, path=tmp_path)
+    levels, said = [0.0, 0.3], []
+    with killed_at_the_second(Predictor, "hits"), pytest.raises(KeyboardInterrupt):
+        steps.evaluate(subject, "vertical_shift", levels, progress=said.append)
+    assert len(said) == 1
+    assert not steps.is_evaluated(subject.workdir, "vertical_shift", levels)
+    with killed_at_the_second(Predictor, "hits"):
+        rows = steps.evaluate(subject, "vertical_shift", levels, progress=said.append)
+    assert said[1] == said[0]  # it is told, and not scored
+    assert rows == curves.manipulation_curve(subject, "vertical_shift", levels)
+    assert steps.is_evaluated(subject.workdir, "vertical_shift", levels)
+
+
+def test_a_killed_attack_goes_on_at_its_radius(tmp_path, bars):
+    classifier, _ = binary(shape=bars.spec.shape)
+    two = bars._replace(test=Split(bars.test.x, bars.test.y % 2))
+    subject = subject_of(classifier, two, path=tmp_path)
+    asked = (subject, "fgsm", [0.1, 0.2])
+    with killed_at_the_second(robustness, "craft"), pytest.raises(KeyboardInterrupt):
+        steps.attack(*asked, progress=lambda line: None)
+    with killed_at_the_second(robustness, "craft"):
+        found = steps.attack(*asked, progress=lambda line: None)
+    _, whole = robustness.attack_curve(*asked)
+    for eps in (0.1, 0.2):
+        for mine, theirs in zip(found[eps], whole[eps], strict=True):
+            np.testing.assert_array_equal(mine, theirs)
 
 
 @pytest.mark.long

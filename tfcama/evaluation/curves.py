@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 from tfcama.data import manipulations
 from tfcama.evaluation.results import Row, accuracy_text, scored
 from tfcama.evaluation.subject import Subject
+from tfcama.evaluation.unfinished import Keep, made_anew
 
 
 def clean(subject: Subject, experiment: str) -> Row:
@@ -23,6 +25,7 @@ def manipulation_curve(
     experiment: str = "manipulation",
     draws: int = 1,
     progress: Callable[[str], None] = lambda text: None,
+    keep: Keep = made_anew,
 ) -> list[Row]:
     """Accuracy on the test rows, each manipulated by its own draw, at every level.
 
@@ -35,6 +38,7 @@ def manipulation_curve(
       draws: of a stochastic model's noise, whose mean accuracy the rows have; one is what a user
         of the deployed model meets. All rows of a draw share its noise.
       progress: called with a line of text after each level.
+      keep: what was scored of a level, where the call before this one was interrupted.
 
     Returns:
       A row a level on all test rows, and where the run was fine-tuned on a part of the test
@@ -47,7 +51,9 @@ def manipulation_curve(
     for level, move in moves.items():
         fitted = move.fit(subject.dataset)
         split = manipulations.manipulate(subject.test, fitted, seed=subject.loaded.config.seed)
-        hits = predictor.hits(split.x, split.y, draws=draws)
+        hits = keep(
+            f"level_{level}", functools.partial(predictor.hits, split.x, split.y, draws=draws)
+        )
         fields = {"manipulation": manipulation, "level": 1.0 if level is None else level}
         full = scored(hits, **subject.identity(experiment, **fields))
         rows.append(full)

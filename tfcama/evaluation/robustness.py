@@ -15,6 +15,7 @@ from tfcama.errors import InputError
 from tfcama.evaluation.checks import Check
 from tfcama.evaluation.results import Row, accuracy_text, scored
 from tfcama.evaluation.subject import Subject
+from tfcama.evaluation.unfinished import Keep, made_anew
 from tfcama.types import Classifier
 
 _BATCH = 50
@@ -30,6 +31,7 @@ def attack_curve(
     *,
     source: Subject | None = None,
     progress: Callable[[str], None] = lambda text: None,
+    keep: Keep = made_anew,
 ) -> tuple[list[Row], dict[float, Attacked]]:
     """Accuracy on attacked test rows at every radius.
 
@@ -44,6 +46,7 @@ def attack_curve(
       radii: eps of each point.
       source: craft on this run instead (a transfer attack), of the subject's own test rows.
       progress: called with a line of text after each radius.
+      keep: what was crafted, where the call before this one was interrupted.
 
     Returns:
       A row a radius, and the attacked inputs by radius.
@@ -54,12 +57,17 @@ def attack_curve(
     rows, found = [], {}
     attacks = {eps: registry.parse(attack, eps=eps) for eps in radii}  # bad input before any work
     widest = attacks[max(radii)]
-    nearest = craft(subject, widest, on=source) if widest.nearest else None
+
+    def crafted(key: str, made: Attack) -> Attacked:
+        x = keep(key, lambda: craft(subject, made, on=source).x)
+        return Attacked.of(x, subject.test.x)
+
+    nearest = crafted(f"nearest_{max(radii)}", widest) if widest.nearest else None
     if nearest is not None:
         progress(f"{named(attack, subject, source)}: {_distances(nearest, widest)}")
     for eps, made in attacks.items():
         if nearest is None:
-            found[eps] = craft(subject, made, on=source)
+            found[eps] = crafted(f"eps_{eps}", made)
         else:
             found[eps] = made.within(nearest, subject.classifier, subject.test.x)
         draws = scoring_draws(made) if source is None else SCORING_DRAWS

@@ -55,6 +55,8 @@ class Deployment:
       memory: of one server, e.g. "2Gi".
       replicas: servers.
       rows: executed together, where a version does not say it itself.
+      base: the model's base path where this was written, if it was known; "" for not. Servers may
+        see another.
 
     Raises:
       InputError: a value that is not allowed.
@@ -70,6 +72,7 @@ class Deployment:
     memory: str = "2Gi"
     replicas: int = 2
     rows: int = _DEFAULT_ROWS
+    base: str = ""
 
     def __post_init__(self):
         if not _NAME.fullmatch(self.name):
@@ -104,6 +107,11 @@ class Deployment:
     def resource(self) -> str:
         """What Kubernetes and the network call the server: the name, without "_"."""
         return self.name.replace("_", "-")
+
+    @property
+    def path(self) -> Path:
+        """The model's base path, as far as this machine can know."""
+        return Path(self.base or f"{self.models}/{self.name}")
 
     @property
     def labels(self) -> dict[str, int]:
@@ -214,7 +222,14 @@ def deployment(base: Path, *, stable: int | None, canary: int | None, **options)
     if stable is None:
         raise InputError(f"{base} has no version that could be stable; export one first.")
     (limits,) = description.require(base / str(stable), "limits")
-    return Deployment(absolute(base).name, stable, canary, rows=limits["rows_together"], **options)
+    return Deployment(
+        absolute(base).name,
+        stable,
+        canary,
+        rows=limits["rows_together"],
+        base=str(absolute(base)),
+        **options,
+    )
 
 
 def models_config(deployments: list[Deployment]) -> model_server_config_pb2.ModelServerConfig:

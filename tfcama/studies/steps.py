@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tfcama.attacks.base import Attacked
-from tfcama.evaluation import checks, curves, results, robustness
+from tfcama.evaluation import checks, curves, results, robustness, unfinished
 from tfcama.evaluation.recovered import Recovered, recover
 from tfcama.evaluation.results import Row
 from tfcama.evaluation.subject import Subject
@@ -78,6 +78,8 @@ def evaluate(
 ) -> list[Row]:
     """Accuracy along a manipulation and the model's explanations, saved in the workdir.
 
+    An interrupted call is continued at the level that it did not end.
+
     Args:
       subject: a finished run.
       manipulation: without its level.
@@ -86,9 +88,14 @@ def evaluate(
       pictured_level: of the explanations; None takes the middle one.
       draws: see manipulation_curve.
     """
-    rows = curves.manipulation_curve(subject, manipulation, levels, draws=draws, progress=progress)
     name = slugs("manipulation", manipulation, subject.augmentation, subject.at_test)
-    results.save_rows(subject.workdir, name, rows, asked=curve_asked(levels, subject.limit, draws))
+    question = {"limit": subject.limit, "draws": draws, "epoch": subject.loaded.checkpoint.epoch}
+    with unfinished.kept(subject.workdir, name, asked=question) as keep:
+        rows = curves.manipulation_curve(
+            subject, manipulation, levels, draws=draws, progress=progress, keep=keep
+        )
+        asked = curve_asked(levels, subject.limit, draws)
+        results.save_rows(subject.workdir, name, rows, asked=asked)
     level = levels[len(levels) // 2] if pictured_level is None else pictured_level
     explain(subject, manipulation, level)
     return rows
@@ -146,15 +153,22 @@ def attack(
 ) -> dict[float, Attacked]:
     """Accuracy under an attack and adversarial examples, saved in the workdir.
 
+    An interrupted call is continued at the radius that it did not end.
+
     Returns:
       The attacked inputs, by radius.
     """
-    rows, found = robustness.attack_curve(subject, attack, radii, source=source, progress=progress)
-    name = "" if source is None else source.named_to(subject)
-    about = f"{attack}_from_{name}" if name else attack
-    asked = curve_asked(radii, subject.limit)
-    results.save_rows(subject.workdir, f"attack_{slug(about)}", rows, asked=asked)
-    shown = pictures.adversarial_examples(subject, attack, found, source=name)
+    source_name = "" if source is None else source.named_to(subject)
+    name = f"attack_{slug(f'{attack}_from_{source_name}' if source_name else attack)}"
+    epochs = [each.loaded.checkpoint.epoch for each in (subject, source) if each is not None]
+    question = {"limit": subject.limit, "epochs": epochs}
+    with unfinished.kept(subject.workdir, name, asked=question) as keep:
+        rows, found = robustness.attack_curve(
+            subject, attack, radii, source=source, progress=progress, keep=keep
+        )
+        asked = curve_asked(radii, subject.limit)
+        results.save_rows(subject.workdir, name, rows, asked=asked)
+    shown = pictures.adversarial_examples(subject, attack, found, source=source_name)
     if shown is not None:
         pictures.save(subject.workdir, shown)
     return found
