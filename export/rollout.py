@@ -44,8 +44,9 @@ def main() -> None:
         for version in after.labels.values():
             operations.check_version(after.path, version)
     elif not _ROLLBACK.value:  # what is gone back to was served before
-        version = after.stable if _PROMOTE.value else after.canary
-        print(f"note: {after.path} is not on this machine; nobody looked for version {version}.")
+        label = operations.STABLE if _PROMOTE.value else operations.CANARY
+        looked_for = f"version {after.labels[label]}"
+        print(f"note: {after.path} is not on this machine; nobody looked for {looked_for}.")
     operations.write(after, directory)
     print(f"{after.name}: {_labels(before)}  ->  {_labels(after)}")
 

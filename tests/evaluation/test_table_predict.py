@@ -150,6 +150,24 @@ def test_the_accuracy_is_that_of_the_rows_with_a_target(loaded, tmp_path):
     assert len(read(out)) == 40
 
 
+def test_rows_of_no_class_are_predicted_and_told(loaded, tmp_path):
+    frame = table(40, health="well").astype(object)
+    frame.loc[3:5, "health"] = "dead"
+    frame.loc[30, "health"] = "?"
+    frame.loc[31, "health"] = None
+    out = tmp_path / "predictions.csv"
+    summary = table_predict.predict(loaded, write(frame, tmp_path), out, chunk_rows=4)
+    assert summary.lines[-3] == (
+        "4 rows whose 'health' is no class of the run were predicted and not counted: dead 3, ? 1"
+    )
+    assert summary.known == 35
+    assert len(read(out)) == 40
+    frame["health"] = [f"name {row}" for row in range(40)]
+    summary = table_predict.predict(loaded, write(frame, tmp_path), out)
+    assert "name 4 1 and 35 more" in summary.lines[-2]
+    assert summary.known == 0
+
+
 def test_missing_and_unseen_values_are_told_per_column(loaded, tmp_path):
     frame = table(8, colour=["green", "blue", "", "pink", "red", "  ", "blue", "red"])
     summary = table_predict.predict(
@@ -182,7 +200,6 @@ def test_a_discriminative_model_has_no_density(tmp_path):
     [
         ({"pulse": "fast"}, "column 'pulse', row 39: 'fast' is no number"),
         ({"age": "inf"}, "column 'age', row 39: 'inf' is infinite"),
-        ({"health": "dead"}, "column 'health', row 39: 'dead' is no class"),
     ],
 )
 def test_a_bad_row_in_a_late_chunk_leaves_nothing(loaded, tmp_path, monkeypatch, changed, sentence):

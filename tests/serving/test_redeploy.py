@@ -17,7 +17,7 @@ from tfcama.errors import InputError
 from tfcama.evaluation.predict import Predictor, mean_log_px, scores_by_group
 from tfcama.serving import description, operations, redeploy, served
 from tfcama.serving import publish as publishing
-from tfcama.serving.publish import fingerprint, publish
+from tfcama.serving.publish import fingerprint, publish, version_of
 from tfcama.serving.redeploy import Comparison, Conditions, Measured
 from tfcama.studies import steps
 from tfcama.training import run
@@ -143,10 +143,10 @@ def test_a_better_model_is_published_as_canary_and_the_stable_one_stays(
     assert description.read(stable / "2")["config"]["finetuned"]["subject"].startswith("rows.csv ")
     # Of the same variables, what predicts in another way is another version.
     same = run.load(target)
-    assert redeploy._published(stable, same) == 2
+    assert version_of(same, stable) == 2
     other = dataclasses.replace(same.config.architecture, m_samples=32)
     other = dataclasses.replace(same.config, architecture=other)
-    assert redeploy._published(stable, same._replace(config=other)) is None
+    assert version_of(same._replace(config=other), stable) is None
     # The same again changes nothing, and what is stable by now is no gain over itself.
     after = files(stable)
     assert adapt(base, shifted, stable, deploy, target=target).deployment == outcome.deployment

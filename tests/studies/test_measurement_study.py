@@ -7,6 +7,7 @@ import pytest
 
 from tests.studies.conftest import untouched
 from tfcama.data.measurement import MeasurementConfig
+from tfcama.serving import operations
 from tfcama.studies import demo as demo_lib
 from tfcama.studies import measurement
 from tfcama.studies.measurement import CHILDREN_UP, MeasurementStudy, Profile
@@ -93,6 +94,9 @@ def test_a_demo_of_a_real_table_ends_in_an_export(tmp_path, monkeypatch):
     again = []
     call(progress=again.append)
     assert again == []
+    call(progress=again.append, seed=1)  # another model, another version
+    assert again[-1].startswith("published")
+    assert operations.versions(tmp_path / "export" / "measurement_cama") == [1, 2]
 
 
 def test_shares_of_rows_need_more_than_the_default():

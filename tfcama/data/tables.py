@@ -242,6 +242,20 @@ def labels(spec: InputSpec, frame: pd.DataFrame) -> np.ndarray:
     return codes.astype(np.int32)
 
 
+def known_labels(spec: InputSpec, frame: pd.DataFrame) -> np.ndarray:
+    """As `labels`, where not every row's class has to be known: -1 where it is not, or no class."""
+    _require(frame, [spec.target])
+    return np.maximum(_codes(frame[spec.target], spec.class_names), -1).astype(np.int32)
+
+
+def unknown_classes(spec: InputSpec, frame: pd.DataFrame) -> dict[str, int]:
+    """What else than classes and missing values the target's column holds, and in how many rows."""
+    _require(frame, [spec.target])
+    series = frame[spec.target]
+    found = series[_codes(series, spec.class_names) == _UNSEEN].map(_as_text)
+    return {name: int(count) for name, count in found.value_counts().items()}
+
+
 def decode(spec: InputSpec, x: np.ndarray) -> pd.DataFrame:
     """Features as the columns they came from, in the user's units; the inverse of encode.
 

@@ -28,6 +28,7 @@ from tfcama.workdir import atomic_file
 _CHUNK_ROWS = 10_000
 _BLOCK_ROWS = 1_000  # scored at once; which rows share a block does not depend on the chunks
 _REPORTED_ROWS = 100_000  # a line each, off a terminal
+_LISTED = 5  # values in a sentence
 _UNKNOWN = -1
 
 
@@ -43,6 +44,7 @@ class Summary:
       hits: of those, how many were predicted right.
       missing: how many values of a column are missing, columns without any left out.
       unseen: how many values of a column are categories that no training row had, likewise.
+      no_class: what the target's column holds that is no class, and in how many rows.
     """
 
     out: Path
@@ -52,6 +54,7 @@ class Summary:
     hits: int = 0
     missing: Counter[str] = dataclasses.field(default_factory=Counter)
     unseen: Counter[str] = dataclasses.field(default_factory=Counter)
+    no_class: Counter[str] = dataclasses.field(default_factory=Counter)
 
     @property
     def lines(self) -> list[str]:
@@ -62,6 +65,11 @@ class Summary:
         if self.unseen:
             lines.append(
                 "categories that no training row had, taken as missing: " + _listed(self.unseen)
+            )
+        if self.no_class:
+            lines.append(
+                f"{self.no_class.total()} rows whose '{self.target}' is no class of the run were "
+                f"predicted and not counted: {_listed(self.no_class, most=_LISTED)}"
             )
         if self.known:
             low, high = wilson(self.hits, self.known)
@@ -89,7 +97,7 @@ def predict(
     Args:
       loaded: a finished run on a table.
       table: CSV file with the columns that the run was trained on. If the target is among them, the
-        accuracy is counted on the rows that have it.
+        accuracy is counted on the rows that have one of its classes.
       out: the file to write.
       chunk_rows: read at a time; changes no answer.
       console: where progress is shown; standard error by default.
@@ -156,8 +164,8 @@ def _encoded(spec: InputSpec, chunks: Iterable[pd.DataFrame], summary: Summary) 
         x = tables.encode(spec, chunk)
         y = np.full([len(chunk)], _UNKNOWN, np.int32)
         if spec.target in chunk:
-            known = ~tables.missing(chunk[spec.target])
-            y[known] = tables.labels(spec, chunk[known])
+            y = tables.known_labels(spec, chunk)
+            summary.no_class.update(tables.unknown_classes(spec, chunk))
         missing = {column.name: tables.missing(chunk[column.name]).sum() for column in spec.columns}
         summary.missing.update({name: int(count) for name, count in missing.items() if count})
         unseen = tables.unseen(spec, chunk)
@@ -221,5 +229,6 @@ def _progress(title: str, console: Console):
         yield advance
 
 
-def _listed(counts: Counter[str]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items())
+def _listed(counts: Counter[str], *, most: int | None = None) -> str:
+    more = f" and {len(counts) - most} more" if most is not None and len(counts) > most else ""
+    return ", ".join(f"{name} {count}" for name, count in [*counts.items()][:most]) + more

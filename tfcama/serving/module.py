@@ -118,9 +118,7 @@ class ServingModule(tf.Module):
         false_alarms: float = FALSE_ALARMS,
     ):
         super().__init__(name="tfcama")
-        self.model_variables = [
-            v.value if isinstance(v, keras.Variable) else v for v in classifier.variables
-        ]
+        self.model_variables = variables_of(classifier)
         self.answers = answers = Answers(classifier, seed=seed)
         self.clean_scores: np.ndarray | None = None
         self.detector: Detector | None = None
@@ -142,3 +140,8 @@ class ServingModule(tf.Module):
     def functions(self) -> dict[str, Any]:
         """The signatures' functions by name, as tf.saved_model.save takes them."""
         return {name: signature.function for name, signature in self.offered.items()}
+
+
+def variables_of(classifier: ClassifierModel) -> list[tf.Variable]:
+    """A model's variables in its order: TensorFlow's, of Keras' own."""
+    return [v.value if isinstance(v, keras.Variable) else v for v in classifier.variables]

@@ -16,10 +16,10 @@ from tfcama.data.base import Split
 from tfcama.errors import InputError
 from tfcama.evaluation.predict import hits_of, prediction_noise
 from tfcama.evaluation.results import commits, load_rows
-from tfcama.serving import batching, description, ops, png, warmup
+from tfcama.serving import batching, description, operations, ops, png, warmup
 from tfcama.serving.detector import FALSE_ALARMS, rows_needed
 from tfcama.serving.inputs import inputs_of
-from tfcama.serving.module import ServingModule
+from tfcama.serving.module import ServingModule, variables_of
 from tfcama.training import run
 from tfcama.training.run import LoadedRun
 from tfcama.types import Generative
@@ -28,6 +28,7 @@ from tfcama.workdir import (
     atomic_directory,
     clear_unfinished,
     is_disk_full,
+    plain,
     write_json,
     write_text,
 )
@@ -302,6 +303,24 @@ def _described(signature: meta_graph_pb2.SignatureDef) -> dict[str, Any]:
         "inputs": tensors(signature.inputs),
         "outputs": tensors(signature.outputs),
     }
+
+
+def version_of(loaded: LoadedRun, base: Path) -> int | None:
+    """The version that is this run: its variables, and all that decides how it predicts.
+
+    Args:
+      loaded: a finished run.
+      base: the model's base path.
+
+    Returns:
+      None if it was not published there.
+    """
+    wanted = (fingerprint(variables_of(loaded.classifier)), plain(loaded.config.to_json()))
+    for version in operations.versions(base):
+        described = description.read(base / str(version)) or {}
+        if (described.get("fingerprint"), described.get("config")) == wanted:
+            return version
+    return None
 
 
 def fingerprint(variables: list[tf.Variable]) -> str:

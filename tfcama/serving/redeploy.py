@@ -24,13 +24,14 @@ from tfcama.errors import InputError
 from tfcama.evaluation.predict import Predictor, gain, hits_of, mean_log_px, scores_by_group
 from tfcama.models.base import ClassifierModel
 from tfcama.serving import description, operations
+from tfcama.serving.module import variables_of
 from tfcama.serving.operations import Deployment
-from tfcama.serving.publish import fingerprint, held_out, publish
+from tfcama.serving.publish import fingerprint, held_out, publish, version_of
 from tfcama.training import run
 from tfcama.training.config import FinetuneConfig, RunConfig, comparable, set_at_test
 from tfcama.training.finetune import finetune, is_finished
 from tfcama.types import Generative
-from tfcama.workdir import Workdir, plain
+from tfcama.workdir import Workdir
 
 MIN_HELD_OUT = 20  # rows; with fewer the standard error is a guess
 _SURE = 2.0  # standard errors that log p(x) must have gained
@@ -211,7 +212,7 @@ def redeploy(
         return Outcome(comparison, refusal, deployment)
     if not (config_dir / operations.STATE).exists():
         operations.write(deployment, config_dir)  # else the version to come would count as stable
-    version = _published(export_dir, loaded)
+    version = version_of(loaded, export_dir)
     if version is None:
         clean = held_out(loaded, data_dir=data_dir, progress=progress)
         version = int(publish(loaded, export_dir, clean=clean).name)
@@ -271,7 +272,7 @@ def published_model(version: Path) -> Model:
     description.check(version)
     config = RunConfig.from_json(described)
     classifier = run.build(config, precision="float32")
-    variables = _variables(classifier)
+    variables = variables_of(classifier)
     try:
         reader = tf.train.load_checkpoint(str(version / "variables" / "variables"))
         for place, variable in enumerate(variables):
@@ -282,11 +283,6 @@ def published_model(version: Path) -> Model:
     if fingerprint(variables) != published:
         raise InputError(f"{version} holds other variables than its {description.FILE} says.")
     return Model(config, classifier)
-
-
-def _variables(classifier: ClassifierModel) -> list[tf.Variable]:
-    """TensorFlow's, of Keras' own."""
-    return [getattr(v, "value", v) for v in classifier.variables]
 
 
 def _deployment(export_dir: Path, config_dir: Path) -> Deployment:
@@ -316,13 +312,3 @@ def _measured(
         float(hits_of(scores, clean.y).mean()), mean_log_px([scores]), mean_log_px(of_served)
     )
     return measured, of_served
-
-
-def _published(export_dir: Path, loaded: run.LoadedRun) -> int | None:
-    """The version that is this run: its variables, and all that decides how it predicts."""
-    wanted = (fingerprint(_variables(loaded.classifier)), plain(loaded.config.to_json()))
-    for version in operations.versions(export_dir):
-        described = description.read(export_dir / str(version)) or {}
-        if (described.get("fingerprint"), described.get("config")) == wanted:
-            return version
-    return None

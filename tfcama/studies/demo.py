@@ -9,7 +9,7 @@ from tfcama.data.datasets import DATASETS
 from tfcama.evaluation.subject import load_subject
 from tfcama.models.registry import MODELS
 from tfcama.report.build import build
-from tfcama.serving.publish import held_out, publish
+from tfcama.serving.publish import held_out, publish, version_of
 from tfcama.studies import steps
 from tfcama.studies.measurement import PROFILES, MeasurementStudy
 from tfcama.studies.steps import Progress
@@ -135,8 +135,8 @@ def _image_demo(
 
 
 def _export(workdir: Workdir, base: Path, data_dir: str | None, progress: Progress) -> None:
-    if (base / "1").exists():
-        return
     loaded = run.load(workdir)
+    if version_of(loaded, base) is not None:
+        return
     clean = held_out(loaded, data_dir=data_dir, progress=progress)
     progress(f"published {publish(loaded, base, clean=clean)}")
