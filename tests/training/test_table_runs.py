@@ -201,6 +201,37 @@ def test_the_spec_travels_in_the_run_and_a_changed_table_is_noticed(csv_run, tab
         table.write_text(original)
 
 
+def test_rows_that_changed_are_noticed_though_the_spec_is_the_same(table, tmp_path):
+    path = tmp_path / "test.csv"
+    frame = breast_cancer.table()[:100]
+    frame.to_csv(path, index=False)
+    data = CsvConfig(
+        csv=str(table), test_csv=str(path), target="diagnosis", children=("mean_radius",)
+    )
+    config = configuration("csv", data)
+    workdir = Workdir(tmp_path / "run")
+    spec = run.train(config, workdir).config.input_spec
+    frame[reversed(frame.columns)].to_csv(path, index=False, lineterminator="\r\n")
+    assert load_subject(workdir, data_dir=None).dataset.spec == spec
+    flipped = frame.replace({"diagnosis": {"benign": "malignant", "malignant": "benign"}})
+    flipped.to_csv(path, index=False)
+    longer = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=2))
+    for asked in (config, longer):
+        kept = workdir.config_file.read_text()
+        sentence = "'csv' no longer has the rows" if asked is config else "epochs: 1 -> 2"
+        with pytest.raises(InputError, match=sentence):
+            run.train(asked, workdir)
+        assert workdir.config_file.read_text() == kept
+    with pytest.raises(InputError, match="Bring the file back, or train again"):
+        load_subject(workdir, data_dir=None)
+    # A run from before this was kept continues.
+    known = json.loads(workdir.config_file.read_text())
+    del known["rows_sha256"]
+    workdir.config_file.write_text(json.dumps(known))
+    frame.to_csv(path, index=False)
+    assert run.train(config, workdir).checkpoint.epoch == 1
+
+
 def test_how_a_model_differs_from_its_defaults_is_its_variant():
     config = configuration("measurement", MeasurementConfig(declared=("x1:coparent",)))
     assert config.variant == ("dim_z=4, dim_m=3, num_samples=2, hidden=16, x1 declared coparent")

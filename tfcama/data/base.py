@@ -84,6 +84,7 @@ class Dataset(NamedTuple):
       spec: the promise: shape, classes, bounds, columns.
       train, validation, test: validation is held out of the source's training rows.
       world: what made the rows; None where nobody knows.
+      rows_sha256: of the user's file that the rows came from, as far as they did; "" of others.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Dataset(NamedTuple):
     validation: Split
     test: Split
     world: World | None = None
+    rows_sha256: str = ""
 
     @property
     def reference(self) -> Split:
@@ -106,7 +108,7 @@ class Source(NamedTuple):
       spec: see Dataset.
       train, test: the published split.
       validation: None: to be held out of the training rows.
-      world: see Dataset.
+      world, rows_sha256: see Dataset.
     """
 
     spec: InputSpec
@@ -114,6 +116,7 @@ class Source(NamedTuple):
     test: Split
     validation: Split | None = None
     world: World | None = None
+    rows_sha256: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,4 +177,6 @@ def hold_out(source: Source, *, name: str, fraction: float, seed: int) -> Datase
             raise TypeError("a source that generates its training rows brings its validation rows.")
         kept, held = held_out_rows(len(train), fraction=fraction, seed=seed)
         train, validation = train.take(kept), train.take(held)
-    return Dataset(name, source.spec, train, validation, source.test, source.world)
+    return Dataset(
+        name, source.spec, train, validation, source.test, source.world, source.rows_sha256
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 
 import numpy as np
 import pandas as pd
@@ -92,7 +93,17 @@ def load(config: CsvConfig, request: Request) -> Source:
         tables.check_stays(path)
     frame = tables.read_csv(config.csv)
     test = tables.read_csv(config.test_csv) if config.test_csv else None
-    return source(frame, roles, request, test=test, test_fraction=config.test_fraction)
+    made = source(frame, roles, request, test=test, test_fraction=config.test_fraction)
+    used = [part[[roles.target, *roles.columns]] for part in (frame, test) if part is not None]
+    return made._replace(rows_sha256=_sha256(used))
+
+
+def _sha256(frames: list[pd.DataFrame]) -> str:
+    """Of tables of text, however their files end lines and order columns."""
+    digest = hashlib.sha256()
+    for frame in frames:
+        digest.update(frame.to_csv(index=False, lineterminator="\n").encode())
+    return digest.hexdigest()
 
 
 def source(

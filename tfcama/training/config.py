@@ -99,7 +99,7 @@ class TrainingConfig:
             )
 
 
-_IF_ANY = ("earlier", "stream")  # keys that config.json may lack
+_IF_ANY = ("earlier", "stream", "rows_sha256")  # keys that config.json may lack
 KEPT_AT_ZERO = ("p_untouched", "m_samples", "z_steps")  # the trained model's, see FinetuneConfig
 RWS = "rws"
 MOVED = ("p_m", "q_m")  # what adaptation moves
@@ -240,6 +240,7 @@ class RunConfig:
       training: how it is trained.
       data: the data set's own configuration, an instance of its config_class.
       input_spec: of the data set, so that a run can be served without its data.
+      rows_sha256: of the user's file of the data set, see Dataset; config.json has it then alone.
       finetuned: how it was adapted afterwards; None for a run of `trainers.train`.
       earlier: how it was adapted before that, oldest first; config.json has it if there is any.
       stream: what it followed, where that was a stream; config.json has it then alone.
@@ -252,6 +253,7 @@ class RunConfig:
     training: TrainingConfig
     data: Any = dataclasses.field(default_factory=DataConfig)
     input_spec: InputSpec | None = dataclasses.field(default=None, metadata=_NOT_SETTABLE)
+    rows_sha256: str = dataclasses.field(default="", metadata=_NOT_SETTABLE)
     finetuned: FinetuneConfig | None = dataclasses.field(default=None, metadata=_NOT_SETTABLE)
     earlier: tuple[FinetuneConfig, ...] = dataclasses.field(default=(), metadata=_NOT_SETTABLE)
     stream: StreamConfig | None = dataclasses.field(default=None, metadata=_NOT_SETTABLE)
@@ -344,6 +346,7 @@ class RunConfig:
                 DATASETS[value["dataset"]].config_class, value["data"], where="data"
             ),
             input_spec=None if spec is None else InputSpec.from_json(spec),
+            rows_sha256=value.get("rows_sha256", ""),
             finetuned=None
             if finetuned is None
             else config_lib.from_json(FinetuneConfig, finetuned, where="finetuned"),
@@ -387,7 +390,14 @@ def _claiming(config: RunConfig) -> dict[str, Any]:
         instead = "take another --workdir"
     else:
         instead = "name another place, or delete it if it is an adaptation that nobody needs"
-    return {"read": lambda found: RunConfig.from_json(found).to_json(), "instead": instead}
+
+    def read(found: dict[str, Any]) -> dict[str, Any]:
+        kept = RunConfig.from_json(found)
+        if not kept.rows_sha256:  # it is newer than the run
+            kept = dataclasses.replace(kept, rows_sha256=config.rows_sha256)
+        return kept.to_json()
+
+    return {"read": read, "instead": instead}
 
 
 def set_at_test(config: RunConfig, assignments: Sequence[str]) -> RunConfig:

@@ -96,8 +96,8 @@ def load_data(config: RunConfig, *, data_dir: str | None) -> Dataset:
     """The data set of a configuration, split by its seed.
 
     Raises:
-      InputError: it is not there, or no longer what a trained run's input_spec promises, as when
-        somebody changed the CSV file since.
+      InputError: it is not there, or no longer what a run was trained on, as when somebody changed
+        the CSV file since.
     """
     dataset = datasets.load(
         config.dataset,
@@ -110,6 +110,11 @@ def load_data(config: RunConfig, *, data_dir: str | None) -> Dataset:
         raise InputError(
             f"'{dataset.name}' is no longer what the run was trained on (its columns, their "
             "training mean, scale or categories, or its classes differ); train again."
+        )
+    if config.rows_sha256 and dataset.rows_sha256 != config.rows_sha256:
+        raise InputError(
+            f"'{dataset.name}' no longer has the rows that the run was trained on: its file was "
+            "changed. Bring the file back, or train again in another --workdir."
         )
     return dataset
 
@@ -128,7 +133,7 @@ def train(
     epoch, so continuing redoes the epoch that was cut off and nothing else.
 
     Args:
-      config: its input_spec is filled in here.
+      config: its input_spec and rows_sha256 are filled in here.
       workdir: of the run.
       data_dir: of tensorflow-datasets.
       devices: where it runs.
@@ -139,8 +144,8 @@ def train(
         missing, or the disk is full.
     """
     chosen = strategy.make(devices.strategy)  # before TensorFlow computes anything
-    dataset = load_data(config, data_dir=data_dir)
-    config = dataclasses.replace(config, input_spec=dataset.spec)
+    dataset = load_data(_begun(workdir, config) or config, data_dir=data_dir)
+    config = dataclasses.replace(config, input_spec=dataset.spec, rows_sha256=dataset.rows_sha256)
     training = config.training
     transform = transforms.parse(training.transform) if training.transform else None
     if transform is not None:
@@ -206,11 +211,18 @@ def train(
 
 def is_finished(workdir: Workdir, config: RunConfig) -> bool:
     """Whether `train` would find nothing left to do; says so without reading data or weights."""
-    if not workdir.config_file.exists():
+    if _begun(workdir, config) is None:
         return False
+    return checkpoints.epochs_done(workdir.checkpoints) >= config.training.epochs
+
+
+def _begun(workdir: Workdir, config: RunConfig) -> RunConfig | None:
+    """The same with what it knows of its data, if the directory is this run's already."""
+    if not workdir.config_file.exists():
+        return None
     found = RunConfig.from_json(workdir.read_config())
-    same = dataclasses.replace(found, input_spec=None) == config
-    return same and checkpoints.epochs_done(workdir.checkpoints) >= config.training.epochs
+    asked = dataclasses.replace(found, input_spec=None, rows_sha256="")
+    return found if asked == config else None
 
 
 def await_checkpoint(workdir: Workdir, *, epoch: int) -> None:
