@@ -268,6 +268,25 @@ def test_blur_is_a_gaussian_and_keeps_the_sum(blobs):
     )
 
 
+def test_confident_pixels_stay_so_near_no_blur_and_noise():
+    """Or images would be likelier just beside do(m = 0), by 20 nats a pixel of the wrong colour."""
+    outputs = tf.reshape(tf.linspace(-40.0, 40.0, 784), [1, 1, 1, 28, 28, 1])
+    mechanism = made("blur_noise")
+    near = tf.constant([[1e-4, 1e-22]])
+    np.testing.assert_allclose(mechanism.apply(near, outputs), outputs, atol=1e-3)
+    at_zero = mechanism.apply(tf.zeros_like(near), outputs)
+    np.testing.assert_array_equal(at_zero, outputs)
+
+
+def test_blurred_light_leaves_the_frame_and_darkness_comes_in():
+    mechanism, m = fixed("blur_noise", blur=2.0)
+    white = tf.sigmoid(mechanism.apply(m, tf.fill([1, 1, 1, 28, 28, 1], 40.0)))[0, 0, 0, :, :, 0]
+    kernel = np.exp(-0.5 * np.arange(-9, 10) ** 2 / (4.0 + 1e-3))
+    kernel /= kernel.sum()
+    row = np.array([kernel[max(0, 9 - i) : 9 + 28 - i].sum() for i in range(28)])
+    np.testing.assert_allclose(white, np.outer(row, row), atol=1e-5)
+
+
 def test_an_elastic_field_and_its_inverse():
     mechanism = made("elastic")
     values = 2.0 * tf.random.stateless_normal([3, mechanism.size], [1, 1])

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tfcama.models.mechanisms.base import Parameter
 from tfcama.models.mechanisms.parametric import ParametricMechanism
 
-_FLOOR = 1e-7
+_FLOOR = 1e-37  # of a share of black or white
 _LEAST_NOISE, _LEAST_SLOPE = 1e-4, 0.05
 _RADIUS = 9  # pixels of the blur's kernel to each side: three standard deviations of the widest
 _REGULARISATION = 0.05  # of the Wiener filter: noise power over signal power
@@ -39,18 +39,26 @@ class BlurNoiseMechanism(ParametricMechanism):
     def apply(self, m, outputs):
         blur, noise = tf.unstack(self.values(m), axis=-1)
         size, (height, width, channels) = tf.shape(outputs)[1], outputs.shape[3:]
-        mean = tf.transpose(tf.sigmoid(outputs), [1, 0, 2, 5, 3, 4])  # [B, K, C, channels, H, W]
-        stacked = tf.reshape(mean, [size, -1, height, width])
         rows, columns = _blur_matrix(blur, height), _blur_matrix(blur, width)
-        stacked = tf.einsum("bij,bnjk,blk->bnil", rows, stacked, columns)
         samples, classes = tf.shape(outputs)[0], tf.shape(outputs)[2]
-        blurred = tf.reshape(stacked, tf.stack([size, samples, classes, channels, height, width]))
-        blurred = tf.transpose(blurred, [1, 0, 2, 4, 5, 3])
-        noisy = _expected_clip(blurred, noise[:, None, None, None, None])
-        changed = tf.math.log(tf.maximum(noisy, _FLOOR)) - tf.math.log(
-            tf.maximum(1.0 - noisy, _FLOOR)
-        )
-        # Exactly the identity where nothing happens: 1 - mean of float32 loses confident pixels.
+
+        def blurred(mean: tf.Tensor) -> tf.Tensor:
+            mean = tf.transpose(mean, [1, 0, 2, 5, 3, 4])  # [B, K, C, channels, H, W]
+            stacked = tf.reshape(mean, [size, -1, height, width])
+            stacked = tf.einsum("bij,bnjk,blk->bnil", rows, stacked, columns)
+            shape = tf.stack([size, samples, classes, channels, height, width])
+            return tf.transpose(tf.reshape(stacked, shape), [1, 0, 2, 4, 5, 3])
+
+        # White and black each by itself: one minus the other loses confident pixels of float32, and
+        # with them the likelihood of m near 0 would jump.
+        beyond_row, beyond_column = _beyond(blur, height)[:, :, None], _beyond(blur, width)[:, None]
+        beyond = beyond_row + beyond_column - beyond_row * beyond_column
+        noise_of_each = noise[:, None, None, None, None]
+        white = _expected_clip(blurred(tf.sigmoid(outputs)), noise_of_each)
+        black = blurred(tf.sigmoid(-outputs)) + beyond[:, None, :, :, None]
+        black = _expected_clip(black, noise_of_each)
+        changed = tf.math.log(tf.maximum(white, _FLOOR)) - tf.math.log(tf.maximum(black, _FLOOR))
+        # Exactly the identity where nothing happens.
         still = tf.reshape((blur == 0.0) & (noise == 0.0), [-1, 1, 1, 1, 1])
         return tf.where(still, outputs, changed)
 
@@ -76,13 +84,28 @@ class BlurNoiseMechanism(ParametricMechanism):
 
 def _blur_matrix(blur: tf.Tensor, size: int) -> tf.Tensor:
     """A Gaussian blur along one axis, black outside, [B, size, size]; the identity at blur 0."""
-    distance = tf.cast(tf.range(size)[:, None] - tf.range(size)[None], tf.float32)
+    distance = tf.range(size)[:, None] - tf.range(size)[None]
+    place = tf.clip_by_value(distance + _RADIUS, 0, 2 * _RADIUS)
+    weight = tf.gather(_kernel(blur), place, axis=1)
+    return tf.where(tf.abs(distance) <= _RADIUS, weight, 0.0)
+
+
+def _beyond(blur: tf.Tensor, size: int) -> tf.Tensor:
+    """What share of each place's blurred light comes from beyond the frame, [B, size].
+
+    It is exactly zero where none does, which one minus the matrix's row sums is not.
+    """
+    source = tf.range(size)[:, None] + tf.range(-_RADIUS, _RADIUS + 1)[None]
+    outside = tf.cast((source < 0) | (source >= size), tf.float32)
+    return tf.matmul(_kernel(blur), outside, transpose_b=True)
+
+
+def _kernel(blur: tf.Tensor) -> tf.Tensor:
+    """Weights of the neighbours from _RADIUS before to _RADIUS after, [B, 2 _RADIUS + 1]."""
+    distance = tf.range(-_RADIUS, _RADIUS + 1, dtype=tf.float32)
     precision = 0.5 / (tf.square(blur) + 1e-3)
-    weight = tf.exp(-tf.square(distance) * precision[:, None, None])
-    kernel = tf.range(-_RADIUS, _RADIUS + 1, dtype=tf.float32)
-    total = tf.reduce_sum(tf.exp(-tf.square(kernel) * precision[:, None]), axis=1)
-    weight = tf.where(tf.abs(distance) <= _RADIUS, weight, 0.0)
-    return weight / total[:, None, None]
+    weight = tf.exp(-tf.square(distance) * precision[:, None])
+    return weight / tf.reduce_sum(weight, axis=1, keepdims=True)
 
 
 def _wiener(matrix: tf.Tensor) -> tf.Tensor:
@@ -93,14 +116,16 @@ def _wiener(matrix: tf.Tensor) -> tf.Tensor:
 
 
 def _expected_clip(mean: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
-    """E[clip(mean + noise e, 0, 1)], e ~ N(0, 1)."""
+    """E[clip(mean + noise e, 0, 1)], e ~ N(0, 1); between no noise and the least, in proportion."""
+    share = tf.minimum(tf.abs(noise) / _LEAST_NOISE, 1.0)
     noise = tf.maximum(tf.abs(noise), _LEAST_NOISE)
 
     def positive_part(z: tf.Tensor) -> tf.Tensor:  # E[max(z + e, 0)]
         density = tf.exp(-0.5 * tf.square(z)) / math.sqrt(2.0 * math.pi)
         return z * 0.5 * tf.math.erfc(-z / math.sqrt(2.0)) + density
 
-    return noise * (positive_part(mean / noise) - positive_part((mean - 1.0) / noise))
+    clipped = noise * (positive_part(mean / noise) - positive_part((mean - 1.0) / noise))
+    return mean + share * (clipped - mean)
 
 
 def _slope_of_expected_clip(mean: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
