@@ -245,6 +245,9 @@ def test_the_validation_split_is_the_reference_if_it_is_large_enough(
         assert found is None
         (sentence,) = told
         assert "no `detect`: 24 rows are held out for validation, 39 are needed" in sentence
+        rows = len(bars_everywhere.train) + 24
+        share = float(sentence.rpartition("validation_fraction=")[2])
+        assert 39 <= share * rows < 39 + 0.01 * rows
     assert publish_lib.held_out(small, **options) is bars_everywhere.validation
 
 

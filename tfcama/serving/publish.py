@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -141,11 +142,14 @@ def held_out(
       InputError: the data cannot be read, or the share of false alarms is not inside (0, 1).
     """
     needed = rows_needed(false_alarms)
-    clean = run.load_data(loaded.config, data_dir=data_dir).validation
+    dataset = run.load_data(loaded.config, data_dir=data_dir)
+    clean = dataset.validation
     if isinstance(loaded.classifier, Generative) and len(clean) < needed:
+        share = math.ceil(100 * needed / (len(dataset.train) + len(clean))) / 100
+        remedy = f"; train with --set validation_fraction={share:g}" if share < 1.0 else ""
         progress(
             f"the export has no `detect`: {len(clean)} rows are held out for validation, "
-            f"{needed} are needed for {false_alarms:g} false alarms"
+            f"{needed} are needed for {false_alarms:g} false alarms{remedy}"
         )
         return None
     return clean
