@@ -129,16 +129,19 @@ def main() -> None:
                 study.check(share=_MALICIOUS.value)
             studies[attack, eps] = study
     found = {}
-    for attack in attacks:
-        found[attack] = steps.attack(subject, attack, radii, source=source, progress=print)
-        for eps in radii if adapts else ():
-            x = found[attack][eps].x
-            _adapt(dataclasses.replace(studies[attack, eps], adversarial=x))
-    in_max_norm = {attack: found[attack] for attack in attacks if parsed[attack].norm == LINF}
-    if len(in_max_norm) > 1 and any(parsed[each].protocol == "strong" for each in in_max_norm):
-        steps.worst_case(subject, in_max_norm, source=source, progress=print)
-    if _SANITY.value:
-        steps.check_sanity(subject, eps=max(radii), transfer_from=source, progress=print)
+    with steps.kept_attacks(subject, source=source) as keep:
+        for attack in attacks:
+            found[attack] = steps.attack(
+                subject, attack, radii, source=source, progress=print, keep=keep
+            )
+            for eps in radii if adapts else ():
+                x = found[attack][eps].x
+                _adapt(dataclasses.replace(studies[attack, eps], adversarial=x, keep=keep))
+        in_max_norm = {attack: found[attack] for attack in attacks if parsed[attack].norm == LINF}
+        if len(in_max_norm) > 1 and any(parsed[each].protocol == "strong" for each in in_max_norm):
+            steps.worst_case(subject, in_max_norm, source=source, progress=print)
+        if _SANITY.value:
+            steps.check_sanity(subject, eps=max(radii), transfer_from=source, progress=print)
     reported = [workdir]
     if adapts:
         reported += adapted_runs(workdir)

@@ -79,8 +79,11 @@ def main() -> None:
     subject = load_subject(workdir, data_dir=DATA_DIR.value, limit=_LIMIT.value, at_test=_SET.value)
     if _AUGMENTATION.value:
         subject = augmented(subject, _AUGMENTATION.value, copies=_COPIES.value)
-    for manipulation in _MANIPULATION.value:
-        steps.evaluate(subject, manipulation, levels, draws=_DRAWS.value, progress=print)
+    with steps.kept_levels(subject, draws=_DRAWS.value) as keep:
+        for manipulation in _MANIPULATION.value:
+            steps.evaluate(
+                subject, manipulation, levels, draws=_DRAWS.value, progress=print, keep=keep
+            )
     steps.picture_model(subject)
     build([workdir], workdir.report, title=f"tfcama: {workdir.root.name}")
     print(f"report: {workdir.report / 'index.html'}")

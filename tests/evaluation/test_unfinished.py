@@ -26,9 +26,17 @@ def test_what_was_made_before_a_kill_is_not_made_again(tmp_path):
         found = keep("b", lambda: pytest.fail("made again"))
         np.testing.assert_array_equal(found, [1, 1, 1])
         np.testing.assert_array_equal(keep("c", lambda: np.zeros([2], bool)), [False, False])
-    assert not list(workdir.results.iterdir())  # all is done
     with unfinished.kept(workdir, "scores", asked={"limit": 3}) as keep:
-        assert keep("b", lambda: np.array(7)) == 7
+        assert keep("b", lambda: np.array(7)) == 7  # it was done
+        assert keep("a", lambda: pytest.fail("made again"))[0] == 0  # nobody had asked for it
+    assert not list(workdir.results.iterdir())
+
+
+def test_a_key_may_be_any_text(tmp_path):
+    keys = ["pgd:steps=20 from ../dnn", "pgd:steps=2"]
+    interrupted(Workdir(tmp_path), asked={}, keys=keys)
+    with unfinished.kept(Workdir(tmp_path), "scores", asked={}) as keep:
+        assert [keep(key, lambda: np.array([7]))[0] for key in keys] == [0, 1]
 
 
 @pytest.mark.parametrize("other", ["question", "sources", "file"])

@@ -51,9 +51,8 @@ def manipulation_curve(
     for level, move in moves.items():
         fitted = move.fit(subject.dataset)
         split = manipulations.manipulate(subject.test, fitted, seed=subject.loaded.config.seed)
-        hits = keep(
-            f"level_{level}", functools.partial(predictor.hits, split.x, split.y, draws=draws)
-        )
+        score = functools.partial(predictor.hits, split.x, split.y, draws=draws)
+        hits = keep(f"{manipulation} {level}", score)
         fields = {"manipulation": manipulation, "level": 1.0 if level is None else level}
         full = scored(hits, **subject.identity(experiment, **fields))
         rows.append(full)

@@ -57,22 +57,22 @@ def attack_curve(
     rows, found = [], {}
     attacks = {eps: registry.parse(attack, eps=eps) for eps in radii}  # bad input before any work
     widest = attacks[max(radii)]
+    name = named(attack, subject, source)
 
     def crafted(key: str, made: Attack) -> Attacked:
-        x = keep(key, lambda: craft(subject, made, on=source).x)
+        x = keep(f"{name} {key}", lambda: craft(subject, made, on=source).x)
         return Attacked.of(x, subject.test.x)
 
-    nearest = crafted(f"nearest_{max(radii)}", widest) if widest.nearest else None
+    nearest = crafted(f"inside {max(radii)}", widest) if widest.nearest else None
     if nearest is not None:
-        progress(f"{named(attack, subject, source)}: {_distances(nearest, widest)}")
+        progress(f"{name}: {_distances(nearest, widest)}")
     for eps, made in attacks.items():
         if nearest is None:
-            found[eps] = crafted(f"eps_{eps}", made)
+            found[eps] = crafted(f"eps {eps}", made)
         else:
             found[eps] = made.within(nearest, subject.classifier, subject.test.x)
         draws = scoring_draws(made) if source is None else SCORING_DRAWS
         hits = attacked_hits(subject, found[eps].x, draws=draws)
-        name = named(attack, subject, source)
         rows.append(scored(hits, **subject.identity("attack", attack=name, eps=eps)))
         progress(f"{name} eps {eps:g}: {accuracy_text(rows[-1])}")
     return rows, found

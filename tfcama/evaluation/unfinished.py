@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -30,7 +31,8 @@ def made_anew(key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
 def kept(workdir: Workdir, name: str, *, asked: Mapping[str, Any]) -> Iterator[Keep]:
     """A Keep whose arrays stay in results/<name>.unfinished/ until the block ends well.
 
-    They serve whoever asks the same of the same sources; what was asked otherwise is dropped.
+    They serve whoever asks the same of the same sources; what was asked otherwise is dropped. What
+    the block did not ask for stays: it may be another one's that was killed.
 
     Args:
       workdir: of the run that is evaluated.
@@ -42,8 +44,11 @@ def kept(workdir: Workdir, name: str, *, asked: Mapping[str, Any]) -> Iterator[K
     if _question(directory) != question:
         shutil.rmtree(directory, ignore_errors=True)
 
+    used = []
+
     def keep(key: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-        path = directory / f"{key}.npy"
+        path = directory / f"{urllib.parse.quote(key, safe='')}.npy"
+        used.append(path)
         if path.exists():
             return np.load(path)
         array = make()
@@ -54,7 +59,10 @@ def kept(workdir: Workdir, name: str, *, asked: Mapping[str, Any]) -> Iterator[K
         return array
 
     yield keep
-    shutil.rmtree(directory, ignore_errors=True)
+    for path in used:
+        path.unlink(missing_ok=True)
+    if not any(directory.glob("*.npy")):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _question(directory: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from tfcama.errors import InputError
 from tfcama.evaluation import results, robustness
 from tfcama.evaluation.results import Row
 from tfcama.evaluation.subject import Subject
+from tfcama.evaluation.unfinished import Keep, made_anew
 from tfcama.studies.steps import Progress, finetuned_workdir
 from tfcama.training.config import FinetuneConfig, check_free
 from tfcama.training.finetune import adapted_config, finetune, is_finished, row_order
@@ -79,6 +81,7 @@ class AttackedAdaptation:
       adversarial: the attacked inputs, made for the subject or another run.
       progress: called with lines of text.
       source: the name of that other run's Subject; "" for the subject's own.
+      keep: what `adaptive` crafted, where an earlier call was interrupted.
     """
 
     subject: Subject
@@ -88,6 +91,7 @@ class AttackedAdaptation:
     adversarial: np.ndarray
     progress: Progress
     source: str = ""
+    keep: Keep = made_anew
 
     def static(self) -> tuple[Subject, Row]:
         """The papers' way to defend: attack the model, adapt to all attacked inputs, score those.
@@ -130,7 +134,7 @@ class AttackedAdaptation:
         adapted, attacked = self.static()
         found = [(self._judged(adapted, self.adversarial), attacked.accuracy)]
         for number in range(1, rounds + 1):
-            x = robustness.craft(adapted, self._made).x
+            x = self.keep(f"made on {adapted.workdir.root.name}", self._crafting(adapted))
             frozen = self._row(adapted, x, "attack", self.attack)
             results.save_rows(adapted.workdir, "attack_after", [frozen])
             name = f"{self._name} round {number}"
@@ -203,6 +207,9 @@ class AttackedAdaptation:
 
     def _malicious_name(self, share: float) -> str:
         return f"{share:g} of {self._name}"
+
+    def _crafting(self, subject: Subject) -> Callable[[], np.ndarray]:
+        return lambda: robustness.craft(subject, self._made).x
 
     @property
     def _attack(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from tfcama.evaluation import checks, curves, results, robustness, unfinished
 from tfcama.evaluation.recovered import Recovered, recover
 from tfcama.evaluation.results import Row
 from tfcama.evaluation.subject import Subject
+from tfcama.evaluation.unfinished import Keep
 from tfcama.report import bottleneck, labels, pictures
 from tfcama.report.pictures import slug, slugs
 from tfcama.training import run
@@ -75,6 +77,7 @@ def evaluate(
     progress: Progress,
     pictured_level: float | None = None,
     draws: int = 1,
+    keep: Keep | None = None,
 ) -> list[Row]:
     """Accuracy along a manipulation and the model's explanations, saved in the workdir.
 
@@ -87,18 +90,30 @@ def evaluate(
       progress: called with a line after each level.
       pictured_level: of the explanations; None takes the middle one.
       draws: see manipulation_curve.
+      keep: of `kept_levels`, where this is a part of more that may be interrupted.
     """
     name = slugs("manipulation", manipulation, subject.augmentation, subject.at_test)
-    question = {"limit": subject.limit, "draws": draws, "epoch": subject.loaded.checkpoint.epoch}
-    with unfinished.kept(subject.workdir, name, asked=question) as keep:
+    own = kept_levels(subject, draws=draws) if keep is None else contextlib.nullcontext(keep)
+    with own as found:
         rows = curves.manipulation_curve(
-            subject, manipulation, levels, draws=draws, progress=progress, keep=keep
+            subject, manipulation, levels, draws=draws, progress=progress, keep=found
         )
         asked = curve_asked(levels, subject.limit, draws)
         results.save_rows(subject.workdir, name, rows, asked=asked)
     level = levels[len(levels) // 2] if pictured_level is None else pictured_level
     explain(subject, manipulation, level)
     return rows
+
+
+def kept_levels(subject: Subject, *, draws: int = 1) -> contextlib.AbstractContextManager[Keep]:
+    """What was scored of levels of manipulations until the block ends; see `unfinished.kept`."""
+    asked = {
+        "limit": subject.limit,
+        "draws": draws,
+        "epoch": subject.loaded.checkpoint.epoch,
+        "answers": [subject.augmentation, subject.at_test],
+    }
+    return unfinished.kept(subject.workdir, "manipulations", asked=asked)
 
 
 def picture_model(subject: Subject) -> None:
@@ -150,21 +165,29 @@ def attack(
     *,
     source: Subject | None = None,
     progress: Progress,
+    keep: Keep | None = None,
 ) -> dict[float, Attacked]:
     """Accuracy under an attack and adversarial examples, saved in the workdir.
 
     An interrupted call is continued at the radius that it did not end.
+
+    Args:
+      subject: a finished run.
+      attack: see attack_curve.
+      radii: likewise.
+      source: likewise.
+      progress: called with a line after each radius.
+      keep: of `kept_attacks`, where this is a part of more that may be interrupted.
 
     Returns:
       The attacked inputs, by radius.
     """
     source_name = "" if source is None else source.named_to(subject)
     name = f"attack_{slug(f'{attack}_from_{source_name}' if source_name else attack)}"
-    epochs = [each.loaded.checkpoint.epoch for each in (subject, source) if each is not None]
-    question = {"limit": subject.limit, "epochs": epochs}
-    with unfinished.kept(subject.workdir, name, asked=question) as keep:
+    own = kept_attacks(subject, source=source) if keep is None else contextlib.nullcontext(keep)
+    with own as crafted:
         rows, found = robustness.attack_curve(
-            subject, attack, radii, source=source, progress=progress, keep=keep
+            subject, attack, radii, source=source, progress=progress, keep=crafted
         )
         asked = curve_asked(radii, subject.limit)
         results.save_rows(subject.workdir, name, rows, asked=asked)
@@ -172,6 +195,18 @@ def attack(
     if shown is not None:
         pictures.save(subject.workdir, shown)
     return found
+
+
+def kept_attacks(
+    subject: Subject, *, source: Subject | None = None
+) -> contextlib.AbstractContextManager[Keep]:
+    """What was crafted until the block ends, see `unfinished.kept`; the source is of `attack`."""
+    made_on = [subject] if source is None else [subject, source]
+    asked = {
+        "limit": subject.limit,
+        "made_on": [[str(each.workdir.root), each.loaded.checkpoint.epoch] for each in made_on],
+    }
+    return unfinished.kept(subject.workdir, "attacks", asked=asked)
 
 
 def worst_case(
