@@ -124,3 +124,14 @@ def test_a_pipe_is_no_table_to_train_on(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="pipe is no regular file"):
         datasets.load("csv", config=config(str(tmp_path / "pipe")))
+
+
+def test_a_rare_class_stays_in_training_whatever_the_seed(table, tmp_path):
+    """Of four rows of a class one is a test row, and chance may hold out the other three."""
+    table.loc[:3, "y"] = "rare"
+    path = write(table, tmp_path / "t.csv")
+    for seed in range(12):
+        data = datasets.load("csv", config=config(path), validation_fraction=0.7, seed=seed)
+        rare = data.spec.class_names.index("rare")
+        assert (data.train.y == rare).any()
+        assert len(data.train) + len(data.validation) == 60

@@ -151,6 +151,11 @@ def test_zca_adds_epsilon_to_the_variances():
     np.testing.assert_allclose(whiten @ covariance @ whiten, np.eye(4), atol=1e-5)
 
 
+def test_zca_needs_an_epsilon():
+    with pytest.raises(InputError, match="epsilon=0 was given; it must be positive"):
+        parse("zca_whitening:1:epsilon=0")
+
+
 def test_zca_needs_training_images(pictures):
     with pytest.raises(InputError, match="seen no training images"):
         parse("zca_whitening:1")(tf.constant(pictures), seed=SEED)

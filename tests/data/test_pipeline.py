@@ -79,6 +79,22 @@ def test_evaluation_is_every_row_once_in_order(rows):
     assert not np.any(np.concatenate([b.manipulated for b in batches]))
 
 
+@pytest.mark.parametrize(("size", "batch_size", "replicas"), [(9, 4, 2), (10, 5, 4), (8, 4, 3)])
+def test_every_replica_has_rows_to_evaluate_and_none_counts_twice(rows, size, batch_size, replicas):
+    split = rows.take(slice(size))
+    stream = pipeline.evaluation_stream(split, batch_size=batch_size, replicas=replicas)
+    batches = list(stream)
+    assert all(len(batch.y) % replicas == 0 for batch in batches)
+    x, number, weight = (
+        np.concatenate([getattr(batch, name) for batch in batches])
+        for name in ("x", "row", "weight")
+    )
+    np.testing.assert_array_equal(x[weight == 1], split.x)
+    np.testing.assert_array_equal(number[weight == 1], np.arange(size) % batch_size)
+    assert set(weight) <= {0.0, 1.0}
+    assert number.max() < batch_size
+
+
 def test_fine_tuning_pairs_clean_rows_with_unlabelled_ones(rows):
     unlabelled = np.full([3, 4, 4, 1], 0.7, np.float32)  # fewer than a batch
     stream = pipeline.finetuning_stream(rows, unlabelled, batch_size=4, seed=SEED)

@@ -95,7 +95,7 @@ def test_what_a_csv_file_may_hold(tmp_path):
 
 def test_a_single_column_keeps_its_missing_rows(tmp_path):
     frame = tables.read_csv(write(tmp_path, 'x\n1\n""\n\n3\n" "\n\u00a0\n4\n'))
-    assert [str(cell).strip() for cell in frame["x"]] == ["1", "nan", "3", "", "", "4"]
+    assert [str(cell).strip() for cell in frame["x"]] == ["1", "nan", "3", "nan", "nan", "4"]
 
 
 def test_spaces_after_commas_and_around_names_do_not_count(tmp_path):
@@ -103,6 +103,9 @@ def test_spaces_after_commas_and_around_names_do_not_count(tmp_path):
     assert list(frame.columns) == ["a", "b", "c, d"]
     assert frame.iloc[0].tolist() == ["1", "yes", "x, y"]
     assert frame.isna().to_numpy().tolist() == [[False] * 3, [False, True, True]]
+    padded = tables.read_csv(write(tmp_path, 'a,y\n1 ,no\n NA ,"no "\n'))
+    assert padded["y"].tolist() == ["no", "no"]
+    assert padded["a"].isna().tolist() == [False, True]
     with pytest.raises(InputError, match="the header names column 'a' twice"):
         tables.read_csv(write(tmp_path, "a, a\n1,2\n"))
 
@@ -314,6 +317,17 @@ def test_free_text_is_refused():
     frame = pd.DataFrame({"y": ["a", "b"] * 600, "x": [f"name {i}" for i in range(1200)]})
     with pytest.raises(InputError, match=r"'x' has 1100 categories .* more than 1000"):
         tables.fit(frame, graphs.from_lists("y", ["x"]), np.arange(1100))
+
+
+@pytest.mark.parametrize("text", ["1,{:03d}.5", "{} mg", "{}.5%", "2020-01-{:03d}"])
+def test_what_is_another_text_in_every_row_is_no_category(text):
+    frame = pd.DataFrame({"y": ["a", "b"] * 30, "x": [text.format(i) for i in range(60)]})
+    with pytest.raises(InputError, match=r"column 'x' has 60 different texts in 60 training rows"):
+        tables.fit(frame, graphs.from_lists("y", ["x"]), np.arange(60))
+    asked = graphs.from_lists("y", ["x"], categorical=["x"])
+    assert len(tables.fit(frame, asked, np.arange(60)).columns[0].categories) == 60
+    frame["x"] = [text.format(i % 25) for i in range(60)]
+    assert tables.fit(frame, graphs.from_lists("y", ["x"]), np.arange(60)).shape == (25,)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tfcama.data import manipulations, pipeline
 from tfcama.errors import InputError
 from tfcama.models.batch_norm_classifier import cnn_bn
 from tfcama.models.cama import Cama, CamaConfig
-from tfcama.models.discriminative import DiscriminativeConfig, dnn
+from tfcama.models.discriminative import DiscriminativeConfig, cnn, dnn
 from tfcama.training import run, strategy
 from tfcama.training.cama import CamaTrainer, FinetuneTrainer
 from tfcama.training.discriminative import DiscriminativeTrainer
@@ -62,6 +62,12 @@ def paced(spec, bars):
     return finetuned(spec, bars, curriculum=4)
 
 
+def convolutional(spec, bars):
+    """Of 21 validation rows in tens the last batch has one, and a replica none of its own."""
+    trainer = DiscriminativeTrainer(cnn(spec, DiscriminativeConfig()), num_rows=ROWS, seed=SEED)
+    return trainer, pipeline.training_stream(bars.train, batch_size=ROWS, seed=SEED)
+
+
 def discriminative(spec, bars):
     trainer = DiscriminativeTrainer(
         dnn(spec, DiscriminativeConfig()), num_rows=ROWS, seed=SEED
@@ -82,9 +88,12 @@ def train(make, spec, bars, name):
         trainer, stream = make(spec, bars)
         trainer.compile(Adam(1e-3))
     keep = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: losses.append(logs["loss"])
+        on_epoch_end=lambda epoch, logs: losses.append([logs["loss"], logs.get("val_loss", 0.0)])
     )
-    validation = pipeline.evaluation_stream(bars.validation, batch_size=10)
+    replicas = trainer.distribute_strategy.num_replicas_in_sync
+    validation = pipeline.evaluation_stream(
+        bars.validation.take(slice(21)), batch_size=10, replicas=replicas
+    )
     trainer.fit(
         stream,
         epochs=3,
@@ -97,7 +106,7 @@ def train(make, spec, bars, name):
     return losses, [np.asarray(v) for v in trainer.classifier.variables]
 
 
-_ALIKE = [augmented, paced, discriminative, batch_normalised]
+_ALIKE = [augmented, paced, discriminative, convolutional, batch_normalised]
 
 
 @pytest.mark.parametrize(
@@ -122,6 +131,18 @@ def test_more_logical_devices_than_were_made_are_refused():
     tf.constant(0)
     with pytest.raises(InputError, match="in a process of its own"):
         strategy.make("mirrored_cpu:9")
+
+
+def test_batches_that_leave_a_replica_without_rows_are_refused():
+    class Four:
+        num_replicas_in_sync = 4
+
+    for rows in (4, 7, 8, 11):
+        strategy.check_rows(Four(), batch_size=rows)
+    for rows, enough in ((1, 4), (5, 8), (6, 8), (9, 12)):
+        with pytest.raises(InputError, match=f"leaves one of 4 replicas .* take {enough}, or"):
+            strategy.check_rows(Four(), batch_size=rows)
+    strategy.check_rows(strategy.make("none"), batch_size=1)
 
 
 @pytest.mark.long

@@ -174,6 +174,21 @@ def test_a_run_adapts_to_all_rows_of_a_file_without_their_target(csv_run, tmp_pa
     assert np.isfinite(subject.predictor.log_scores(subject.test.x)).all()
 
 
+def test_a_file_whose_categories_are_all_written_otherwise_is_refused(tmp_path):
+    frame = breast_cancer.table()
+    frame["size"] = np.where(frame.mean_radius > frame.mean_radius.median(), "large", "small")
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    data = CsvConfig(csv=str(tmp_path / "t.csv"), target="diagnosis", children=("size",))
+    base = Workdir(tmp_path / "run")
+    run.train(configuration("csv", data), base)
+    other = frame.assign(size=frame["size"].str.upper())
+    other.to_csv(tmp_path / "new.csv", index=False)
+    config = FinetuneConfig(subject="new.csv", fraction=1.0, steps=2, batch_size=8)
+    with pytest.raises(InputError, match=r"no row has a category of size that training rows had"):
+        finetune_on_table(base, Workdir(tmp_path / "ft"), str(tmp_path / "new.csv"), config)
+    assert not (tmp_path / "ft").exists()
+
+
 def test_more_rows_than_memory_should_hold_are_streamed_through_a_run(tmp_path):
     config = configuration("measurement", MeasurementConfig(train_rows=1_000_000))
     loaded = run.train(config, Workdir(tmp_path))

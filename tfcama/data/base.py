@@ -147,8 +147,17 @@ Loader = Callable[[Any, Request], Source]
 """(configuration, request) -> Source."""
 
 
-def held_out_rows(size: int, *, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def held_out_rows(
+    size: int, *, fraction: float, seed: int, labels: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Training and validation rows, chosen by `seed`, each in ascending order.
+
+    Args:
+      size: how many rows there are.
+      fraction: of them, for validation.
+      seed: of the run.
+      labels: classes of the rows, [size]; of each one that chance held out altogether, a row stays
+        in training.
 
     Raises:
       InputError: the fraction is not inside (0, 1), or leaves a split without a row.
@@ -157,12 +166,18 @@ def held_out_rows(size: int, *, fraction: float, seed: int) -> tuple[np.ndarray,
         raise InputError(f"validation_fraction={fraction:g} was given; it must be inside (0, 1).")
     rows = random.shuffled(size, random.stream(seed, "data", "validation")).numpy()
     held = round(fraction * size)
-    if not 0 < held < size:
+    training, validation = rows[held:], rows[:held]
+    if labels is not None:
+        lost = np.setdiff1d(labels[validation], labels[training])
+        spared = [validation[labels[validation] == label][0] for label in lost]
+        training = np.append(training, np.array(spared, int))
+        validation = np.setdiff1d(validation, spared)
+    if not len(validation) or not len(training):
         raise InputError(
-            f"validation_fraction={fraction:g} of {size} training rows leaves "
-            f"{held} for validation and {size - held} for training; both need at least one."
+            f"validation_fraction={fraction:g} of {size} training rows leaves {len(validation)} "
+            f"for validation and {len(training)} for training; both need at least one."
         )
-    return np.sort(rows[held:]), np.sort(rows[:held])
+    return np.sort(training), np.sort(validation)
 
 
 def hold_out(source: Source, *, name: str, fraction: float, seed: int) -> Dataset:

@@ -127,8 +127,10 @@ def source(
     if test is None:
         fitted, held = _stratified(frame, roles.target, test_fraction)
         frame, test = frame.iloc[np.concatenate([fitted, held])], frame.iloc[held]
+    known = roles.target in frame.columns  # else tables.fit says so
+    labels = pd.factorize(frame[roles.target])[0][: len(fitted)] if known else None
     kept, validation = held_out_rows(
-        len(fitted), fraction=request.validation_fraction, seed=request.seed
+        len(fitted), fraction=request.validation_fraction, seed=request.seed, labels=labels
     )
     spec = tables.fit(frame, roles, kept)
     frame = frame.iloc[: len(fitted)]

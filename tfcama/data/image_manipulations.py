@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfcama import random
+from tfcama.config import check_positive
 from tfcama.data.manipulation_base import Manipulated, Manipulation, choice
 from tfcama.errors import InputError
 from tfcama.warp import pixel_grid, sample_bilinear
@@ -285,6 +286,10 @@ class ZcaWhitening(Manipulation):
     fitted: tuple[np.ndarray, np.ndarray, float, float] | None = dataclasses.field(
         default=None, repr=False, compare=False
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_positive(self, "epsilon")
 
     def fit(self, dataset):
         super().fit(dataset)

@@ -203,13 +203,28 @@ def unlabelled_batch(x: tf.Tensor) -> Batch:
     return batch._replace(manipulated=tf.ones([tf.shape(x)[0]], tf.bool))
 
 
-def evaluation_stream(split: Split, *, batch_size: int) -> tf.data.Dataset:
-    """The rows of a split once, in order; the last batch may be smaller."""
-    # Rows are numbered within their batch, as everywhere; noise tables are at most a batch long.
-    numbers = np.arange(len(split)) % batch_size
-    stream = tf.data.Dataset.from_tensor_slices((split.x, split.y, numbers.astype(np.int32)))
-    to_batch = _as_it_is(lambda x, y, row: _clean_batch(x, y, 0)._replace(row=row))
-    return _ordered(stream.batch(batch_size).map(to_batch))
+def evaluation_stream(split: Split, *, batch_size: int, replicas: int = 1) -> tf.data.Dataset:
+    """The rows of a split once, in order; the last batch may be smaller.
+
+    Every batch is filled up to a multiple of `replicas`, so that each of them has rows (TensorFlow
+    knows no convolution of none), by rows of weight 0.
+    """
+    places, numbers, weights = [], [], []
+    for start in range(0, len(split), batch_size):
+        place = np.arange(start, min(start + batch_size, len(split)))
+        filled = (0, -len(place) % replicas)
+        places.append(np.pad(place, filled))
+        # Within their batch, as everywhere; noise tables are at most a batch long.
+        numbers.append(np.pad(place - start, filled))
+        weights.append(np.pad(np.ones(len(place)), filled))
+    place = np.concatenate(places)
+    number = np.concatenate(numbers).astype(np.int32)
+    weight = np.concatenate(weights).astype(np.float32)
+    stream = tf.data.Dataset.from_tensor_slices((split.x[place], split.y[place], number, weight))
+    to_batch = _as_it_is(
+        lambda x, y, row, weight: _clean_batch(x, y, 0)._replace(row=row, weight=weight)
+    )
+    return _ordered(stream.batch(batch_size + -batch_size % replicas).map(to_batch))
 
 
 def _clean_batch(x: tf.Tensor, y: tf.Tensor, code_size: int) -> Batch:

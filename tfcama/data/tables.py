@@ -41,13 +41,14 @@ _ABSENT = (  # the cells that pandas.read_csv takes for missing, too
     *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
 )
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
+_FEW_CATEGORIES = 20  # of which a small table may have one a row
 _MAX_CATEGORIES = 1_000  # a feature each; names and free text have more
 
 
 def read_csv(path: str | os.PathLike[str]) -> pd.DataFrame:
     """A comma-separated file as text, NaN where a cell is empty or says NA, null, None and such.
 
-    Spaces after a comma, and around a column's name, do not count.
+    Spaces around a cell or a column's name do not count.
 
     Raises:
       InputError: the file is missing or empty, has no rows or no UTF-8 text, its header names a
@@ -123,7 +124,7 @@ def _rows(
                 f"{path}, row {number}: {len(cells)} values were found, where the header "
                 f"names {width} columns."
             )
-        yield cells
+        yield [cell.strip() for cell in cells]
 
 
 def fit(frame: pd.DataFrame, roles: Roles, training_rows: np.ndarray) -> InputSpec:
@@ -146,8 +147,8 @@ def fit(frame: pd.DataFrame, roles: Roles, training_rows: np.ndarray) -> InputSp
     Raises:
       InputError: a column of the roles or a node of their DAG is not in the table; the target is
         missing in a row, has one value only or one that no training row has; a column has, in the
-        training rows, one value or none, infinity, numbers and text at once, or too many
-        categories.
+        training rows, one value or none, infinity, numbers and text at once, too many categories,
+        or hardly two rows of one that the roles do not call categorical.
     """
     _check_names(frame, roles)
     if not pd.api.types.is_integer_dtype(frame.index):
@@ -294,6 +295,8 @@ def _fit_column(series: pd.Series, roles: Roles) -> Column:
             _refuse_decimal_commas(name, texts)
         missing = codes == _MISSING
         column = column._replace(categories=_categories(name, texts))
+        if name not in roles.categorical:
+            _refuse_one_a_row(column, rows=int((~missing).sum()))
     else:
         _refuse_cells(series, numbers, text)
         missing = np.isnan(numbers)
@@ -315,6 +318,17 @@ def _categories(name: str, texts: np.ndarray) -> tuple[str, ...]:
             f"{_MAX_CATEGORIES}; leave it out or merge rare ones."
         )
     return categories
+
+
+def _refuse_one_a_row(column: Column, *, rows: int) -> None:
+    """Refuses what looks categorical and is not: 1,234.5 and 3 mg, dates, names."""
+    different = len(column.categories)
+    if different > _FEW_CATEGORIES and 2 * different > rows:
+        raise InputError(
+            f"column '{column.name}' has {different} different texts in {rows} training rows, "
+            f"such as '{column.categories[0]}', so that a later row has hardly one of them. Write "
+            "plain numbers, leave it out, or name it in `categorical` if it is meant so."
+        )
 
 
 def _standardisation(name: str, numbers: np.ndarray) -> tuple[float, float]:

@@ -127,12 +127,20 @@ def finetune_on_table(
     _, dataset = _trained_on(base, data_dir=None, devices=devices)
     if dataset.spec.kind != "table":
         raise InputError(f"{base.root} was trained on {dataset.name}, which is no table.")
+    frame = tables.read_csv(path)
+    unseen = tables.unseen(dataset.spec, frame)
+    lost = [name for name, count in unseen.items() if count == len(frame)]
+    if lost:
+        raise InputError(
+            f"{path}: no row has a category of {', '.join(lost)} that training rows had; check how "
+            "they are written."
+        )
     return finetune(
         base,
         target,
         config,
         clean=dataset.train,
-        unlabelled=tables.encode(dataset.spec, tables.read_csv(path)),
+        unlabelled=tables.encode(dataset.spec, frame),
         devices=devices,
     )
 
@@ -194,6 +202,7 @@ def _eq8(
     extra_callbacks: tuple[keras.callbacks.Callback, ...],
 ) -> run.LoadedRun:
     chosen = strategy.make(devices.strategy)
+    strategy.check_rows(chosen, batch_size=config.batch_size)
     trained = load_base(base)
     run_config = adapted_config(trained, config)
     if config.fraction:

@@ -144,6 +144,7 @@ def train(
         missing, or the disk is full.
     """
     chosen = strategy.make(devices.strategy)  # before TensorFlow computes anything
+    strategy.check_rows(chosen, batch_size=config.training.batch_size)
     dataset = load_data(_begun(workdir, config) or config, data_dir=data_dir)
     config = dataclasses.replace(config, input_spec=dataset.spec, rows_sha256=dataset.rows_sha256)
     training = config.training
@@ -307,7 +308,11 @@ def fit(
     )
     held_out = None
     if validation is not None:
-        held_out = pipeline.evaluation_stream(validation, batch_size=_VALIDATION_BATCH)
+        held_out = pipeline.evaluation_stream(
+            validation,
+            batch_size=_VALIDATION_BATCH,
+            replicas=trainer.distribute_strategy.num_replicas_in_sync,
+        )
     with callbacks_lib.ended([progress, *callbacks]):
         trainer.fit(
             stream,

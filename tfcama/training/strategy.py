@@ -60,6 +60,23 @@ def _logical_cpus(count: int) -> list[str]:
     return [device.name for device in tf.config.list_logical_devices("CPU")[:count]]
 
 
+def check_rows(strategy: tf.distribute.Strategy, *, batch_size: int) -> None:
+    """Refuses batches of which some replica would get no row: TensorFlow's convolutions fail there.
+
+    A batch is cut by ceiling: 5 rows on 4 replicas are 2, 2, 1 and 0.
+
+    Raises:
+      InputError: there are too few rows.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if -(-batch_size // replicas) * (replicas - 1) >= batch_size:
+        enough = next(n for n in range(batch_size, replicas**2 + 1) if n % replicas == 0)
+        raise InputError(
+            f"batch_size={batch_size} leaves one of {replicas} replicas without a row; take "
+            f"{enough}, or fewer replicas."
+        )
+
+
 def is_chief() -> bool:
     """Whether this process writes checkpoints and logs: the chief, or the first or only worker."""
     resolver: Any = getattr(tf.distribute.get_strategy(), "cluster_resolver", None)
