@@ -144,6 +144,11 @@ def make(
     return family(*given, **typed_options(spec, family, reserved=reserved))
 
 
+def has_number(text: str) -> bool:
+    """Whether a specification has its number, or, of several joined by `+`, one of them."""
+    return any(parse(part).number is not None for part in text.split("+"))
+
+
 def to_number(text: str, what: str) -> float:
     """A finite float, or InputError with a sentence."""
     try:

@@ -67,7 +67,7 @@ def main() -> None:
     if not _MANIPULATION.value:
         raise InputError("--manipulation= was given; name one or several.")
     for manipulation in _MANIPULATION.value:
-        if any(specs.parse(part).number is not None for part in manipulation.split("+")):
+        if specs.has_number(manipulation):
             raise InputError(
                 f"--manipulation={manipulation} has a level; --levels says which ones to score."
             )

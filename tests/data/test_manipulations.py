@@ -193,6 +193,7 @@ def test_every_manipulation_keeps_its_promises(name, pictures):
     ("text", "sentence"),
     [
         ("vertical_shift", "has no level; give one, as in 'vertical_shift:0.5'"),
+        ("children_shift", "has no level; give one, as in 'children_shift:2'"),
         ("vertical_shift:2", "takes 0 to 1 .fraction of the height."),
         ("rotation:-10", "takes 0 to 180 .degrees."),
         ("vertical_shift:0.5:fill=black", "unknown fill 'black'"),

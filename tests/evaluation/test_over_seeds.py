@@ -56,4 +56,4 @@ def test_rows_bring_their_standard_errors():
     assert found.errors == {0: pytest.approx(0.05), 1: pytest.approx(0.05)}
     mean = averaged([found, OverSeeds({0: 0.3}, {0: 0.12})])
     assert mean.by_seed == {0: pytest.approx(0.4)}
-    assert mean.errors == {0: pytest.approx(0.065)}  # a half of the hypotenuse of 0.05 and 0.12
+    assert mean.errors == {0: pytest.approx(0.085)}  # as if of the same inputs

@@ -124,6 +124,9 @@ def test_one_seed_shows_wilson_and_several_their_spread():
     (points,) = figures.curve_points(several, "level").values()
     assert points[0].mean == pytest.approx(0.7)
     assert points[0].high == pytest.approx(0.9)  # standard deviation 0.2
+    high = [dataclasses.replace(row(seed=s), accuracy=a) for s, a in enumerate((0.8, 1.0, 1.0))]
+    (points,) = figures.curve_points(high, "level").values()
+    assert points[0].high == 1.0  # no accuracy is above
 
 
 def test_a_seed_that_was_scored_twice_is_one_point_of_most_inputs():
@@ -388,6 +391,13 @@ def test_a_cell_says_how_far_draws_are_apart():
     cell = _summary([results.scored(hits, **{**ROW, "level": 0.0})])["lines"]["CAMA"]["clean", 0.0]
     low, high = results.wilson(round(0.875 * 4), 4)
     assert cell["small"] == f"{100 * low:.1f}–{100 * high:.1f}, ± 17.7 by draw, n = 4"
+
+
+def test_a_manipulation_that_tells_its_levels_is_headed_by_its_name_alone():
+    both = row(manipulation="rotation:30+zoom:0.3", level=1.0)
+    one = row(manipulation="rotation", level=30.0)
+    columns = _summary([both, one])["columns"]
+    assert set(columns) == {("rotation", 30.0), ("rotation 30 and zoom 0.3", 0.0)}
 
 
 def test_the_table_shows_the_strongest_and_what_seeds_say():

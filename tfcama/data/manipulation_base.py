@@ -40,6 +40,7 @@ class Manipulation(abc.ABC):
     unit: ClassVar[str]
     max_level: ClassVar[float]
     code_size: ClassVar[int] = 1
+    example: ClassVar[float | None] = None  # of a level; None takes half of the largest
 
     def __post_init__(self):
         if not 0.0 <= self.level <= self.max_level:

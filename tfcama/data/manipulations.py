@@ -114,8 +114,8 @@ def _parse_one(text: str, level: float | None) -> Manipulation:
     family = MANIPULATIONS[spec.name]
     level = spec.number if level is None else level
     if level is None:
-        example = f"{spec.name}:{family.max_level / 2:g}"
-        raise InputError(f"'{text}' has no level; give one, as in '{example}'.")
+        example = family.max_level / 2 if family.example is None else family.example
+        raise InputError(f"'{text}' has no level; give one, as in '{spec.name}:{example:g}'.")
     options = specs.typed_options(spec, family, reserved=("level", "fitted", "classes"))
     return family(level, **options)
 

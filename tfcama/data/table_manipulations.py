@@ -48,6 +48,7 @@ class _Shift(Manipulation):
     kind: ClassVar[str] = "table"
     unit: ClassVar[str] = "training standard deviations"
     max_level: ClassVar[float] = 1000.0
+    example: ClassVar[float | None] = 2.0
     role: ClassVar[str]
 
     direction: str = choice("up", "up", "down")

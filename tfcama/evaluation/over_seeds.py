@@ -29,14 +29,14 @@ class OverSeeds:
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> OverSeeds:
-        """Of rows of any number of seeds; several of one seed count by their mean."""
+        """Of rows of any number of seeds; several of one seed count by their mean, see averaged."""
         by_seed: dict[int, list[Row]] = defaultdict(list)
         for row in rows:
             by_seed[row.seed].append(row)
         return cls(
             {s: float(np.mean([row.accuracy for row in own])) for s, own in by_seed.items()},
             {
-                s: _error([standard_error(row.low, row.high) for row in own])
+                s: float(np.mean([standard_error(row.low, row.high) for row in own]))
                 for s, own in by_seed.items()
             },
         )
@@ -64,11 +64,15 @@ def standard_error(low: float, high: float) -> float:
 
 
 def averaged(several: Sequence[OverSeeds]) -> OverSeeds:
-    """The mean of several accuracies, seed by seed, of the seeds that all of them have."""
+    """The mean of several accuracies, seed by seed, of the seeds that all of them have.
+
+    So is its standard error: they may be of the same inputs, manipulated in several ways, whose
+    errors do not cancel.
+    """
     common = set.intersection(*(set(each.by_seed) for each in several))
     return OverSeeds(
         {s: float(np.mean([each.by_seed[s] for each in several])) for s in sorted(common)},
-        {s: _error([each.errors.get(s, 0.0) for each in several]) for s in sorted(common)},
+        {s: float(np.mean([each.errors.get(s, 0.0) for each in several])) for s in sorted(common)},
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import jinja2
 
-from tfcama import provenance
+from tfcama import provenance, specs
 from tfcama.data.manipulations import MANIPULATIONS
 from tfcama.errors import InputError
 from tfcama.evaluation.checks import Check, load_checks
@@ -308,10 +308,12 @@ _CLEAN = "clean"
 
 
 def _condition(row: Row) -> tuple[str, float]:
+    """What was done to the inputs, and how strongly; 0 where that is said already."""
     if row.experiment in labels.CLEAN:
         return _CLEAN, 0.0
     if row.attack and row.eps > 0:
         return f"{labels.attack_name(row.attack)} eps", row.eps
     if row.manipulation and row.level > 0:
-        return labels.manipulation_name(row.manipulation), row.level
+        whole = specs.has_number(row.manipulation)  # its name tells its levels
+        return labels.manipulation_name(row.manipulation), 0.0 if whole else row.level
     return _CLEAN, 0.0

@@ -39,7 +39,8 @@ class Point(NamedTuple):
 def curve_points(rows: Sequence[Row], axis: str) -> dict[labels.Line, list[Point]]:
     """Rows to curves: one a line, points sorted.
 
-    With one seed the band is the Wilson interval, with several the mean +- standard deviation.
+    With one seed the band is the Wilson interval, with several the mean +- standard deviation, cut
+    at 0 and 1.
 
     Args:
       rows: of one manipulation or one attack.
@@ -62,7 +63,7 @@ def _point(x: float, rows: Sequence[Row]) -> Point:
     if len(rows) == 1:
         return Point(x, mean, rows[0].low, rows[0].high)
     spread = float(values.std(ddof=1))
-    return Point(x, mean, mean - spread, mean + spread)
+    return Point(x, mean, max(0.0, mean - spread), min(1.0, mean + spread))
 
 
 def band_caption(rows: Sequence[Row]) -> str:
@@ -306,7 +307,7 @@ def recovered_parameters(
         ends = [min(true.min(), inferred.min()), max(true.max(), inferred.max())]
         axes.plot(ends, ends, color=GREY, linewidth=0.8, linestyle="--")
         axes.scatter(true, inferred, s=4, color=COLOURS[1], alpha=0.5, linewidths=0)
-        axes.set(xlabel=f"true {name}", ylabel="inferred")
+        axes.set(xlabel=textwrap.fill(f"true {name}", 32), ylabel="inferred")
         tidy(axes)
     return figure
 
