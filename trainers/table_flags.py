@@ -18,7 +18,9 @@ _FLAGS = {
     ),
     "children": flags.DEFINE_list("children", [], "Its effects. Example: --children=x1,x2"),
     "categorical": flags.DEFINE_list(
-        "categorical", [], "Columns whose numbers are codes. Example: --categorical=ward"
+        "categorical",
+        [],
+        "Columns that are categories, as numbers that are codes. Example: --categorical=ward",
     ),
     "roles": flags.DEFINE_string(
         "roles",
