@@ -72,6 +72,12 @@ def main() -> None:
     )
     for path in operations.write(served, out):
         print(path)
+    here = served.path.parent
+    if str(here) != served.models:
+        print(
+            f"note: servers look for {served.models}/{served.name}: mount {here} as "
+            f"{served.models}, or, for a server on this machine, add --models={here}."
+        )
 
 
 def _versions(base: Path, out: Path) -> dict[str, int | None]:

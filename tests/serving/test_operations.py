@@ -290,6 +290,9 @@ def test_a_rollout_looks_where_the_configuration_was_written(tmp_path):
     done = call("export.config", f"--model_base_path={found}", "--stable=3", f"--out={deploy}")
     assert done.returncode == 0, done.stderr
     assert operations.read(deploy).models == "/models"
+    assert f"mount {tmp_path} as /models, or, for a server on this machine, add --models=" in (
+        done.stdout
+    )
     done = call("export.rollout", f"--config={deploy}", "--canary=7")
     assert done.returncode == 2
     assert f"{found} has no version 7; it has 3, 4." in done.stderr
