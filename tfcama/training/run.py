@@ -109,7 +109,8 @@ def load_data(config: RunConfig, *, data_dir: str | None) -> Dataset:
     if config.input_spec is not None and dataset.spec != config.input_spec:
         raise InputError(
             f"'{dataset.name}' is no longer what the run was trained on (its columns, their "
-            "training mean, scale or categories, or its classes differ); train again."
+            "training mean, scale or categories, or its classes differ). Bring the file back, or "
+            "train again in another --workdir."
         )
     if config.rows_sha256 and dataset.rows_sha256 != config.rows_sha256:
         raise InputError(
