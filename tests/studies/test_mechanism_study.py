@@ -167,7 +167,7 @@ def row(accuracy, *, trained_on="clean", finetuned_on="", on="clean", model="cam
         "seed": 0,
         "variant": "mechanism=translation" if finetuned_on and model == "cama" else "",
     }
-    n = 100_000
+    n = 1_000_000
     low, high = wilson(accuracy * n, n)
     return Row(
         model=model,
