@@ -235,5 +235,8 @@ def test_rows_of_a_file(spec, tmp_path):
     pd.concat([frame, frame]).to_csv(tmp_path / "rows.csv", index=False)
     found = served.of_csv(tmp_path / "rows.csv", table_spec())
     np.testing.assert_array_equal(found, tables.encode(table_spec(), frame))
+    frame.assign(Sex="F").to_csv(tmp_path / "other.csv", index=False)
+    with pytest.raises(InputError, match=r"other.csv: no row has a category of Sex that training"):
+        served.of_csv(tmp_path / "other.csv", table_spec())
     with pytest.raises(InputError, match="the model takes images; give --inputs or --log"):
         served.of_csv(tmp_path / "rows.csv", spec)

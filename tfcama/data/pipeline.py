@@ -209,22 +209,17 @@ def evaluation_stream(split: Split, *, batch_size: int, replicas: int = 1) -> tf
     Every batch is filled up to a multiple of `replicas`, so that each of them has rows (TensorFlow
     knows no convolution of none), by rows of weight 0.
     """
-    places, numbers, weights = [], [], []
-    for start in range(0, len(split), batch_size):
-        place = np.arange(start, min(start + batch_size, len(split)))
-        filled = (0, -len(place) % replicas)
-        places.append(np.pad(place, filled))
-        # Within their batch, as everywhere; noise tables are at most a batch long.
-        numbers.append(np.pad(place - start, filled))
-        weights.append(np.pad(np.ones(len(place)), filled))
-    place = np.concatenate(places)
-    number = np.concatenate(numbers).astype(np.int32)
-    weight = np.concatenate(weights).astype(np.float32)
-    stream = tf.data.Dataset.from_tensor_slices((split.x[place], split.y[place], number, weight))
-    to_batch = _as_it_is(
-        lambda x, y, row, weight: _clean_batch(x, y, 0)._replace(row=row, weight=weight)
-    )
-    return _ordered(stream.batch(batch_size + -batch_size % replicas).map(to_batch))
+
+    def to_batch(x: tf.Tensor, y: tf.Tensor) -> Batch:
+        size = tf.shape(x)[0]
+        place = tf.range(size + -size % replicas)
+        counts = place < size
+        place = tf.where(counts, place, 0)
+        batch = _clean_batch(tf.gather(x, place), tf.gather(y, place), 0)
+        return batch._replace(row=place, weight=tf.cast(counts, tf.float32))
+
+    stream = tf.data.Dataset.from_tensor_slices((split.x, split.y)).batch(batch_size)
+    return _ordered(stream.map(_as_it_is(to_batch)))
 
 
 def _clean_batch(x: tf.Tensor, y: tf.Tensor, code_size: int) -> Batch:

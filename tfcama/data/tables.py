@@ -189,6 +189,23 @@ def encode(spec: InputSpec, frame: pd.DataFrame) -> np.ndarray:
     return x
 
 
+def unlabelled_csv(spec: InputSpec, path: str | os.PathLike[str]) -> np.ndarray:
+    """Features [N, D] of a file's rows, for a model to adapt to; a target in it is not read.
+
+    Raises:
+      InputError: as read_csv and encode; or no row has a category of some column that training rows
+        had, so that nothing of that column would be left.
+    """
+    frame = read_csv(path)
+    lost = [name for name, count in unseen(spec, frame).items() if count == len(frame)]
+    if lost:
+        raise InputError(
+            f"{path}: no row has a category of {', '.join(lost)} that training rows had; check how "
+            "they are written."
+        )
+    return encode(spec, frame)
+
+
 def unseen(spec: InputSpec, frame: pd.DataFrame) -> dict[str, int]:
     """How many rows of each categorical column have a value that no training row had.
 
@@ -243,18 +260,18 @@ def labels(spec: InputSpec, frame: pd.DataFrame) -> np.ndarray:
     return codes.astype(np.int32)
 
 
-def known_labels(spec: InputSpec, frame: pd.DataFrame) -> np.ndarray:
-    """As `labels`, where not every row's class has to be known: -1 where it is not, or no class."""
-    _require(frame, [spec.target])
-    return np.maximum(_codes(frame[spec.target], spec.class_names), -1).astype(np.int32)
+def known_labels(spec: InputSpec, frame: pd.DataFrame) -> tuple[np.ndarray, dict[str, int]]:
+    """As `labels`, where not every row's class has to be known.
 
-
-def unknown_classes(spec: InputSpec, frame: pd.DataFrame) -> dict[str, int]:
-    """What else than classes and missing values the target's column holds, and in how many rows."""
+    Returns:
+      Classes, int32 [N], -1 where none is known; and what else than classes and missing values the
+      target's column holds, and in how many rows.
+    """
     _require(frame, [spec.target])
     series = frame[spec.target]
-    found = series[_codes(series, spec.class_names) == _UNSEEN].map(_as_text)
-    return {name: int(count) for name, count in found.value_counts().items()}
+    codes = _codes(series, spec.class_names)
+    others = series[codes == _UNSEEN].map(_as_text).value_counts()
+    return np.maximum(codes, -1).astype(np.int32), {text: int(n) for text, n in others.items()}
 
 
 def decode(spec: InputSpec, x: np.ndarray) -> pd.DataFrame:

@@ -164,8 +164,8 @@ def _encoded(spec: InputSpec, chunks: Iterable[pd.DataFrame], summary: Summary) 
         x = tables.encode(spec, chunk)
         y = np.full([len(chunk)], _UNKNOWN, np.int32)
         if spec.target in chunk:
-            y = tables.known_labels(spec, chunk)
-            summary.no_class.update(tables.unknown_classes(spec, chunk))
+            y, no_class = tables.known_labels(spec, chunk)
+            summary.no_class.update(no_class)
         missing = {column.name: tables.missing(chunk[column.name]).sum() for column in spec.columns}
         summary.missing.update({name: int(count) for name, count in missing.items() if count})
         unseen = tables.unseen(spec, chunk)

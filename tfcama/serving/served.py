@@ -59,7 +59,7 @@ def of_csv(path: Path, spec: InputSpec) -> np.ndarray:
     """
     if spec.kind != "table":
         raise InputError("--csv was given, but the model takes images; give --inputs or --log.")
-    return distinct(tables.encode(spec, tables.read_csv(path)))
+    return distinct(tables.unlabelled_csv(spec, path))
 
 
 def of_log(

@@ -127,20 +127,12 @@ def finetune_on_table(
     _, dataset = _trained_on(base, data_dir=None, devices=devices)
     if dataset.spec.kind != "table":
         raise InputError(f"{base.root} was trained on {dataset.name}, which is no table.")
-    frame = tables.read_csv(path)
-    unseen = tables.unseen(dataset.spec, frame)
-    lost = [name for name, count in unseen.items() if count == len(frame)]
-    if lost:
-        raise InputError(
-            f"{path}: no row has a category of {', '.join(lost)} that training rows had; check how "
-            "they are written."
-        )
     return finetune(
         base,
         target,
         config,
         clean=dataset.train,
-        unlabelled=tables.encode(dataset.spec, frame),
+        unlabelled=tables.unlabelled_csv(dataset.spec, path),
         devices=devices,
     )
 

@@ -69,11 +69,11 @@ def check_rows(strategy: tf.distribute.Strategy, *, batch_size: int) -> None:
       InputError: there are too few rows.
     """
     replicas = strategy.num_replicas_in_sync
-    if -(-batch_size // replicas) * (replicas - 1) >= batch_size:
-        enough = next(n for n in range(batch_size, replicas**2 + 1) if n % replicas == 0)
+    each = -(-batch_size // replicas)
+    if each * (replicas - 1) >= batch_size:
         raise InputError(
             f"batch_size={batch_size} leaves one of {replicas} replicas without a row; take "
-            f"{enough}, or fewer replicas."
+            f"{each * replicas}, or fewer replicas."
         )
 
 
